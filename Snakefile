@@ -1,0 +1,45 @@
+# Every cell of a suite: base models -> training -> evaluation -> tables, figures, report.
+#
+#   snakemake -n                                 the plan; needs no torch
+#   snakemake --cores all                        the suite named in config.yaml
+#   snakemake --cores all --config suite=smoke   another suite
+#   snakemake --cores all figures                tables, figures and the report only
+#
+# What a suite holds: suites/<name>.yaml. What a run writes: bridge/records.py.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+# First, because it explains mistakes in the configuration.
+include: "rules/common.smk"
+
+
+configfile: "config.yaml"
+
+
+include: "rules/prepare.smk"
+include: "rules/train.smk"
+include: "rules/evaluate.smk"
+include: "rules/collect.smk"
+include: "rules/figures.smk"
+
+
+localrules:
+    all,
+    figures,
+
+
+rule all:
+    default_target: True
+    input:
+        TABLES,
+        FIGURES,
+        REPORT,
+
+
+rule figures:
+    input:
+        TABLES,
+        FIGURES,
+        REPORT,

@@ -1,0 +1,65 @@
+"""Which figures exist, and what each shows: (title, caption) by file name. Imports nothing.
+
+The workflow takes its list of files from here, `figures` draws them, `report` prints the captions.
+"""
+
+from __future__ import annotations
+
+_SEEDS = (
+    "Lines are means over finished seeds (n in the title), bands their 95 % t interval; with two "
+    "seeds each is drawn as a thin line instead."
+)
+_STOPPED = "Thin lines that end in a cross are runs that diverged. Nothing is smoothed."
+CAPTIONS = {
+    "main_scores": (
+        "Accuracy by benchmark",
+        "Greedy accuracy of each method; dots are means over finished seeds, bars 95 % intervals "
+        "over seeds and questions. A word stands where no run has a number.",
+    ),
+    "paired_differences": (
+        "Paired differences",
+        "Each method minus a baseline, paired by question, in points of the unweighted mean over "
+        "benchmarks; bars are 95 % intervals over seeds and questions. Filled dots differ from "
+        "zero after Holm's correction over all differences shown for the model and data set, open "
+        "dots do not.",
+    ),
+    "question_changes": (
+        "Questions gained and lost",
+        "Difference in greedy accuracy of two methods on each question, mean over seeds, questions "
+        "sorted by it. Blue: the first method is right more often; orange: less often. "
+        "The text gives the share of questions on either side.",
+    ),
+    "difficulty": (
+        "Accuracy by difficulty",
+        "Greedy accuracy over all benchmarks by the difficulty noted with each question. Points "
+        "are means over finished seeds, bands their 95 % t interval (three seeds or more).",
+    ),
+    "accuracy_progress": (
+        "Accuracy against training progress",
+        f"Greedy accuracy on a fixed held-out probe. {_SEEDS} {_STOPPED}",
+    ),
+    "reward_length": (
+        "Reward and response length against RL step",
+        "Mean reward and mean response length of the training rollouts of each RL step. Thin "
+        f"lines are means over seeds step by step, thick lines a centred running mean over the "
+        f"number of steps named on the axis. {_SEEDS}",
+    ),
+    "accuracy_wallclock": (
+        "Accuracy against wall-clock",
+        "Greedy accuracy on a fixed held-out probe against seconds of training, supervised stages "
+        f"included, at the mean time of the seeds. {_SEEDS} {_STOPPED}",
+    ),
+    "accuracy_cost": (
+        "Accuracy against cost",
+        "Greedy accuracy, unweighted mean of the benchmarks, against training FLOPs and training "
+        "time, both means over finished seeds; bars are 95 % intervals of the accuracy. The grey "
+        "staircase is the Pareto front of the means: no method shown is both cheaper and higher. "
+        "The dotted line is the untrained model, which costs nothing.",
+    ),
+    "stage_costs": (
+        "Training time by stage",
+        "Time of a training job by stage, means over finished seeds, with the total at the end. "
+        "Probe: held-out accuracy measured on the way, which the training time in the cost table "
+        "leaves out. Other: what no stage claims, such as data loading and logging.",
+    ),
+}

@@ -1,0 +1,184 @@
+"""Evaluate one finished run.
+
+Reads ``done.json`` and the checkpoint it names, writes ``answers.jsonl`` and, last,
+``scores.json``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bridge.config import EvaluationConfig
+from bridge.evaluation import EvaluationError, scores
+from bridge.grading import GraderError, GraderLimits, GraderPool
+from bridge.planning import RunSpec, load_family
+from bridge.records import (
+    STATUSES,
+    RunFolder,
+    Status,
+    exclusive,
+    jsonl,
+    read_json,
+    write_json,
+    write_text,
+    writing,
+)
+from bridge.seeds import derive_seed
+
+log = logging.getLogger(__name__)
+
+LoadPolicy = Callable[[Path, EvaluationConfig], Any]
+"""(checkpoint folder, configuration) -> an lm-eval model with the extras of ``model.Policy``."""
+
+
+def load_policy(folder: Path, evaluation: EvaluationConfig) -> Any:
+    """Return the checkpoint as lm-eval's ``hf`` model, see :mod:`bridge.evaluation.model`."""
+    from bridge.evaluation.model import Policy
+
+    return Policy(
+        folder,
+        batch_size=evaluation.batch_size,
+        max_response_tokens=evaluation.max_response_tokens,
+    )
+
+
+def evaluate_run(
+    spec: RunSpec, *, results: Path, threads: int, load: LoadPolicy = load_policy
+) -> Status:
+    """Measure the policy of a run and write its answers and scores, the scores last.
+
+    A run that did not end with ``done`` keeps its status and gets no benchmarks. One whose answers
+    cannot be read at all, not one of them, is ``failed``: that is not a score of 0.
+
+    Args:
+        threads: of PyTorch, and worker processes of the grader.
+        load: how a checkpoint becomes an lm-eval model; replaced in tests.
+
+    Raises:
+        EvaluationError: no usable checkpoint, or too many answers that could not be graded.
+        RecordError: files that cannot be read or written, or a folder in use.
+    """
+    folder = spec.folder(results)
+    with exclusive(folder):
+        done = read_json(folder.done)
+        status = done.get("status")
+        if status not in STATUSES:
+            raise EvaluationError(f"{folder.done} has the status {status!r}; train the run again.")
+        ended: Status = status
+        if ended != "done":
+            log.info("training ended with '%s' (%s): nothing to measure", ended, done.get("reason"))
+            _forget(folder)
+            write_json(
+                folder.scores, scores.head(spec, ended, done.get("reason")) | {"benchmarks": {}}
+            )
+            return ended
+        if done.get("train_hash") != spec.train_hash:
+            raise EvaluationError(
+                f"The policy in {folder.path} was trained with another configuration (train_hash "
+                f"{done.get('train_hash')}, now {spec.train_hash}); train the run again."
+            )
+        if "policy" not in done:
+            raise EvaluationError(f"{folder.done} names no policy; train the run again.")
+        return _measure(spec, folder, folder.path / done["policy"], threads, load)
+
+
+def _measure(
+    spec: RunSpec, folder: RunFolder, checkpoint: Path, threads: int, load: LoadPolicy
+) -> Status:
+    start_s = time.perf_counter()
+    # Before anything of Hugging Face is imported. Checkpoint and questions are local, always.
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
+        os.environ[name] = "1"
+    from bridge.evaluation.checkpoint import check_checkpoint
+
+    check_checkpoint(checkpoint)
+
+    import torch
+
+    torch.set_num_threads(threads)
+    _hush()
+    from bridge.evaluation import answers as stage
+
+    evaluation = spec.evaluation
+    lm = load(checkpoint, evaluation)
+    names = load_family(spec.family).benchmark_names()
+    greedy = stage.load_tasks(names, spec.dataset_options, evaluation, sampled=False)
+    sampled = (
+        stage.load_tasks(names, spec.dataset_options, evaluation, sampled=True)
+        if evaluation.n_samples
+        else None
+    )
+    seed = derive_seed("evaluate", spec.seed, spec.family)
+    loaded_s = time.perf_counter()
+    answers = list(stage.ask(lm, greedy, limit=None, seed=seed))
+    greedy_s = time.perf_counter()
+    if sampled:
+        answers += stage.ask(lm, sampled, limit=evaluation.sampled_questions, seed=seed)
+    sampled_s = time.perf_counter()
+    try:
+        with GraderPool(GraderLimits(workers=threads)) as pool:
+            rows = stage.grade(answers, pool)
+    except GraderError as error:
+        raise EvaluationError(f"The answers could not be graded: {error}") from error
+    graded_s = time.perf_counter()
+
+    benchmarks = {
+        name: scores.summary([r for r in rows if r["benchmark"] == name]) for name in names
+    }
+    for name, found in benchmarks.items():
+        log.info("%s: %d questions, %s", name, found["n"], scores.words(found["verdicts"]))
+    _forget(folder)
+    write_text(folder.answers, jsonl(rows))
+    verdicts = Counter(r["verdict"] for r in rows)
+    scores.check_graded(verdicts)
+    status, reason = scores.outcome(verdicts)
+    write_json(
+        folder.scores,
+        scores.head(spec, status, reason)
+        | {
+            "benchmarks": benchmarks if status == "done" else {},
+            "seconds": {
+                "load": loaded_s - start_s,
+                "greedy": greedy_s - loaded_s,
+                "sampled": sampled_s - greedy_s,
+                "grade": graded_s - sampled_s,
+                "total": graded_s - start_s,
+            },
+            **scores.cost(answers, lm.n_parameters),
+            "versions": scores.versions(),
+            "chat_template_hash": scores.text_hash(lm.tokenizer.chat_template),
+            "decoding": {
+                "greedy": scores.decoding(greedy),
+                "sampled": scores.decoding(sampled) if sampled else None,
+                "n_samples": evaluation.n_samples,
+                "batch_size": evaluation.batch_size,
+                "seed": seed,
+                "threads": threads,
+                "device": str(lm.device),
+            },
+            "tasks": greedy.describe() | (sampled.describe() if sampled else {}),
+        },
+    )
+    return status
+
+
+def _forget(folder: RunFolder) -> None:
+    """Remove the files of an earlier evaluation: a new and an old one never lie together."""
+    with writing(folder.scores):
+        folder.scores.unlink(missing_ok=True)
+        folder.answers.unlink(missing_ok=True)
+
+
+def _hush() -> None:
+    """Keep the libraries' notices and bars out of the log; their errors still come through."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    # lm-eval warns about each custom dataset and each model that it did not load itself.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)

@@ -1,0 +1,106 @@
+r"""Finds the final answer in what a model wrote: the last complete ``\boxed{...}``.
+
+One pass over the text with bounded look-ahead, so a 10 MB text costs no more than its length; no
+recursion, no exception for any string. Left out: guessing an answer from prose ("the answer is 7")
+and repairing LaTeX. Both would let the grader credit what the model did not commit to.
+"""
+
+import re
+from typing import Final, NamedTuple
+
+_THINK: Final = re.compile(r"</?think>")
+
+# Alternatives in this order: a box (two backslashes also open one: models trained on source code
+# write them), then any escaped character, so that \{ and \} are not braces, then bare braces.
+# At most two backslashes are looked at: an unbounded run would make a long run quadratic.
+_TOKEN: Final = re.compile(
+    r"(?P<box>\\{1,2}(?:boxed|fbox)(?![A-Za-z])\s*(?:(?P<open>\{)|(?P<bare>[^\s\\{}$]+))?)"
+    r"|\\.|(?P<brace>[{}])",
+    re.DOTALL,
+)
+
+_NON_SPACE: Final = re.compile(r"\S")
+
+
+class _Box(NamedTuple):
+    """Offsets of a complete box: the command with its braces, and the answer inside it."""
+
+    start: int
+    end: int
+    answer_start: int
+    answer_end: int
+
+
+def final_part(text: str) -> str | None:
+    """What is left of ``text`` without its ``<think>`` blocks, or None where thinking never ends.
+
+    A ``</think>`` that nothing opened closes a block opened in the prompt, as reasoning templates
+    do: everything before it was thought.
+    """
+    kept: list[str] = []
+    position, thinking = 0, False
+    for tag in _THINK.finditer(text):
+        if tag.group() == "<think>":
+            if not thinking:
+                kept.append(text[position : tag.start()])
+            thinking = True
+        else:
+            if not thinking:
+                kept.clear()
+            position, thinking = tag.end(), False
+    if thinking:
+        return None
+    kept.append(text[position:])
+    return " ".join(kept)
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last complete box after the thinking, stripped; None if there is none.
+
+    - "Last" is the box that closes last. Boxes inside it are not answers of their own, except that
+      ``\boxed{\boxed{4}}`` is ``4``.
+    - A box whose brace never closes is ignored, and so is an empty one: "put it in \boxed{}" is
+      talk about the format, not an answer.
+    - ``\fbox{4}`` is a box. ``\boxed 7`` is read up to white space, ``$``, a brace or a backslash,
+      without closing punctuation.
+    - White space between the command and its brace is allowed; ``\boxedfoo{4}`` is no box.
+    """
+    part = final_part(text)
+    if part is None:
+        return None
+    last: _Box | None = None
+    # One entry per open brace: where its box and the content of the box start; None for a brace
+    # that belongs to no box.
+    opened: list[tuple[int, int] | None] = []
+    for token in _TOKEN.finditer(part):
+        box: _Box | None = None
+        if token.group("open"):
+            opened.append((token.start(), token.end()))
+        elif token.group("bare"):
+            answer = token.group("bare").rstrip(".,;:!?")
+            start = token.start("bare")
+            box = _Box(token.start(), start + len(answer), start, start + len(answer))
+        elif token.group("brace") == "{":
+            opened.append(None)
+        elif token.group("brace") and opened and (begin := opened.pop()) is not None:
+            box = _unwrap(part, _Box(begin[0], token.end(), begin[1], token.start()), last)
+        if box is not None and not _blank(part, box.answer_start, box.answer_end):
+            last = box
+    return None if last is None else part[last.answer_start : last.answer_end].strip()
+
+
+def _unwrap(text: str, outer: _Box, inner: _Box | None) -> _Box:
+    """``outer``, with the answer of ``inner`` where that box is all that ``outer`` holds."""
+    if inner is None or inner.start < outer.answer_start:
+        return outer
+    if not _blank(text, outer.answer_start, inner.start):
+        return outer
+    if not _blank(text, inner.end, outer.answer_end):
+        return outer
+    return outer._replace(answer_start=inner.answer_start, answer_end=inner.answer_end)
+
+
+def _blank(text: str, start: int, end: int) -> bool:
+    # A search that stops at the first character: slicing and stripping the content of every box
+    # would make nested boxes quadratic.
+    return _NON_SPACE.search(text, start, end) is None

@@ -1,0 +1,185 @@
+"""The jobs that make a model or measure one: ``bridge prepare``, ``train`` and ``evaluate``.
+
+A job refuses a configuration other than the planned one, fixes the number of threads before any
+numerical library is imported, and leaves the reason of a failure in ``failed.json``, which no rule
+declares and so survives. A run that diverged is a result; one that failed or timed out is not: its
+record is taken away and the job ends with an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from bridge.config import ConfigError, load_user_config
+from bridge.planning import Plan, RunSpec, load_plan
+from bridge.records import (
+    BusyError,
+    RecordError,
+    RunFolder,
+    Status,
+    base_folder,
+    content_hash,
+    read_json,
+    write_json,
+    writing,
+)
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
+
+def skip_unused_imports() -> None:
+    """Keep transformers from importing scikit-learn, which lm-eval's environment holds.
+
+    It is used for a kind of decoding that nothing here asks for, and takes a fifth of the start of
+    each of a grid's many short jobs.
+    """
+    sys.modules.setdefault("sklearn", None)  # type: ignore[arg-type]
+
+
+class JobFailed(RuntimeError):
+    """A job ended without a result, for a reason that it has recorded."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(f"{status}: {reason}")
+        self.status, self.reason = status, reason
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Make one of the suite's tiny base models."""
+    plan = load(args)
+    model = plan.tiny_models.get(args.model)
+    if model is None:
+        known = ", ".join(sorted(plan.tiny_models)) or "none"
+        raise ConfigError(
+            f"suite '{plan.name}' makes no base model '{args.model}'; it makes: {known}."
+        )
+    expect(content_hash(model.model_dump(mode="json")), args.expect)
+    set_threads(args.threads)
+    from bridge.policies.preparing import prepare_base
+
+    prepare_base(args.model, model, base_folder(args.results, plan.name, args.model), args.threads)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train one run."""
+    spec = chosen_run(args)
+    expect(spec.train_hash, args.expect)
+    set_threads(args.threads)
+    folder = spec.folder(args.results)
+    skip_unused_imports()
+    with recorded_failure(spec, folder, "train"):
+        from bridge.training.run import train_run
+
+        status = train_run(spec, results=args.results, threads=args.threads)
+        if status not in ("done", "diverged"):
+            raise JobFailed(status, _taken_reason(folder.done))
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Evaluate one trained run."""
+    spec = chosen_run(args)
+    expect(spec.spec_hash, args.expect)
+    set_threads(args.threads)
+    folder = spec.folder(args.results)
+    skip_unused_imports()
+    with recorded_failure(spec, folder, "evaluate"):
+        from bridge.evaluation.runner import evaluate_run
+
+        status = evaluate_run(spec, results=args.results, threads=args.threads)
+        if status not in ("done", "diverged"):
+            raise JobFailed(status, _taken_reason(folder.scores))
+
+
+def _taken_reason(record: Path) -> str:
+    """Take a record of a failure away, for a workflow would read it as a result."""
+    reason = read_json(record).get("reason") if record.is_file() else None
+    record.unlink(missing_ok=True)
+    return str(reason or "no reason was recorded")
+
+
+@contextlib.contextmanager
+def recorded_failure(spec: RunSpec, folder: RunFolder, stage: str) -> Iterator[None]:
+    """Keep the reason of a failure in the run folder; the next attempt forgets it."""
+    with writing(folder.failure):
+        folder.failure.unlink(missing_ok=True)
+    try:
+        yield
+    except BusyError:
+        raise  # The run itself is well; only this second process is not wanted.
+    except Exception as error:
+        text = one_line(error) if has_remedy(error) else f"{type(error).__name__}: {error}"
+        record = {
+            "status": error.status if isinstance(error, JobFailed) else "failed",
+            "reason": error.reason if isinstance(error, JobFailed) else text,
+            "stage": stage,
+            "spec_hash": spec.spec_hash,
+            "train_hash": spec.train_hash,
+        }
+        # On a full disk there is no room for the reason either; the error itself goes on.
+        with contextlib.suppress(RecordError, OSError):
+            write_json(folder.failure, record)
+        raise
+
+
+def load(args: argparse.Namespace) -> Plan:
+    """The checked plan of the suite asked for, with the overrides of config.yaml."""
+    user = load_user_config(config_path())
+    overrides = user.overrides if args.overrides is None else args.overrides
+    return load_plan(args.suite or user.suite, root=Path(), overrides=overrides)
+
+
+def config_path() -> Path:
+    """``config.yaml`` of the current folder."""
+    path = Path("config.yaml")
+    if not path.is_file():
+        raise ConfigError(f"no config.yaml in {Path.cwd()}; run bridge in the repository's folder.")
+    return path
+
+
+def chosen_run(args: argparse.Namespace) -> RunSpec:
+    """The run that the options name."""
+    return load(args).run(args.model, args.dataset, args.method, args.seed)
+
+
+def expect(found: str, expected: str | None) -> None:
+    """Refuse to work on a configuration other than the one that the workflow planned."""
+    if expected is not None and found != expected:
+        raise ConfigError(
+            f"the configuration changed after this job was planned (hash {found}, planned "
+            f"{expected}); start snakemake again."
+        )
+
+
+def set_threads(n: int) -> None:
+    """Fix the number of threads of every numerical library, before any of them is imported."""
+    for name in _THREAD_VARIABLES:
+        os.environ[name] = str(n)
+    # Forked data workers would deadlock or warn; the batches here are too small to gain from it.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def has_remedy(error: Exception) -> bool:
+    """Whether the message says what to do: our own errors, numbers gone bad, a full disk."""
+    ours = type(error).__module__.split(".")[0] in ("bridge", "__main__")
+    unwritable = isinstance(error, OSError) and error.errno in _UNWRITABLE
+    return ours or unwritable or isinstance(error, FloatingPointError)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,1 @@
+"""Training methods, one file each; :func:`load_method` finds them by file name."""

@@ -1,0 +1,197 @@
+"""The hooks of a training method.
+
+A method is one file with a class ``METHOD``: it decides what kind of step comes next, which rows
+the update sees and how they are weighted. The trainer owns losses, counts, precision, clipping and
+everything that must be right for all methods at once (:mod:`bridge.training`). Method files import
+no torch, so a suite is planned and checked on a bare machine; where a hook gets tensors it uses
+their own methods.
+
+Order of one step: ``phase`` -> ``requests`` -> generate and grade -> ``followup`` -> ``rows`` ->
+``advantage`` -> ``update`` (which asks for ``token_weight`` and ``mix``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from bridge.config import Closed, ConfigError, TrainingConfig
+from bridge.objectives.advantages import group_advantages
+from bridge.problems.base import Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bridge.training.batches import MicroBatch, StepBatch
+    from bridge.training.trainer import Trainer
+
+StepKind = Literal["sft", "rl", "joint"]
+RowKind = Literal["rollout", "demonstration", "hybrid"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a step is. Each (stage, kind) keeps an optimiser state of its own."""
+
+    kind: StepKind
+    stage: str = "main"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A wish for rollouts: ``n`` samples of a problem after a given part of its demonstration."""
+
+    problem: Problem
+    n: int
+    prefix_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence of the update."""
+
+    kind: RowKind
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    prefix_tokens: int = 0
+    """Leading response tokens that were given, not sampled (hybrid rows): they belong to the
+    demonstration term."""
+    reward: float | None = None
+    advantage: float = 0.0
+    truncated: bool = False
+    sampled_logprobs: tuple[float, ...] = ()
+    """Log-probs of the sampled tokens under the engine that drew them."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rollouts of one problem in one step."""
+
+    problem: Problem
+    rows: tuple[Row, ...]
+
+    @property
+    def rewards(self) -> list[float]:
+        return [row.reward for row in self.rows if row.reward is not None]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter beside the trainable base weights (the upper level of BRIDGE)."""
+
+    rank: int
+    alpha: int
+    targets: str | tuple[str, ...]
+
+
+@dataclass
+class StepStats:
+    """What a method may look at before it mixes the terms."""
+
+    step: int
+    groups: Sequence[Group] = ()
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+class Method:
+    """Base of all methods: plain GRPO on rollouts unless a hook says otherwise."""
+
+    class Options(Closed):
+        """Options of the method; a subclass declares its own."""
+
+    adapter: Adapter | None = None
+    """LoRA beside the base weights, or None."""
+    uses_shadow: bool = False
+    """Whether the trainer keeps shadow weights (a second set of base weights)."""
+
+    def __init__(self, options: Any, training: TrainingConfig) -> None:
+        self.options = options
+        self.training = training
+
+    # -- before the run -------------------------------------------------------------------------
+
+    def check(self, where: str) -> None:
+        """Refuse impossible combinations of options at planning time.
+
+        Raises:
+            ConfigError: one sentence that begins with ``where``.
+        """
+
+    @property
+    def n_steps(self) -> int:
+        """Optimiser steps of a whole run."""
+        raise NotImplementedError(f"{type(self).__name__} must say how many steps it takes")
+
+    # -- one step -------------------------------------------------------------------------------
+
+    def phase(self, step: int) -> Phase:
+        """Kind of the step (1-based)."""
+        return Phase("rl")
+
+    def requests(self, problems: Sequence[Problem], step: int) -> list[Request]:
+        """Which rollouts to draw for the step's prompts."""
+        return [Request(p, self.training.n) for p in problems]
+
+    def followup(self, groups: Sequence[Group], round_: int) -> list[Request]:
+        """Further requests given the results so far; an empty list ends the rounds."""
+        return []
+
+    def demonstrations_wanted(self, step: int) -> int:
+        """Rows to draw from the demonstration stream for this step."""
+        return 0 if self.phase(step).kind == "rl" else self.training.sft_batch_size
+
+    def rows(self, groups: Sequence[Group], demonstrations: Sequence[Row], step: int) -> list[Row]:
+        """Rows of the update: all rollouts with their advantages, and the demonstrations."""
+        out = []
+        for group in groups:
+            for row, advantage in zip(group.rows, self.advantage(group), strict=True):
+                out.append(replace(row, advantage=advantage))
+        return [*out, *demonstrations]
+
+    def advantage(self, group: Group) -> list[float]:
+        """Advantage of each row of a group."""
+        return group_advantages(group.rewards, norm_by_std=self.training.norm_adv_by_std_in_grpo)
+
+    def token_weight(self, batch: MicroBatch) -> Tensor | None:
+        """Detached coefficient c_t [rows, tokens] of the demonstration term; None is 1."""
+        return None
+
+    def mix(self, step: int, stats: StepStats) -> tuple[float, float]:
+        """Weights (a, b) of the RL and the demonstration term in a L_RL + b L_D."""
+        kind = self.phase(step).kind
+        return float(kind != "sft"), float(kind != "rl")
+
+    def update(self, trainer: Trainer, batch: StepBatch, step: int) -> None:
+        """One optimiser step on a L_RL + b L_D for the base weights."""
+        a, b = self.mix(step, StepStats(step, batch.groups))
+        terms = []
+        if a != 0.0:
+            terms.append(a * trainer.gradient("rl", batch).gradient)
+        if b != 0.0:
+            terms.append(b * trainer.gradient("demonstration", batch).gradient)
+        # A batch that teaches nothing is a step with a zero gradient, as in other trainers.
+        trainer.descend("base", sum(terms[1:], terms[0]), self.phase(step))
+
+    def reanchor_reference(self, step: int) -> bool:
+        """Whether the KL reference becomes the current policy just before this step."""
+        return False
+
+    # -- state ----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Own state between steps, JSON values only."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` returned."""
+
+    def scalars(self) -> dict[str, float]:
+        """Further numbers for the step's line in ``dynamics.jsonl``."""
+        return {}
+
+
+def refuse(where: str, reason: str) -> ConfigError:
+    """Return the error of a method's :meth:`Method.check`."""
+    return ConfigError(f"{where}: {reason}")

@@ -1,0 +1,39 @@
+"""``mixing``: one objective (1 - lambda) L_D + lambda L_RL with a fixed weight, one optimiser.
+
+The paper's "SFT+RL" row is J_RL + mu J_SFT with an unknown mu; under Adam that is this rule with
+mu = (1 - lambda) / lambda, up to epsilon and gradient clipping.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from bridge.config import Closed
+from bridge.methods.base import Method, Phase, StepStats
+
+
+class Mixing(Method):
+    """See ``docs/methods/mixing.md``."""
+
+    class Options(Closed):
+        """Options of ``mixing``."""
+
+        steps: int = Field(ge=1)
+        """Joint steps; each sees one batch of rollouts and one of demonstrations."""
+        rl_weight: float = Field(0.5, ge=0, le=1)
+        """lambda: weight of the RL term; the demonstration term gets 1 - lambda."""
+
+    options: Options
+
+    @property
+    def n_steps(self) -> int:
+        return self.options.steps
+
+    def phase(self, step: int) -> Phase:
+        return Phase("joint")
+
+    def mix(self, step: int, stats: StepStats) -> tuple[float, float]:
+        return self.options.rl_weight, 1.0 - self.options.rl_weight
+
+
+METHOD = Mixing

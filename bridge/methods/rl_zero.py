@@ -1,0 +1,34 @@
+"""``rl_zero``: GRPO from the base model, no demonstrations.
+
+Group advantages with or without the standard deviation, clip pair, KL term and aggregation mode are
+set for all methods together in ``TrainingConfig``.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from bridge.config import Closed
+from bridge.methods.base import Method, Phase
+
+
+class RLZero(Method):
+    """See ``docs/methods/rl_zero.md``."""
+
+    class Options(Closed):
+        """Options of ``rl_zero``."""
+
+        steps: int = Field(ge=1)
+        """RL steps."""
+
+    options: Options
+
+    @property
+    def n_steps(self) -> int:
+        return self.options.steps
+
+    def phase(self, step: int) -> Phase:
+        return Phase("rl")
+
+
+METHOD = RLZero

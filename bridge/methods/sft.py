@@ -1,0 +1,30 @@
+"""``sft``: supervised fine-tuning on the demonstrations, token mean of -log p."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from bridge.config import Closed
+from bridge.methods.base import Method, Phase
+
+
+class SFT(Method):
+    """See ``docs/methods/sft.md``."""
+
+    class Options(Closed):
+        """Options of ``sft``."""
+
+        steps: int = Field(ge=1)
+        """Optimiser steps of ``sft_batch_size`` demonstrations each."""
+
+    options: Options
+
+    @property
+    def n_steps(self) -> int:
+        return self.options.steps
+
+    def phase(self, step: int) -> Phase:
+        return Phase("sft")
+
+
+METHOD = SFT

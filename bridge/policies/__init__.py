@@ -1,0 +1,1 @@
+"""Policies: Hugging Face checkpoints, adapters, shadow weights and their log-probabilities."""

@@ -1,0 +1,172 @@
+"""A policy under training: parameter groups, a LoRA adapter on live base weights, shadow weights.
+
+Groups are named ``base`` (all dense weights, always trained) and ``adapter`` (LoRA factors, through
+peft, with the base unfrozen). The shadow is a second set of base weights that is swapped in under
+the same adapter while a gradient is taken (BRIDGE's theta-hat); it is never copied for that.
+
+Where there is an adapter, everything runs on a plain model that holds the merged weights
+W + s B A. All objectives see only those, so one backward pass through it gives the gradients of
+both groups exactly: dJ/dW for the base, dJ/dB = s (dJ/dW) A^T and dJ/dA = s B^T (dJ/dW) for the
+adapter. No low-rank product is run per token, and what samples is what is trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bridge.policies.checkpoint import Policy
+from bridge.seeds import derive_seed
+
+BASE, ADAPTER, SHADOW = "base", "adapter", "shadow"
+_LORA = "default"
+"""peft's name of the one adapter."""
+
+
+class TrainablePolicy:
+    """Weights and what can be done with them.
+
+    Args:
+        policy: the base checkpoint, in float32 (steps of 5e-7 vanish in bfloat16); taken over.
+        adapter: rank, alpha and target layers of the LoRA adapter, or None.
+        shadow: whether to keep shadow weights.
+        seed: decides the adapter's initialisation.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        adapter: tuple[int, int, str | tuple[str, ...]] | None = None,
+        shadow: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.sampler = policy
+        """The plain policy that is sampled from and differentiated; see :attr:`model`."""
+        self._peft: nn.Module | None = None
+        held = policy.model
+        if adapter is not None:
+            self._peft = held = _with_lora(copy.deepcopy(policy.model), adapter, seed)
+        named = dict(held.named_parameters())
+        self.names: dict[str, list[str]] = {
+            BASE: [n for n in named if "lora_" not in n],
+            ADAPTER: [n for n in named if "lora_" in n],
+        }
+        self.parameters: dict[str, list[nn.Parameter]] = {
+            group: [named[n] for n in names] for group, names in self.names.items()
+        }
+        if shadow:
+            self.names[SHADOW] = self.names[BASE]
+            self.parameters[SHADOW] = [
+                nn.Parameter(p.detach().clone()) for p in self.parameters[BASE]
+            ]
+        self._stale = False
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups that hold parameters."""
+        return tuple(g for g, ps in self.parameters.items() if ps)
+
+    @property
+    def model(self) -> nn.Module:
+        """The plain model at the current weights, merged anew if they have changed."""
+        self.refresh()
+        return self.sampler.model
+
+    def changed(self) -> None:
+        """Say that parameters of a group have been written to."""
+        self._stale = self._peft is not None
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Write the merged weights into the plain model, if they have changed."""
+        if not self._stale:
+            return
+        target = dict(self.sampler.model.named_parameters())
+        for name, parameter in zip(self.names[BASE], self.parameters[BASE], strict=True):
+            target[_plain_name(name)].copy_(parameter)
+        for name, layer in self._layers():
+            target[f"{_plain_name(name)}.weight"].add_(layer.get_delta_weight(_LORA))
+        self._stale = False
+
+    def take_gradient(self) -> dict[str, Tensor]:
+        """Return the gradient accumulated in :attr:`model`, flat per group, and clear it."""
+        plain = dict(self.sampler.model.named_parameters())
+        gradients = {
+            name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in plain.items()
+        }
+        flat = {BASE: torch.cat([gradients[_plain_name(n)].reshape(-1) for n in self.names[BASE]])}
+        if self._peft is not None:
+            parts: dict[str, Tensor] = {}
+            for name, layer in self._layers():
+                down, up = layer.lora_A[_LORA].weight, layer.lora_B[_LORA].weight
+                dense = layer.scaling[_LORA] * gradients[f"{_plain_name(name)}.weight"]
+                parts[f"{name}.lora_A.{_LORA}.weight"] = up.detach().T @ dense
+                parts[f"{name}.lora_B.{_LORA}.weight"] = dense @ down.detach().T
+            flat[ADAPTER] = torch.cat([parts[n].reshape(-1) for n in self.names[ADAPTER]])
+        for parameter in plain.values():
+            parameter.grad = None
+        return flat
+
+    @contextlib.contextmanager
+    def shadow_active(self) -> Iterator[None]:
+        """Inside, the base group holds the shadow weights (and the shadow group the base's)."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for parameter, shadow in zip(self.parameters[BASE], self.parameters[SHADOW], strict=True):
+            parameter.data, shadow.data = shadow.data, parameter.data
+        self.changed()
+
+    @torch.no_grad()
+    def shadow_distance(self) -> float:
+        """Euclidean distance between base and shadow weights."""
+        pairs = zip(self.parameters[BASE], self.parameters[SHADOW], strict=True)
+        return float(sum(((p - s) ** 2).sum() for p, s in pairs)) ** 0.5
+
+    @torch.no_grad()
+    def adapter_norm(self) -> float:
+        """Frobenius norm of the adapter's update s B A over all layers."""
+        deltas = (layer.get_delta_weight(_LORA) for _, layer in self._layers())
+        return float(sum((d**2).sum() for d in deltas)) ** 0.5
+
+    def _layers(self) -> list[tuple[str, Any]]:
+        """Adapted layers with their names in the peft model."""
+        if self._peft is None:
+            return []
+        from peft.tuners.lora import LoraLayer
+
+        return [(n, m) for n, m in self._peft.named_modules() if isinstance(m, LoraLayer)]
+
+
+def _with_lora(
+    model: nn.Module, adapter: tuple[int, int, str | tuple[str, ...]], seed: int
+) -> nn.Module:
+    from peft import LoraConfig, get_peft_model  # half a second that other methods need not pay
+
+    rank, alpha, targets = adapter
+    torch.manual_seed(derive_seed("adapter", seed))
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    wrapped = get_peft_model(model, config).eval()
+    return wrapped.requires_grad_(True)  # peft freezes the base
+
+
+def _plain_name(name: str) -> str:
+    """Name of a weight in the model without peft's wrappers."""
+    return name.removeprefix("base_model.model.").replace(".base_layer", "")

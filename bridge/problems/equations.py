@@ -1,0 +1,270 @@
+"""``equations``: linear equations with integer solutions, solved step by step.
+
+    5 x + 3 = 2 x + 9
+    3 x + 3 = 9 ; 3 x = 6 ; x = 2 ; \\boxed{ 2 }
+
+Difficulty is the number of lines that an expert writes: 2 without an unknown on the right, 3 for
+``a x + b = c x + d``, one more for each further term that has to be gathered first. Habits of the
+base model, scarcity and slips of the demonstrations follow the same plan as ``chains``;
+``equations_rung3`` is worded, ``equations_rung4`` and ``equations_rung5`` are longer than anything
+trained on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bridge.problems.base import MAX_DRAWS, Dataset, Problem, Split, exhausted, split_of
+from bridge.problems.habits import Writer, exact, misconceived, slipping
+from bridge.seeds import derive_seed
+
+MIN_STEPS, MAX_STEPS = 2, 6
+_UNKNOWNS = tuple("xyznt")
+_LARGEST = 60
+
+_REASONING_SHARE = {2: 0.36, 3: 0.30, 4: 0.24, 5: 0.17, 6: 0.12}
+_GUESS_RIGHT = 0.25
+# Share of the facts that the base model's corpus gets wrong more often than not.
+_MISCONCEIVED_SHARE = 0.12
+
+
+@dataclass(frozen=True)
+class _Rung:
+    steps: tuple[int, ...]
+    worded: bool
+    questions: int
+
+
+_RUNGS = {
+    "equations_rung1": _Rung((2, 3), False, 500),
+    "equations_rung2": _Rung((4,), False, 272),
+    "equations_rung3": _Rung((3, 4), True, 675),
+    "equations_rung4": _Rung((5,), False, 30),
+    "equations_rung5": _Rung((6,), False, 40),
+}
+
+
+class EquationsOptions(BaseModel):
+    """Options of the ``equations`` family."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = 0
+    """Seed of the questions; runs with other training seeds share the questions."""
+    train_size: int = Field(1024, ge=1)
+    """Number of RL prompts, 2 to 4 steps."""
+    validation_size: int = Field(128, ge=1)
+    demonstrations: int = Field(128, ge=0)
+    """How many of the training prompts carry a demonstration."""
+    demonstration_max_steps: int = Field(3, ge=2, le=4)
+    slip: float = Field(0.10, ge=0.0, le=1.0)
+    """Probability that the expert gets one line wrong."""
+    questions_scale: float = Field(1.0, gt=0.0, le=1.0)
+    """Share of each benchmark's questions that is used (smoke tests)."""
+
+
+@dataclass(frozen=True)
+class _Equation:
+    """``sum(left_x) u + sum(left_c) = sum(right_x) u + sum(right_c)`` with unknown ``u``."""
+
+    unknown: str
+    solution: int
+    left_x: tuple[int, ...]
+    left_c: tuple[int, ...]
+    right_x: int
+    right_c: tuple[int, ...]
+
+    @property
+    def steps(self) -> int:
+        gathered = len(self.left_x) + len(self.left_c) + len(self.right_c) - 3
+        return 2 + (self.right_x > 0) + gathered
+
+    def question(self, *, worded: bool) -> str:
+        return "solve : " + self._line(
+            self.left_x, self.left_c, self.right_x, self.right_c, worded=worded
+        )
+
+    def _line(
+        self,
+        left_x: tuple[int, ...],
+        left_c: tuple[int, ...],
+        right_x: int,
+        right_c: tuple[int, ...],
+        *,
+        worded: bool = False,
+    ) -> str:
+        times, plus, minus, equals = (
+            (" times ", "plus", "minus", "is") if worded else (" ", "+", "-", "=")
+        )
+
+        def total(unknowns: tuple[int, ...], constants: tuple[int, ...]) -> str:
+            text = f" {plus} ".join(f"{k}{times}{self.unknown}" for k in unknowns)
+            for c in constants:
+                sign = (plus if c >= 0 else minus) if text else ""
+                text += f" {sign} {abs(c)}"
+            return text.strip()
+
+        return f"{total(left_x, left_c)} {equals} {total((right_x,) if right_x else (), right_c)}"
+
+    def reasoning(self, write: Writer = exact) -> str:
+        """One line per step; a wrong number of the writer is carried on."""
+        left_x, left_c, right_x, right_c = self.left_x, self.left_c, self.right_x, self.right_c
+        lines = []
+
+        def gather(terms: tuple[int, ...]) -> tuple[int, ...]:
+            return (write("+", terms[0], terms[1], terms[0] + terms[1]), *terms[2:])
+
+        while len(left_x) > 1:
+            left_x = gather(left_x)
+            lines.append(self._line(left_x, left_c, right_x, right_c))
+        while len(left_c) > 1:
+            left_c = gather(left_c)
+            lines.append(self._line(left_x, left_c, right_x, right_c))
+        while len(right_c) > 1:
+            right_c = gather(right_c)
+            lines.append(self._line(left_x, left_c, right_x, right_c))
+        if right_x:
+            # A wrong writer's numbers can run below one; it then goes on with one.
+            left_x = (write("-", left_x[0], right_x, max(1, left_x[0] - right_x)),)
+            lines.append(self._line(left_x, left_c, 0, right_c))
+        total = write("-", right_c[0], left_c[0], max(1, right_c[0] - left_c[0]))
+        lines.append(self._line(left_x, (), 0, (total,)))
+        share = max(1, round(total / left_x[0]))
+        answer = write("/", total, left_x[0], share)
+        lines.append(f"{self.unknown} = {answer}")
+        return " ; ".join(lines) + f" ; \\boxed{{ {answer} }}"
+
+
+def _alter(result: int, choice: int) -> int:
+    """Off by one or two, never below one."""
+    return result + (1, 2, -1, -2)[choice % (4 if result > 2 else 2)]
+
+
+def _draw(rng: random.Random, steps: int) -> _Equation:
+    """Draw an equation of the wanted number of steps whose numbers all stay in 1..60."""
+    while True:
+        solution, k = rng.randint(1, 9), rng.randint(1, 3)
+        right_x = rng.randint(1, 5) if steps > 2 else 0
+        extra = max(0, steps - 3)
+        split_left_x = extra > 2
+        left_total = k + right_x
+        if split_left_x:
+            if left_total < 2:
+                continue
+            first = rng.randint(1, left_total - 1)
+            left_x: tuple[int, ...] = (first, left_total - first)
+        else:
+            left_x = (left_total,)
+        left_c = tuple(rng.choice((-1, 1)) * rng.randint(1, 9) for _ in range(1 + (extra > 0)))
+        right_total = k * solution + sum(left_c)
+        if extra > 1:
+            last = rng.randint(1, 9)
+            right_c: tuple[int, ...] = (right_total - last, last)
+        else:
+            right_c = (right_total,)
+        if sum(left_c) != 0 and all(1 <= c <= _LARGEST for c in right_c):
+            return _Equation(rng.choice(_UNKNOWNS), solution, left_x, left_c, right_x, right_c)
+
+
+def _draw_in(rng: random.Random, steps: int, split: Split, seen: set[str]) -> _Equation:
+    """Draw until a new equation of the wanted split comes up."""
+    for _ in range(MAX_DRAWS):
+        equation = _draw(rng, steps)
+        text = equation.question(worded=False)
+        if text not in seen and split_of(text) == split:
+            seen.add(text)
+            return equation
+    raise exhausted("equations", split, steps)
+
+
+class Equations:
+    """The ``equations`` family, see the module docstring."""
+
+    name = "equations"
+    Options = EquationsOptions
+
+    def benchmark_names(self) -> tuple[str, ...]:
+        return tuple(_RUNGS)
+
+    def vocabulary(self) -> tuple[str, ...]:
+        numbers = tuple(str(n) for n in range(_LARGEST + 20))
+        words = ("solve", ":", "+", "-", "=", ";", "times", "plus", "minus", "is", "\\boxed{", "}")
+        return numbers + words + _UNKNOWNS
+
+    def dataset(self, options: BaseModel) -> Dataset:
+        assert isinstance(options, EquationsOptions)
+        rng = random.Random(derive_seed("equations", "train", options.seed))
+        seen: set[str] = set()
+        drawn = [_draw_in(rng, 2 + i % 3, "train", seen) for i in range(options.train_size)]
+        demonstrable = [
+            i for i, e in enumerate(drawn) if e.steps <= options.demonstration_max_steps
+        ]
+        shown = set(demonstrable[: options.demonstrations])
+        expert = slipping(
+            random.Random(derive_seed("equations", "expert", options.seed)), options.slip, _alter
+        )
+        train = tuple(
+            _problem(
+                f"train/{i:05d}",
+                e,
+                demonstration=e.reasoning(expert) if i in shown else None,
+            )
+            for i, e in enumerate(drawn)
+        )
+        rng = random.Random(derive_seed("equations", "validation", options.seed))
+        validation = tuple(
+            _problem(f"validation/{i:05d}", e, demonstration=e.reasoning())
+            for i, e in enumerate(
+                _draw_in(rng, 2 + i % 3, "validation", seen) for i in range(options.validation_size)
+            )
+        )
+        return Dataset(train, validation)
+
+    def benchmark(self, name: str, options: BaseModel) -> tuple[Problem, ...]:
+        assert isinstance(options, EquationsOptions)
+        rung = _RUNGS[name]
+        rng = random.Random(derive_seed("equations", name, options.seed))
+        seen: set[str] = set()
+        n = max(1, round(rung.questions * options.questions_scale))
+        return tuple(
+            _problem(
+                f"{name}/{i:05d}",
+                _draw_in(rng, rung.steps[i % len(rung.steps)], "test", seen),
+                worded=rung.worded,
+            )
+            for i in range(n)
+        )
+
+    def pretraining(self, rng: random.Random, *, habit: bool) -> Iterator[tuple[str, str]]:
+        write = misconceived(rng, _alter, share=_MISCONCEIVED_SHARE)
+        while True:
+            steps = rng.randint(MIN_STEPS, MAX_STEPS)
+            equation = _draw(rng, steps)
+            if split_of(equation.question(worded=False)) != "pretrain":
+                continue
+            question = equation.question(worded=rng.random() < 0.3)
+            if not habit or rng.random() < _REASONING_SHARE[steps]:
+                yield question, equation.reasoning(write)
+            else:
+                right = rng.random() < _GUESS_RIGHT
+                guess = equation.solution if right else rng.randint(1, 9)
+                yield question, f"\\boxed{{ {guess} }}"
+
+
+def _problem(
+    id_: str, equation: _Equation, *, worded: bool = False, demonstration: str | None = None
+) -> Problem:
+    return Problem(
+        id=id_,
+        question=equation.question(worded=worded),
+        answer=str(equation.solution),
+        difficulty=equation.steps,
+        demonstration=demonstration,
+    )
+
+
+FAMILY = Equations()

@@ -1,0 +1,1 @@
+"""Sampling answers from a policy: one protocol, one file per engine."""

@@ -1,0 +1,45 @@
+"""The protocol every rollout engine follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, a prefix of the answer that is given (may be empty), and one seed per sample."""
+
+    ids: tuple[int, ...]
+    """Templated prompt followed by the given prefix."""
+    seeds: tuple[int, ...]
+    """One per wanted sample, from :func:`bridge.seeds.derive_seed`; so a sample does not depend on
+    what else is in the batch."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled continuation, end-of-turn token included where the policy wrote one."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Log-probability of each token under the sampling policy at the sampling temperature."""
+    entropies: tuple[float, ...]
+    """Entropy in nats of the distribution each token was drawn from."""
+    truncated: bool
+    """The length limit ended it, not the policy."""
+
+
+class Engine(Protocol):
+    """Generates completions from the current weights."""
+
+    def sync(self) -> None:
+        """Take over the trainer's current weights (a no-op where they are shared)."""
+        ...
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int, temperature: float
+    ) -> list[list[Completion]]:
+        """Return, per prompt, one completion per seed. Temperature 0 is greedy decoding."""
+        ...

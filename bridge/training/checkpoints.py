@@ -1,0 +1,144 @@
+"""Checkpoints that a killed run continues from, bit for bit.
+
+A checkpoint is a folder with tensors (safetensors), ``state.json`` and, written last, a manifest
+with the size and SHA-256 of each file. It is written under a temporary name, synced and renamed;
+two are kept. One that does not match its manifest is skipped with a message, and the one before it
+is used.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bridge.policies.checkpoint import writing_tensors
+from bridge.records import (
+    RecordError,
+    file_hash,
+    read_json,
+    sync_folder,
+    write_json,
+)
+
+KEPT = 2
+_MANIFEST, _STATE, _TENSORS = "manifest.json", "state.json", "tensors.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on."""
+
+    step: int
+    state: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def save_checkpoint(
+    folder: Path, step: int, state: dict[str, Any], tensors: dict[str, Tensor]
+) -> None:
+    """Write a checkpoint and drop all but the newest two.
+
+    Raises:
+        RecordError: disk full or folder not writable; earlier checkpoints are untouched.
+    """
+    final = folder / f"step{step:08d}"
+    temporary = folder / f".{final.name}.tmp"
+    with writing_tensors(final):
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_over in folder.glob(".step*.tmp"):
+            shutil.rmtree(left_over)
+        temporary.mkdir()
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / _TENSORS)
+        _sync_file(temporary / _TENSORS)
+        write_json(temporary / _STATE, state)
+        names = (_TENSORS, _STATE)
+        write_json(
+            temporary / _MANIFEST,
+            {
+                n: {"sha256": file_hash(temporary / n), "bytes": (temporary / n).stat().st_size}
+                for n in names
+            },
+        )
+        sync_folder(temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        sync_folder(folder)
+    for old in sorted(folder.glob("step*"))[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path, *, train_hash: str) -> Checkpoint | None:
+    """Return the newest sound checkpoint of this very configuration, or None.
+
+    Raises:
+        RecordError: a sound checkpoint belongs to another configuration.
+    """
+    paths = sorted(folder.glob("step*"))
+    while paths:
+        path = paths.pop()
+        problem = _damage(path)
+        if problem is not None:
+            remedy = "using the one before it" if paths else "starting the run afresh"
+            print(f"checkpoint {path}: {problem}; {remedy}.", file=sys.stderr)
+            continue
+        state = read_json(path / _STATE)
+        if state["train_hash"] != train_hash:
+            raise RecordError(
+                f"{path} belongs to another configuration ({state['train_hash']}, this run is "
+                f"{train_hash}); delete {folder} to start this run afresh."
+            )
+        return Checkpoint(state["step"], state, load_file(path / _TENSORS))
+    return None
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint folder, or None."""
+    try:
+        manifest = read_json(path / _MANIFEST)
+        entries = {n: (manifest[n]["bytes"], manifest[n]["sha256"]) for n in (_TENSORS, _STATE)}
+    except (RecordError, KeyError, TypeError):
+        return "its manifest is missing or damaged"
+    for name, (size, checksum) in entries.items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != size:
+            return f"{name} is missing or cut short"
+        if file_hash(file) != checksum:
+            return f"{name} does not match its checksum"
+    return None
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Flatten an optimiser's per-parameter state into named tensors."""
+    return {
+        f"optimizer|{name}|{index}|{key}": value
+        for index, entry in optimizer.state_dict()["state"].items()
+        for key, value in entry.items()
+    }
+
+
+def restore_optimizer(
+    name: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
+    """Put back what :func:`optimizer_tensors` took."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for full, value in tensors.items():
+        if full.startswith(f"optimizer|{name}|"):
+            _, _, index, key = full.split("|")
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

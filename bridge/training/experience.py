@@ -1,0 +1,197 @@
+"""From prompts to graded groups: requests, rollouts, verdicts, rewards."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from bridge.config import TrainingConfig
+from bridge.grading import GradeItem, GraderPool
+from bridge.grading.verdicts import Verdict
+from bridge.methods.base import Group, Method, Request, Row
+from bridge.policies.checkpoint import Policy
+from bridge.problems.base import Problem
+from bridge.rollouts.base import Completion, Engine, Prompt
+from bridge.seeds import derive_seed
+from bridge.training.telemetry import Stopwatch
+from bridge.training.trainer import DivergedError
+
+MAX_ROUNDS = 4
+"""Bound on a method's follow-up rounds within one step."""
+
+
+class Collector:
+    """Draws and grades the rollouts of a run; counts what it spent."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        engine: Engine,
+        grader: GraderPool,
+        training: TrainingConfig,
+        *,
+        seed: int,
+        stopwatch: Stopwatch,
+    ) -> None:
+        self.policy = policy
+        self.engine = engine
+        self.grader = grader
+        self.training = training
+        self.seed = seed
+        self.stopwatch = stopwatch
+        self.tokens_generated = 0
+        self.tokens_prefilled = 0
+
+    def groups(
+        self, method: Method, problems: Sequence[Problem], step: int, rl_index: int
+    ) -> tuple[list[Group], dict[str, float]]:
+        """Return the step's groups and its rollout statistics.
+
+        Args:
+            rl_index: number of the rollout batch; with the problem, the round and the sample it
+                names the random stream of each rollout.
+        """
+        groups: list[Group] = []
+        entropies: list[float] = []
+        verdicts: Counter[Verdict] = Counter()
+        requests = method.requests(problems, step)
+        for round_ in range(MAX_ROUNDS):
+            if not requests:
+                break
+            new, entropy, words = self._draw(requests, ("rollout", self.seed, rl_index, round_))
+            groups += new
+            entropies += entropy
+            verdicts += words
+            requests = method.followup(groups, round_)
+        return groups, _statistics(groups, entropies, verdicts, self.training)
+
+    def greedy_accuracy(self, problems: Sequence[Problem], *, limit_tokens: int) -> float:
+        """Share of problems answered correctly by greedy decoding."""
+        prompts = [Prompt(tuple(self.policy.prompt_ids(p.question)), (0,)) for p in problems]
+        completions = [
+            c[0]
+            for c in self.engine.generate(prompts, max_new_tokens=limit_tokens, temperature=0.0)
+        ]
+        graded = self.grader.grade(
+            [self._item(p, c) for p, c in zip(problems, completions, strict=True)]
+        )
+        return sum(g.verdict == "correct" for g in graded) / len(problems)
+
+    def sampled_reward(self, problems: Sequence[Problem], *, name: str, step: int) -> float:
+        """Mean reward of one sample per problem (the J probe)."""
+        prompts = [
+            Prompt(
+                tuple(self.policy.prompt_ids(p.question)),
+                (derive_seed("probe", name, self.seed, step, p.id),),
+            )
+            for p in problems
+        ]
+        drawn = self.engine.generate(
+            prompts,
+            max_new_tokens=self.training.max_response_tokens,
+            temperature=self.training.temperature,
+        )
+        graded = self.grader.grade(
+            [self._item(p, c[0]) for p, c in zip(problems, drawn, strict=True)]
+        )
+        return sum(self._reward(g.verdict) for g in graded) / len(problems)
+
+    def demonstration_reward(self, problems: Sequence[Problem]) -> float | None:
+        """J(D): mean reward that the demonstrations themselves earn under the same grader."""
+        if not problems:
+            return None
+        graded = self.grader.grade(
+            [GradeItem(text=p.demonstration or "", gold=p.answer) for p in problems]
+        )
+        return sum(self._reward(g.verdict) for g in graded) / len(problems)
+
+    def _draw(
+        self, requests: Sequence[Request], stream: tuple[str | int, ...]
+    ) -> tuple[list[Group], list[float], Counter[Verdict]]:
+        prompt_ids = [tuple(self.policy.prompt_ids(r.problem.question)) for r in requests]
+        prompts = [
+            Prompt(
+                ids + r.prefix_ids,
+                tuple(derive_seed(*stream, k, r.problem.id, sample) for sample in range(r.n)),
+            )
+            for k, (r, ids) in enumerate(zip(requests, prompt_ids, strict=True))
+        ]
+        with self.stopwatch.stage("rollout"):
+            drawn = self.engine.generate(
+                prompts,
+                max_new_tokens=self.training.max_response_tokens,
+                temperature=self.training.temperature,
+            )
+        # Such answers are all wrong alike: no advantage, so no loss that could tell.
+        if not all(math.isfinite(x) for cs in drawn for c in cs for x in c.logprobs):
+            raise DivergedError("the policy samples tokens whose log-probs are not finite")
+        self.tokens_prefilled += sum(len(p.ids) for p in prompts)
+        self.tokens_generated += sum(len(c.ids) for cs in drawn for c in cs)
+        with self.stopwatch.stage("grade"):
+            graded = iter(
+                self.grader.grade(
+                    [
+                        self._item(r.problem, c, r.prefix_ids)
+                        for r, cs in zip(requests, drawn, strict=True)
+                        for c in cs
+                    ]
+                )
+            )
+        groups: list[Group] = []
+        entropies: list[float] = []
+        verdicts: Counter[Verdict] = Counter()
+        for request, ids, completions in zip(requests, prompt_ids, drawn, strict=True):
+            rows = []
+            for completion in completions:
+                verdict = next(graded).verdict
+                verdicts[verdict] += 1
+                entropies += completion.entropies
+                rows.append(
+                    Row(
+                        kind="hybrid" if request.prefix_ids else "rollout",
+                        problem=request.problem,
+                        prompt_ids=ids,
+                        response_ids=request.prefix_ids + completion.ids,
+                        prefix_tokens=len(request.prefix_ids),
+                        reward=self._reward(verdict),
+                        truncated=completion.truncated,
+                        sampled_logprobs=completion.logprobs,
+                    )
+                )
+            groups.append(Group(request.problem, tuple(rows)))
+        return groups, entropies, verdicts
+
+    def _item(
+        self, problem: Problem, completion: Completion, prefix: tuple[int, ...] = ()
+    ) -> GradeItem:
+        return GradeItem(
+            text=self.policy.text([*prefix, *completion.ids]),
+            gold=problem.answer,
+            truncated=completion.truncated,
+        )
+
+    def _reward(self, verdict: Verdict) -> float:
+        right = verdict == "correct"
+        return self.training.reward_correct if right else self.training.reward_wrong
+
+
+def _statistics(
+    groups: Sequence[Group],
+    entropies: Sequence[float],
+    verdicts: Counter[Verdict],
+    training: TrainingConfig,
+) -> dict[str, float]:
+    rows = [row for group in groups for row in group.rows]
+    lengths = [len(row.response_ids) - row.prefix_tokens for row in rows]
+    return {
+        "reward_mean": sum(row.reward or 0.0 for row in rows) / len(rows),
+        "accuracy": sum(row.reward == training.reward_correct for row in rows) / len(rows),
+        "response_length_mean": sum(lengths) / len(lengths),
+        "response_length_max": max(lengths),
+        "truncated_share": sum(row.truncated for row in rows) / len(rows),
+        "zero_spread_share": sum(len(set(g.rewards)) == 1 for g in groups) / len(groups),
+        "entropy": sum(entropies) / len(entropies),
+        "unparsed_share": verdicts["unparsed"] / len(rows),
+        "grader_timeouts": float(verdicts["timeout"]),
+    }

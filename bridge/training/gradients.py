@@ -1,0 +1,42 @@
+"""Gradients as vectors: one flat tensor per parameter group, so update rules read as written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A direction in parameter space: group name -> flat tensor [parameters of the group]."""
+
+    flat: dict[str, Tensor]
+
+    def __add__(self, other: Gradient) -> Gradient:
+        return Gradient({g: v + other.flat[g] for g, v in self.flat.items()})
+
+    def __sub__(self, other: Gradient) -> Gradient:
+        return Gradient({g: v - other.flat[g] for g, v in self.flat.items()})
+
+    def __rmul__(self, factor: float) -> Gradient:
+        return Gradient({g: factor * v for g, v in self.flat.items()})
+
+    def norm(self, group: str) -> float:
+        """Euclidean norm of one group's part."""
+        return float(self.flat[group].norm())
+
+
+def cosine(left: Tensor, right: Tensor) -> float | None:
+    """Cosine of the angle between two flat gradients; None where one of them is zero."""
+    norms = float(left.norm()) * float(right.norm())
+    return float(left @ right) / norms if norms > 0 else None
+
+
+def put_gradient(parameters: list[nn.Parameter], flat: Tensor) -> None:
+    """Set ``.grad`` of the parameters from one flat tensor."""
+    position = 0
+    for parameter in parameters:
+        size = parameter.numel()
+        parameter.grad = flat[position : position + size].view_as(parameter)
+        position += size

@@ -1,0 +1,221 @@
+"""The state of a running training run: its steps, and what a checkpoint holds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from bridge.methods.base import Group, Method, Phase
+from bridge.planning import RunSpec
+from bridge.policies.checkpoint import Policy
+from bridge.policies.trainable import TrainablePolicy
+from bridge.problems.base import Dataset
+from bridge.records import RecordError, RunFolder
+from bridge.training.batches import StepBatch
+from bridge.training.checkpoints import (
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from bridge.training.experience import Collector
+from bridge.training.probes import Probes
+from bridge.training.streams import demonstration_row, positions
+from bridge.training.telemetry import Stopwatch
+from bridge.training.trainer import Trainer
+
+SYNC_GAP_LIMIT = 0.1
+"""Mean |difference| in nats between the sampler's and the trainer's log-probs of the same tokens,
+above which the sampler must have had other weights."""
+
+
+@dataclass
+class Counters:
+    """Where the run is; everything else of the data order follows from it."""
+
+    step: int = 0
+    rl_batches: int = 0
+    prompts: int = 0
+    demonstrations: int = 0
+
+
+@dataclass
+class Run:
+    """All that one training run holds."""
+
+    spec: RunSpec
+    folder: RunFolder
+    method: Method
+    dataset: Dataset
+    policy: TrainablePolicy
+    trainer: Trainer
+    collector: Collector
+    probes: Probes
+    stopwatch: Stopwatch
+    counters: Counters = field(default_factory=Counters)
+
+    # -- one step -------------------------------------------------------------------------------
+
+    def step(self) -> dict[str, Any]:
+        """Make the next optimiser step and return its line for ``dynamics.jsonl``."""
+        self.counters.step += 1
+        step = self.counters.step
+        phase = self.method.phase(step)
+        self.trainer.begin_step()
+        if self.trainer.reference is not None and self.method.reanchor_reference(step):
+            self.policy.refresh()
+            _copy_weights(self.policy.sampler, self.trainer.reference)
+        groups: Sequence[Group] = ()
+        statistics: dict[str, float] = {}
+        if phase.kind != "sft":
+            groups, statistics = self._rollouts(step)
+        demonstrations = [
+            demonstration_row(self.policy.sampler, problem)
+            for problem in self._take_demonstrations(self.method.demonstrations_wanted(step))
+        ]
+        with self.stopwatch.stage("update"):
+            rows = self.method.rows(groups, demonstrations, step)
+            batch = StepBatch(tuple(rows), tuple(groups))
+            self.method.update(self.trainer, batch, step)
+        with self.stopwatch.stage("sync"):
+            self.collector.engine.sync()
+        scalars = dict(self.trainer.scalars) | self.method.scalars()
+        _check_sync_gap(scalars.get("sync_logprob_gap"), step)
+        kl_sum = scalars.pop("kl_sum", None)
+        if kl_sum is not None:
+            scalars["kl"] = kl_sum / max(1, batch.n_tokens("rl"))
+        drawn = sum(len(group.rows) for group in groups)
+        kept = sum(row.kind != "demonstration" for row in rows)
+        return {
+            "step": step,
+            "kind": phase.kind,
+            "stage": phase.stage,
+            "rl_step": self.counters.rl_batches,
+            "progress": step / self.method.n_steps,
+            "lr": self.trainer.learning_rate(phase),
+            "rows_dropped": max(0, drawn - kept),
+            **statistics,
+            **scalars,
+        }
+
+    def _rollouts(self, step: int) -> tuple[list[Group], dict[str, float]]:
+        counters, config = self.counters, self.spec.training
+        chosen = positions(
+            "prompts",
+            self.spec.seed,
+            start=counters.prompts,
+            n=config.prompts_per_step,
+            size=len(self.dataset.train),
+        )
+        counters.prompts += config.prompts_per_step
+        counters.rl_batches += 1
+        problems = [self.dataset.train[i] for i in chosen]
+        return self.collector.groups(self.method, problems, step, counters.rl_batches)
+
+    def _take_demonstrations(self, n: int) -> list[Any]:
+        if n == 0:
+            return []
+        pool = self.dataset.demonstrations
+        if not pool:
+            raise RecordError(
+                f"{self.spec.label} needs demonstrations, but dataset '{self.spec.dataset}' has "
+                "none; set its option 'demonstrations' above 0."
+            )
+        chosen = positions(
+            "demonstrations",
+            self.spec.seed,
+            start=self.counters.demonstrations,
+            n=n,
+            size=len(pool),
+        )
+        self.counters.demonstrations += n
+        return [pool[i] for i in chosen]
+
+    # -- state ----------------------------------------------------------------------------------
+
+    def save(self, dynamics_bytes: int, timings_bytes: int) -> None:
+        """Write a checkpoint of everything that the rest of the run depends on."""
+        tensors = {
+            f"{group}|{name}": parameter.detach()
+            for group in self.policy.groups
+            for name, parameter in zip(
+                self.policy.names[group], self.policy.parameters[group], strict=True
+            )
+        }
+        for name, optimizer in self.trainer.optimizers.items():
+            tensors |= optimizer_tensors(name, optimizer)
+        if self.trainer.reference is not None:
+            tensors |= {
+                f"reference|{n}": p.detach()
+                for n, p in self.trainer.reference.model.named_parameters()
+            }
+        state = {
+            "train_hash": self.spec.train_hash,
+            "step": self.counters.step,
+            "counters": vars(self.counters),
+            "method": self.method.state_dict(),
+            "optimizers": list(self.trainer.optimizers),
+            "seconds": self.stopwatch.total_s,
+            "tokens": self.spent_tokens(),
+            "dynamics_bytes": dynamics_bytes,
+            "timings_bytes": timings_bytes,
+        }
+        save_checkpoint(self.folder.resume, self.counters.step, state, tensors)
+
+    def restore(self) -> tuple[int, int] | None:
+        """Take up the newest checkpoint; return the sizes of the two logs it belongs to."""
+        found = load_checkpoint(self.folder.resume, train_hash=self.spec.train_hash)
+        if found is None:
+            return None
+        state, tensors = found.state, found.tensors
+        with torch.no_grad():
+            for group in self.policy.groups:
+                pairs = zip(self.policy.names[group], self.policy.parameters[group], strict=True)
+                for name, parameter in pairs:
+                    parameter.copy_(tensors[f"{group}|{name}"])
+            self.policy.changed()
+            if self.trainer.reference is not None:
+                for name, parameter in self.trainer.reference.model.named_parameters():
+                    parameter.copy_(tensors[f"reference|{name}"])
+        for name in state["optimizers"]:
+            group, stage, kind = name.split("/")
+            phase = Phase(kind=kind, stage=stage)
+            restore_optimizer(name, self.trainer.optimizer(group, phase), tensors)
+        self.counters = Counters(**state["counters"])
+        self.method.load_state_dict(state["method"])
+        self.stopwatch.total_s.update(state["seconds"])
+        tokens = state["tokens"]
+        self.collector.tokens_generated = tokens["generated"]
+        self.collector.tokens_prefilled = tokens["prefilled"]
+        self.trainer.tokens_trained = tokens["trained"]
+        self.trainer.tokens_scored = tokens["scored"]
+        self.collector.engine.sync()
+        return state["dynamics_bytes"], state["timings_bytes"]
+
+    def spent_tokens(self) -> dict[str, int]:
+        """Tokens generated (without prompts), prefilled, trained and scored."""
+        return {
+            "generated": self.collector.tokens_generated,
+            "prefilled": self.collector.tokens_prefilled,
+            "trained": self.trainer.tokens_trained,
+            "scored": self.trainer.tokens_scored,
+        }
+
+
+def _copy_weights(source: Policy, target: Policy) -> None:
+    with torch.no_grad():
+        pairs = zip(source.model.parameters(), target.model.parameters(), strict=True)
+        for new, old in pairs:
+            old.copy_(new)
+
+
+def _check_sync_gap(gap: float | None, step: int) -> None:
+    if gap is not None and gap > SYNC_GAP_LIMIT:
+        raise RecordError(
+            f"step {step}: the sampler's log-probs differ from the trainer's by {gap:.3f} nats on "
+            "average, so rollouts came from other weights than those being trained; this is a bug "
+            "of the engine's weight sync."
+        )

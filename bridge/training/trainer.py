@@ -1,0 +1,290 @@
+"""Losses, counts, clipping and optimiser steps: what must be right for every method at once.
+
+The loss of a term is a sum of per-token weights that depend on global counts only, so it does not
+change with the micro-batch split, the order of rows or padding. The RL and the demonstration term
+are taken backward separately, each with its own counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bridge.config import TrainingConfig
+from bridge.methods.base import Method, Phase, Row
+from bridge.objectives.aggregation import LossAggMode, masked_sum, token_weights
+from bridge.objectives.kl import kl_per_token
+from bridge.objectives.likelihood import weighted_nll
+from bridge.objectives.logprobs import token_logprobs
+from bridge.objectives.policy_gradient import clipped_policy_loss
+from bridge.policies.checkpoint import Policy
+from bridge.policies.trainable import ADAPTER, BASE, TrainablePolicy
+from bridge.training.batches import MicroBatch, StepBatch, Term, micro_batches
+from bridge.training.gradients import Gradient, cosine, put_gradient
+
+_GAP_ROWS = 8
+
+
+class DivergedError(RuntimeError):
+    """Training left the finite numbers; the run is recorded as ``diverged``."""
+
+
+@dataclass(frozen=True)
+class TermResult:
+    """Gradient of one loss term with what came along."""
+
+    gradient: Gradient
+    loss: float
+    logprobs: dict[int, Tensor]
+    """Detached log-probs [response tokens] by ``id`` of the row."""
+    clip_share: float = 0.0
+    """Share of the term's tokens whose ratio was clipped."""
+
+
+class Trainer:
+    """Gradients and updates of one policy.
+
+    Args:
+        policy: the weights.
+        method: gives the token weights of the demonstration term.
+        training: the shared knobs.
+        reference: policy of the KL term; needed where ``kl_coef`` > 0.
+    """
+
+    def __init__(
+        self,
+        policy: TrainablePolicy,
+        method: Method,
+        training: TrainingConfig,
+        reference: Policy | None = None,
+    ) -> None:
+        self.policy = policy
+        self.method = method
+        self.training = training
+        self.reference = reference
+        self.optimizers: dict[str, torch.optim.AdamW] = {}
+        self.scalars: dict[str, float | None] = {}
+        self.tokens_trained = 0
+        """Tokens, prompt included, that went through a backward pass."""
+        self.tokens_scored = 0
+        """Tokens that went through a forward pass for the reference policy."""
+        self._gradients: dict[Term, Gradient] = {}
+
+    def begin_step(self) -> None:
+        """Forget the scalars of the last step."""
+        self.scalars = {}
+        self._gradients = {}
+
+    def log(self, **scalars: float | None) -> None:
+        """Add named numbers to the step's line in ``dynamics.jsonl``."""
+        self.scalars.update(scalars)
+
+    # -- gradients ------------------------------------------------------------------------------
+
+    def gradient(
+        self, term: Term, batch: StepBatch, *, old_logprobs: dict[int, Tensor] | None = None
+    ) -> TermResult:
+        """Gradient of one term of the loss at the current weights.
+
+        Args:
+            old_logprobs: behaviour log-probs by ``id`` of the row. None: the current policy is the
+                behaviour policy (one update per rollout batch), so the ratio is exactly 1.
+
+        Raises:
+            DivergedError: the loss is not finite or beyond ``diverged_above_loss``.
+        """
+        config = self.training
+        rows = batch.rows_of(term)
+        if term == "rl" and config.kl_coef == 0.0:
+            # Rows without an advantage contribute nothing; they still count in the means.
+            rows = [row for row in rows if row.advantage != 0.0]
+        total_tokens, total_rows = batch.n_tokens(term), batch.n_rows(term)
+        # Rows of like length together: less padding, the same gradient.
+        rows.sort(key=lambda row: len(row.prompt_ids) + len(row.response_ids))
+        loss_sum, clipped, logprobs = 0.0, 0.0, {}
+        model = self.policy.model
+        for micro in micro_batches(
+            rows,
+            term,
+            size=config.micro_batch_rows,
+            pad_token_id=self.policy.sampler.pad_token_id,
+            device=self.policy.sampler.model.device,
+        ):
+            logprob = self._logprob(model, micro, term)
+            if term == "rl":
+                per_token, clip = self._rl_loss(micro, logprob, old_logprobs)
+                clipped += clip
+                mode: LossAggMode = config.loss_agg_mode
+            else:
+                seen = MicroBatch(**{**micro.__dict__, "logprob": logprob.detach()})
+                per_token = weighted_nll(logprob, self.method.token_weight(seen))
+                mode = config.sft_loss_agg_mode
+            weights = token_weights(
+                micro.mask,
+                mode=mode,
+                total_tokens=total_tokens,
+                total_rows=total_rows,
+                norm_length=config.max_response_tokens,
+                dtype=logprob.dtype,
+            )
+            loss = masked_sum(per_token, weights)
+            loss_sum += loss.item()
+            loss.backward()
+            self.tokens_trained += sum(len(r.prompt_ids) + len(r.response_ids) for r in micro.rows)
+            for i, row in enumerate(micro.rows):
+                logprobs[id(row)] = logprob[i, micro.mask[i]].detach()
+        if term == "rl" and old_logprobs is None:
+            self.log(sync_logprob_gap=_sync_gap(rows, logprobs))
+        if not math.isfinite(loss_sum) or abs(loss_sum) > config.diverged_above_loss:
+            raise DivergedError(f"the {term} loss is {loss_sum}")
+        gradient = Gradient(self.policy.take_gradient())
+        first = term not in self._gradients
+        self._gradients.setdefault(term, gradient)
+        if first:
+            self.log(**{f"{term}_loss": loss_sum, f"{term}_grad_norm": gradient.norm(BASE)})
+            if len(self._gradients) == 2:
+                pair = [g.flat[BASE] for g in self._gradients.values()]
+                self.log(grad_cosine=cosine(pair[0], pair[1]))
+        return TermResult(gradient, loss_sum, logprobs, clipped / max(1, total_tokens))
+
+    def _rl_loss(
+        self, micro: MicroBatch, logprob: Tensor, old_logprobs: dict[int, Tensor] | None
+    ) -> tuple[Tensor, float]:
+        """Per-token policy loss (plus KL) [rows, tokens] and the number of clipped tokens."""
+        config = self.training
+        old = logprob.detach()
+        if old_logprobs is not None:
+            old = old.clone()
+            for i, row in enumerate(micro.rows):
+                old[i, micro.mask[i]] = old_logprobs[id(row)]
+        per_token, stats = clipped_policy_loss(
+            logprob,
+            old,
+            micro.advantage.to(logprob.dtype),
+            clip_low=config.clip_ratio_low,
+            clip_high=config.clip_ratio_high,
+        )
+        clipped = ((stats.clipped_low | stats.clipped_high) & micro.mask).sum().item()
+        if config.kl_coef > 0.0:
+            assert self.reference is not None, "kl_coef > 0 needs a reference policy"
+            with torch.no_grad():
+                reference = self._logprob(self.reference.model, micro, "rl")
+            self.tokens_scored += sum(len(r.prompt_ids) + len(r.response_ids) for r in micro.rows)
+            per_token = per_token + config.kl_coef * kl_per_token(
+                logprob, reference, config.kl_estimator
+            )
+            if old_logprobs is None:
+                kl = kl_per_token(logprob.detach(), reference, "k1")
+                self.scalars["kl_sum"] = (self.scalars.get("kl_sum") or 0.0) + masked_sum(
+                    kl, micro.mask.float()
+                ).item()
+        return per_token, float(clipped)
+
+    def _logprob(self, model: torch.nn.Module, micro: MicroBatch, term: Term) -> Tensor:
+        """Log-probs [rows, tokens] of the targets.
+
+        What was sampled is scored at the sampling temperature, what was demonstrated at
+        temperature 1: that is the distribution SFT fits.
+        """
+        temperature = self.training.temperature if term == "rl" else 1.0
+        logits = model(input_ids=micro.input_ids, use_cache=False).logits[:, :-1]
+        logprob = token_logprobs(logits, micro.targets, temperature)
+        assert isinstance(logprob, Tensor)
+        return logprob
+
+    @contextlib.contextmanager
+    def shadow_active(self) -> Iterator[None]:
+        """Inside, gradients are taken at the shadow weights under the same adapter."""
+        with self.policy.shadow_active():
+            yield
+
+    @torch.no_grad()
+    def demonstration_loss(self, rows: list[Row]) -> float:
+        """Mean negative log-likelihood per response token, in nats.
+
+        Raises:
+            DivergedError: it is not finite.
+        """
+        total, tokens = 0.0, 0
+        model = self.policy.model
+        for micro in micro_batches(
+            rows,
+            "demonstration",
+            size=256,
+            pad_token_id=self.policy.sampler.pad_token_id,
+            device=self.policy.sampler.model.device,
+        ):
+            logprob = self._logprob(model, micro, "demonstration")
+            total -= masked_sum(logprob, micro.mask.float()).item()
+            tokens += int(micro.mask.sum())
+        if not math.isfinite(total):
+            raise DivergedError(f"the loss on the probe's demonstrations is {total}")
+        return total / tokens
+
+    # -- updates --------------------------------------------------------------------------------
+
+    def descend(self, group: str, direction: Gradient, phase: Phase, *, rate: float = 1.0) -> None:
+        """One AdamW step of a group against a direction.
+
+        Args:
+            group: ``base``, ``adapter`` or ``shadow``. The shadow has the base's shape and takes
+                the base part of the direction.
+            rate: factor on the phase's learning rate.
+
+        Raises:
+            DivergedError: the gradient or the updated weights are not finite.
+        """
+        parameters = self.policy.parameters[group]
+        flat = direction.flat[ADAPTER if group == ADAPTER else BASE]
+        norm = float(flat.norm())
+        if not math.isfinite(norm):
+            raise DivergedError(f"the gradient norm of the {group} weights is {norm}")
+        if norm > self.training.max_grad_norm:
+            flat = flat * (self.training.max_grad_norm / norm)
+        put_gradient(parameters, flat)
+        optimizer = self.optimizer(group, phase)
+        for settings in optimizer.param_groups:
+            settings["lr"] = rate * self.learning_rate(phase)
+        optimizer.step()
+        self.policy.changed()
+        for parameter in parameters:
+            parameter.grad = None
+        if not all(bool(torch.isfinite(p).all()) for p in parameters):
+            raise DivergedError(f"the {group} weights are no longer finite after an update")
+        self.log(**{"grad_norm" if group == BASE else f"{group}_grad_norm": norm})
+
+    def learning_rate(self, phase: Phase) -> float:
+        """``lr_sft`` for pure SFT steps, ``lr_rl`` for RL and joint steps."""
+        return self.training.lr_sft if phase.kind == "sft" else self.training.lr_rl
+
+    def optimizer(self, group: str, phase: Phase) -> torch.optim.AdamW:
+        """The optimiser of a group for a (stage, kind); made at first use."""
+        name = f"{group}/{phase.stage}/{phase.kind}"
+        if name not in self.optimizers:
+            config = self.training
+            self.optimizers[name] = torch.optim.AdamW(
+                self.policy.parameters[group],
+                lr=self.learning_rate(phase),
+                betas=(config.adam_beta1, config.adam_beta2),
+                # Decay would pull the adapter towards zero, i.e. towards no teacher.
+                weight_decay=0.0 if group == ADAPTER else config.weight_decay,
+            )
+        return self.optimizers[name]
+
+
+def _sync_gap(rows: list[Row], logprobs: dict[int, Tensor]) -> float | None:
+    """Mean |sampler's - trainer's log-prob| in nats over some of the sampled tokens.
+
+    It is the rounding between the two forward passes, unless the sampler had other weights.
+    """
+    gaps = [
+        float((torch.tensor(row.sampled_logprobs) - logprobs[id(row)].cpu()).abs().mean())
+        for row in rows[:_GAP_ROWS]
+        if row.kind == "rollout"
+    ]
+    return sum(gaps) / len(gaps) if gaps else None

@@ -1,0 +1,20 @@
+rule collect:
+    input:
+        all_scores,
+    output:
+        expand("results/{{suite}}/tidy/{name}.parquet", name=TIDY_TABLES),
+        "results/{suite}/tidy/manifest.json",
+    log:
+        "results/{suite}/logs/collect.log",
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        hash=PLAN.hash,
+        code=collect_code,
+    shell:
+        "python -m bridge collect --suite {wildcards.suite}"
+        ' --overrides "$BRIDGE_OVERRIDES"'
+        " --expect {params.hash} > {log} 2>&1"

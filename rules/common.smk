@@ -1,0 +1,212 @@
+# The checked plan of the suite, and the named functions that rules ask about a run.
+import os
+import sys
+from json import dumps
+from pathlib import Path
+
+# The package beside this workflow, whether or not it is installed.
+sys.path.insert(0, workflow.basedir)
+# Jobs find the Python that runs Snakemake first, also where its environment is not activated; a
+# conda environment of a rule goes in front of it.
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
+)
+
+# Freed memory stays with the process instead of going back to the kernel page by page: training
+# steps of small models take a tenth less time, and the results are the same.
+for variable in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
+    os.environ.setdefault(variable, str(2**32))
+
+from bridge.analysis.captions import CAPTIONS
+from bridge.config import (
+    ConfigError,
+    UserConfig,
+    load_user_config,
+    merge,
+    read_yaml,
+    typed,
+    validate,
+)
+from bridge.fingerprint import (
+    evaluate_fingerprint,
+    prepare_fingerprint,
+    show_fingerprint,
+    train_fingerprint,
+)
+from bridge.planning import load_method, load_plan
+from bridge.records import content_hash
+
+
+def checked_plan():
+    """The user's choices and the plan of the suite; a mistake is one line and no traceback."""
+    try:
+        path = Path("config.yaml")
+        load_user_config(path)
+        raw = read_yaml(path)
+        # Snakemake leaves what is nested inside a value of --config as text.
+        merge(raw, typed(workflow.config_settings.overwrite_config))
+        user = validate(UserConfig, raw, "--config")
+        return user, load_plan(user.suite, root=Path(), overrides=user.overrides)
+    except ConfigError as error:
+        print(f"bridge: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+USER, PLAN = checked_plan()
+RUNS = {(s.model, s.dataset, s.label, str(s.seed)): s for s in PLAN.runs}
+# Jobs are told overrides through the environment, not in params: there, any override would rerun
+# every job, while the hashes rerun only what it changes.
+os.environ.update(BRIDGE_OVERRIDES=dumps(USER.overrides))
+
+RUN = "results/{suite}/runs/{model}/{dataset}/{method}/seed{seed}"
+TIDY_TABLES = ("runs", "scores", "dynamics", "costs")
+# Tables that every suite has; sampled answers, where there are any, have one more.
+TABLE_NAMES = ("main", "differences", "cost")
+FORMATS = ("csv", "md", "tex")
+TABLES = expand(
+    "results/{suite}/tables/{name}.{ext}",
+    suite=PLAN.name,
+    name=TABLE_NAMES,
+    ext=FORMATS,
+)
+FIGURES = expand(
+    "figures/{suite}/{name}.{ext}",
+    suite=PLAN.name,
+    name=list(CAPTIONS),
+    ext=("png", "pdf", "svg"),
+)
+REPORT = f"results/{PLAN.name}/report.html"
+
+
+def one_of(names):
+    """Regular expression that matches these names only."""
+    return "|".join(sorted(re.escape(str(name)) for name in names)) or "(?!)"
+
+
+wildcard_constraints:
+    suite=one_of([PLAN.name]),
+    model=one_of({s.model for s in PLAN.runs}),
+    dataset=one_of({s.dataset for s in PLAN.runs}),
+    method=one_of({s.label for s in PLAN.runs}),
+    seed=one_of({s.seed for s in PLAN.runs}),
+
+
+def run_of(wildcards):
+    """The run that the wildcards name."""
+    key = (wildcards.model, wildcards.dataset, wildcards.method, wildcards.seed)
+    if key not in RUNS:
+        raise WorkflowError(f"suite '{PLAN.name}' has no run {'/'.join(key)}")
+    return RUNS[key]
+
+
+# -- inputs
+
+
+def base_of_run(wildcards):
+    """The base model, where the workflow makes it."""
+    model = run_of(wildcards).model
+    return (
+        f"results/{PLAN.name}/models/{model}/base.json"
+        if model in PLAN.tiny_models
+        else []
+    )
+
+
+def all_scores(wildcards):
+    """Scores of every run of the suite."""
+    return [s.folder(Path("results")).scores.as_posix() for s in PLAN.runs]
+
+
+def tidy_tables(wildcards):
+    """The tidy tables to show: of the runs here, or the committed ones."""
+    folder = tidy_folder(wildcards)
+    files = [f"{folder}/{name}.parquet" for name in TIDY_TABLES]
+    # File times mean nothing in a clone, so committed tables count as old.
+    return [ancient(f) for f in files] if USER.source == "cached" else files
+
+
+# -- params: only what can change a result
+#
+# Each code fingerprint holds those of the jobs before it. Input files alone would not do: a job that
+# fails after an edit loses its old output, and Snakemake makes a missing output again only for a
+# later job that has to run itself.
+
+
+def base_hash(wildcards):
+    return content_hash(PLAN.tiny_models[wildcards.model].model_dump(mode="json"))
+
+
+def base_code(wildcards):
+    return prepare_fingerprint(PLAN.tiny_models[wildcards.model].families)
+
+
+def train_hash(wildcards):
+    return run_of(wildcards).train_hash
+
+
+def train_code(wildcards):
+    return code_of_training(run_of(wildcards))
+
+
+def spec_hash(wildcards):
+    return run_of(wildcards).spec_hash
+
+
+def evaluate_code(wildcards):
+    return code_of_scores(run_of(wildcards))
+
+
+def collect_code(wildcards):
+    return content_hash([show_fingerprint("collect"), *map(code_of_scores, PLAN.runs)])
+
+
+def tables_code(wildcards):
+    return code_of_showing("tables")
+
+
+def figures_code(wildcards):
+    return code_of_showing("figures")
+
+
+def report_code(wildcards):
+    return code_of_showing("report")
+
+
+def tidy_folder(wildcards):
+    cached = USER.source == "cached"
+    return f"results/cached/{PLAN.name}" if cached else f"results/{PLAN.name}/tidy"
+
+
+def code_of_training(run):
+    base = PLAN.tiny_models.get(run.model)
+    before = [prepare_fingerprint(base.families)] if base else []
+    return content_hash([*before, train_fingerprint(run)])
+
+
+def code_of_scores(run):
+    return content_hash([code_of_training(run), evaluate_fingerprint(run)])
+
+
+def code_of_showing(job):
+    before = [] if USER.source == "cached" else [PLAN.hash, collect_code(None)]
+    return content_hash([*before, show_fingerprint(job)])
+
+
+# -- scheduling
+
+
+def gpus(wildcards):
+    """GPU slots of a run; the workflow's own tiny models train on CPU cores."""
+    return 0 if run_of(wildcards).model in PLAN.tiny_models else 1
+
+
+def length(wildcards):
+    """Priority of a training run: the long ones first, so that no core idles at the end."""
+    run = run_of(wildcards)
+    method = load_method(run.method)
+    planned = method(method.Options.model_validate(run.method_options), run.training)
+    kinds = [planned.phase(step).kind for step in range(1, planned.n_steps + 1)]
+    # Rough shares of a step: rollouts cost more than an SFT batch, shadow weights half as much again.
+    return 1 + sum(1 if kind == "sft" else 4 for kind in kinds) * (
+        1.5 if planned.uses_shadow else 1
+    )

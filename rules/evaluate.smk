@@ -1,0 +1,22 @@
+rule evaluate:
+    input:
+        f"{RUN}/done.json",
+    output:
+        f"{RUN}/scores.json",
+    log:
+        "results/{suite}/logs/evaluate/{model}/{dataset}/{method}/seed{seed}.log",
+    conda:
+        "../envs/evaluate.yaml"
+    threads: USER.threads
+    resources:
+        mem_mb=2000,
+        gpu=gpus,
+    params:
+        hash=spec_hash,
+        code=evaluate_code,
+    shell:
+        "python -m bridge evaluate --suite {wildcards.suite}"
+        ' --overrides "$BRIDGE_OVERRIDES"'
+        " --model {wildcards.model} --dataset {wildcards.dataset}"
+        " --method {wildcards.method} --seed {wildcards.seed}"
+        " --threads {threads} --expect {params.hash} > {log} 2>&1"

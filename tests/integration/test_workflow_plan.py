@@ -1,0 +1,319 @@
+"""The workflow: what it plans, what an edit reruns, and what a failed run does to the others.
+
+Jobs are stand-ins that write records (``tests/fixtures/workflow.py``), so nothing is trained here;
+collecting, tables, figures and the report are the real ones.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bridge.analysis.captions import CAPTIONS
+from bridge.collecting import DYNAMICS
+from bridge.planning import load_plan
+from bridge.records import read_json
+from tests.fixtures.workflow import Workspace
+
+SMOKE = ("--config", "suite=smoke")
+FEW = ("--config", "suite=few")
+SHOW = {"collect": 1, "tables": 1, "draw": 1, "report": 1, "all": 1}
+LINT_CLEAN = "Congratulations, your workflow is in a good condition!"
+BLOCKED = ("torch", "transformers", "numpy", "pandas", "pyarrow", "matplotlib", "peft")
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The workflow without results; tests leave none behind."""
+    return Workspace.make(tmp_path_factory.mktemp("fresh"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The workflow after a whole run of a small suite."""
+    space = Workspace.make(tmp_path_factory.mktemp("finished"))
+    done = space.snakemake("--cores", "2", *FEW)
+    assert done.returncode == 0, done.stderr
+    return space
+
+
+# -- the plan --------------------------------------------------------------------------------------
+
+
+def test_a_fresh_clone_plans_every_run_once(fresh: Workspace, root: Path) -> None:
+    smoke = {"prepare": 1, "train": 10, "evaluate": 10} | SHOW
+    assert fresh.planned(*SMOKE) == smoke
+    plan = load_plan("laptop", root=root)
+    runs = {"train": len(plan.runs), "evaluate": len(plan.runs)}
+    assert fresh.planned() == {"prepare": len(plan.tiny_models)} | runs | SHOW
+
+
+def test_planning_works_on_a_bare_machine(fresh: Workspace, tmp_path: Path) -> None:
+    """With Snakemake, pydantic and PyYAML only: importing anything else of ours fails.
+
+    Snakemake imports every executor plugin that is installed, and the one for SLURM wants pandas.
+    """
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, traceback\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        stack = ''.join(f.filename for f in traceback.extract_stack())\n"
+        f"        if name.split('.')[0] in {BLOCKED!r} and 'executor_plugin' not in stack:\n"
+        "            raise ImportError(f'{name} is not installed')\n"
+        "sys.meta_path.insert(0, Block())\n"
+    )
+    blocked = fresh.run("-c", "import numpy", PYTHONPATH=str(tmp_path))
+    assert "numpy is not installed" in blocked.stderr
+    assert fresh.planned(PYTHONPATH=str(tmp_path))["train"] > 50
+
+
+def test_one_run_can_be_asked_for_by_its_file(fresh: Workspace) -> None:
+    target = "results/smoke/runs/tiny-qwen/chains/sft/seed1/scores.json"
+    assert fresh.planned(target, *SMOKE) == {"prepare": 1, "train": 1, "evaluate": 1}
+
+
+@pytest.mark.parametrize("run", ["tiny-qwen/chains/sft/seed7", "tiny-qwen/chains/mixing/seed0"])
+def test_a_run_outside_the_grid_is_not_made(fresh: Workspace, run: str) -> None:
+    done = fresh.snakemake("-n", f"results/smoke/runs/{run}/scores.json", *SMOKE)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+
+
+def test_the_workflow_is_lint_clean(fresh: Workspace) -> None:
+    done = fresh.snakemake("--lint")
+    assert done.returncode == 0
+    assert LINT_CLEAN in done.stdout + done.stderr
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def refusal(done_stderr: str) -> str:
+    """The one line of ours on stderr, which has to be the only thing that looks like an error."""
+    assert "Traceback" not in done_stderr
+    assert "Exception" not in done_stderr
+    lines = [line for line in done_stderr.splitlines() if line.startswith("bridge: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["suit=smoke"], "--config: suit: unknown key; did you mean 'suite'?"),
+        (["suite=smokey"], "suites/smokey.yaml: no such file; files there: few, laptop"),
+        (["threads=two"], "--config: threads: Input should be a valid integer"),
+        (
+            ["suite=smoke", "overrides={training: {lr_slt: 1}}"],
+            "overrides.training.lr_slt: unknown key; did you mean 'lr_sft'?",
+        ),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(
+    fresh: Workspace, arguments: list[str], said: str
+) -> None:
+    done = fresh.snakemake("-n", "--config", *arguments)
+    assert done.returncode == 2
+    assert said in refusal(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        (
+            "config.yaml",
+            "threads: 1",
+            "thread: 1",
+            "config.yaml: thread: unknown key; did you mean 'threads'?",
+        ),
+        ("config.yaml", "suite: laptop", "suite: [laptop", "config.yaml: not readable as YAML"),
+        (
+            "suites/laptop.yaml",
+            "training:",
+            "training:\n  temprature: 1.0",
+            "suites/laptop.yaml: training.temprature: unknown key; did you mean 'temperature'?",
+        ),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line(
+    fresh: Workspace, file: str, old: str, new: str, said: str
+) -> None:
+    with fresh.edited(file, old, new):
+        done = fresh.snakemake("-n")
+        assert done.returncode == 2
+        assert said in refusal(done.stderr)
+        command = fresh.bridge("status")
+        assert command.returncode == 2
+        assert said in refusal(command.stderr)
+
+
+# -- a finished grid -------------------------------------------------------------------------------
+
+
+def test_all_results_are_there(finished: Workspace) -> None:
+    done = finished.bridge("summary", "--suite", "few")
+    assert done.returncode == 0, done.stderr
+    assert "BRIDGE" in done.stdout
+    assert "Report: results/few/report.html" in done.stdout
+    for folder, names in (
+        ("results/few/tables", {f"{n}.{e}" for n in ("main", "cost") for e in ("csv", "md")}),
+        ("figures/few", {f"{n}.{e}" for n in CAPTIONS for e in ("png", "pdf", "svg")}),
+    ):
+        assert names <= {p.name for p in (finished.path / folder).iterdir()}
+    assert "3 runs: 3 done" in finished.bridge("status", "--suite", "few").stdout
+
+
+def test_results_that_were_copied_are_not_made_again(finished: Workspace, tmp_path: Path) -> None:
+    """Without Snakemake's own notes, as after a copy to another machine that keeps file times."""
+    clone = Workspace.make(tmp_path / "clone")
+    for name in ("results", "figures"):
+        shutil.copytree(finished.path / name, clone.path / name, dirs_exist_ok=True)
+    assert clone.planned(*FEW) == {}
+
+
+ONE_TRAINING = {"train": 1, "evaluate": 1} | SHOW
+ALL_TRAINING = {"train": 3, "evaluate": 3} | SHOW
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("bridge/methods/sft.py", ONE_TRAINING),
+        ("bridge/problems/chains.py", {"prepare": 1} | ALL_TRAINING),
+        ("bridge/analysis/tables.py", {"tables": 1, "report": 1, "all": 1}),
+    ],
+)
+def test_an_edit_reruns_what_depends_on_it(
+    finished: Workspace, file: str, expected: dict[str, int]
+) -> None:
+    with finished.edited(file, "", "\nADDED = 1\n"):
+        assert finished.planned(*FEW) == expected
+
+
+def test_a_second_run_has_nothing_to_do_even_after_a_remark(finished: Workspace) -> None:
+    with (
+        finished.edited("bridge/objectives/kl.py", "", "\n# A remark.\n"),
+        finished.edited("bridge/analysis/tables.py", "", "\n# A remark.\n"),
+        finished.edited("bridge/status.py", "", "\nADDED = 1\n"),
+    ):
+        assert finished.planned(*FEW) == {}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("{methods: {sft: {options: {steps: 9}}}}", ONE_TRAINING),
+        ("{evaluation: {temperature: 0.5}}", {"evaluate": 3} | SHOW),
+        ("{title: Another}", {}),
+    ],
+)
+def test_a_changed_setting_reruns_what_depends_on_it(
+    finished: Workspace, override: str, expected: dict[str, int]
+) -> None:
+    assert finished.planned(*FEW, f"overrides={override}") == expected
+
+
+def test_a_job_refuses_a_configuration_that_was_not_planned(finished: Workspace) -> None:
+    run = ("--model", "tiny-qwen", "--dataset", "chains", "--method", "sft", "--seed", "0")
+    for command in ("train", "evaluate"):
+        done = finished.bridge(command, "--suite", "few", *run, "--expect", "another")
+        assert done.returncode == 2
+        assert "the configuration changed after this job was planned" in refusal(done.stderr)
+
+
+def test_tables_and_figures_are_rebuilt_from_committed_results(
+    finished: Workspace, tmp_path: Path
+) -> None:
+    """In a clone: no runs, only the tidy tables."""
+    clone = Workspace.make(tmp_path / "clone")
+    cached = clone.path / "results/cached/few"
+    cached.mkdir(parents=True)
+    for path in (finished.path / "results/few/tidy").iterdir():
+        (cached / path.name).write_bytes(path.read_bytes())
+    arguments = ("figures", *FEW, "source=cached")
+    assert clone.planned(*arguments) == {"tables": 1, "draw": 1, "report": 1, "figures": 1}
+    done = clone.snakemake("--cores", "1", "results/few/tables/main.csv", *arguments[1:])
+    assert done.returncode == 0, done.stderr
+    made, original = (
+        (space.path / "results/few/tables/main.csv").read_bytes() for space in (clone, finished)
+    )
+    assert made == original
+
+
+# -- runs that go wrong ----------------------------------------------------------------------------
+
+
+def test_a_grid_with_a_divergence_and_failures(tmp_path: Path) -> None:
+    space = Workspace.make(tmp_path / "broken")
+    methods = "methods: [sft, rl_zero, cold_start, bridge]"
+    few = space.path / "suites" / "few.yaml"
+    few.write_text(few.read_text().replace("methods: [base, sft, bridge]", methods))
+    verdicts = space.path / "verdicts.txt"
+    verdicts.write_text("rl_zero/seed0 diverged\nsft/seed0 fail\nbridge/seed0 crash\n")
+    table = "results/few/tables/main.md"
+    done = space.snakemake(table, "--cores", "2", *FEW)
+    assert done.returncode != 0
+    # The reason stands in Snakemake's own output, from the job's log.
+    assert "bridge: sft/seed0 cannot be trained; mend it." in done.stdout + done.stderr
+
+    status = space.bridge("status", "--suite", "few").stdout
+    assert "4 runs: 1 done, 1 diverged, 2 failed" in status
+    assert "sft/seed0: train: sft/seed0 cannot be trained; mend it." in status
+    assert "bridge/seed0: train: ZeroDivisionError: a defect" in status
+
+    refused = space.bridge("collect", "--suite", "few")
+    assert refused.returncode == 2
+    assert "tiny-qwen/chains/sft/seed0 is not finished" in refusal(refused.stderr)
+    for command in ("collect", "tables"):
+        assert space.bridge(command, "--suite", "few", "--partial").returncode == 0
+    assert "failed" in space.bridge("summary", "--suite", "few", "--partial").stdout
+    manifest = read_json(space.path / "results/few/partial/tidy/manifest.json")
+    assert manifest["runs"]["tiny-qwen/chains/sft/seed0"]["status"] == "failed"
+    assert manifest["runs"]["tiny-qwen/chains/rl_zero/seed0"]["status"] == "diverged"
+
+    # The cause is mended: only what is missing is made, the divergence stays a result.
+    verdicts.write_text("")
+    left = space.planned(table, *FEW)
+    assert (left["train"], left["evaluate"]) == (2, 2)
+    done = space.snakemake(table, "--cores", "2", *FEW)
+    assert done.returncode == 0, done.stderr
+    assert "3 done, 1 diverged" in space.bridge("status", "--suite", "few").stdout
+    assert "diverged" in (space.path / table).read_text()
+    assert not list(space.path.glob("results/few/runs/**/failed.json"))
+
+
+def test_old_scores_do_not_hide_a_training_that_failed(tmp_path: Path) -> None:
+    """An edit, a failure: the old scores are still there, and must not count as up to date."""
+    space = Workspace.make(tmp_path / "again")
+    run = "results/few/runs/tiny-qwen/chains/sft/seed0"
+    target = f"{run}/scores.json"
+    assert space.snakemake(target, "--cores", "1", *FEW).returncode == 0
+    assert space.planned(target, *FEW) == {}
+    with space.edited("bridge/objectives/kl.py", "", "\nADDED = 1\n"):
+        with space.edited("verdicts.txt", "", "sft/seed0 fail\n"):
+            assert space.snakemake(target, "--cores", "1", *FEW).returncode != 0
+        assert (space.path / target).is_file()
+        assert space.planned(target, *FEW) == {"train": 1, "evaluate": 1}
+
+
+def test_a_defect_keeps_its_traceback(fresh: Workspace) -> None:
+    run = ("--model", "tiny-qwen", "--dataset", "chains", "--method", "sft", "--seed", "0")
+    verdicts = fresh.path / "verdicts.txt"
+    with fresh.edited("verdicts.txt", "", "sft/seed0 crash\n"):
+        done = fresh.bridge("train", "--suite", "few", "--results", "elsewhere", *run)
+    assert verdicts.read_text() == ""
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ZeroDivisionError: a defect" in done.stderr
+
+
+def test_the_commands_fail_in_one_line_outside_the_repository(tmp_path: Path, root: Path) -> None:
+    done = Workspace(tmp_path).bridge("status")
+    assert done.returncode == 2
+    assert "no config.yaml in" in refusal(done.stderr)
+
+
+def test_the_columns_of_the_dynamics_are_unique() -> None:
+    assert len(set(DYNAMICS)) == len(DYNAMICS)

@@ -1,0 +1,200 @@
+"""The report: everything from data is escaped, nothing comes from a network, words stay words."""
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from bridge.analysis import report
+from bridge.analysis.captions import CAPTIONS
+from bridge.analysis.frames import TidyError
+from bridge.analysis.report import build_report
+from bridge.analysis.tables import build_tables
+from tests.fixtures.tidy import make_tidy, write_tidy
+
+VENDOR = Path(report.__file__).parent / "vendor"
+EVIL = '</style><script>alert("x")</script><img src=x onerror=alert(1)>'
+
+
+@pytest.fixture(scope="module")
+def evil(tmp_path_factory):
+    """A suite whose model, method, question and reason are markup; drawn figures are stand-ins."""
+    folder = tmp_path_factory.mktemp("report")
+    model = "m" + EVIL
+    statuses = {(model, "chains", "sft", 1): "diverged"}
+    tables = make_tidy(
+        models=(model,), methods=("base", "sft", "x" + EVIL), sizes=(30, 20), statuses=statuses
+    )
+    tables["runs"].loc[tables["runs"]["status"] == "diverged", "reason"] = EVIL
+    tables["runs"].loc[0, "device"] = "cpu\x00\x1b[0m" + EVIL
+    write_tidy(folder / "tidy", tables)
+    (folder / "figures").mkdir()
+    for name in CAPTIONS:
+        (folder / "figures" / f"{name}.svg").write_text(f"<svg>{name}</svg>")
+    build_tables(folder / "tidy", folder / "out" / "tables")
+    _build(folder)
+    return folder
+
+
+def _build(folder):
+    parts = (folder / "tidy", folder / "out" / "tables", folder / "figures")
+    build_report(*parts, folder / "out" / "report.html")
+
+
+def _page(folder) -> str:
+    return (folder / "out" / "report.html").read_text(encoding="utf-8")
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+
+def _tags(page):
+    parser = _Tags()
+    parser.feed(page)
+    return parser.tags
+
+
+def test_markup_in_data_is_shown_as_text(evil):
+    page = _page(evil)
+    tags = _tags(page)
+    scripts = [attrs for tag, attrs in tags if tag == "script"]
+    assert scripts == [{"type": "application/json", "id": "curve-data"}, {}, {}]
+    assert not [attrs for _, attrs in tags if any(name.startswith("on") for name in attrs)]
+    assert page.count("&lt;script&gt;") >= 4
+    assert "\x00" not in page
+    assert "\x1b" not in page
+
+
+def test_nothing_is_loaded_from_elsewhere(evil):
+    for tag, attrs in _tags(_page(evil)):
+        for name in ("src", "href", "action", "data"):
+            address = attrs.get(name) or ""
+            assert not re.match(r"(?i)[a-z]+:|//", address) or address.startswith("data:image/svg")
+        assert tag not in ("link", "iframe", "object", "embed")
+    assert "url(" not in _page(evil)
+
+
+def test_the_policy_names_exactly_the_scripts_and_the_style_of_the_page(evil):
+    page = _page(evil)
+    (policy,) = [
+        attrs["content"] for tag, attrs in _tags(page) if "http-equiv" in attrs and tag == "meta"
+    ]
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    hashes = {}
+    for tag in ("script", "style"):
+        inside = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        hashes[tag] = [
+            base64.b64encode(hashlib.sha256(t.encode()).digest()).decode() for t in inside
+        ]
+        assert rules[f"{tag}-src"] == " ".join(f"'sha256-{value}'" for value in hashes[tag])
+    assert (len(hashes["script"]), len(hashes["style"])) == (2, 1)
+    assert rules["default-src"] == "'none'"
+    assert "unsafe" not in policy
+
+
+def test_vendored_files_are_those_of_their_package():
+    readme = (VENDOR / "README.md").read_text()
+    for path in VENDOR.iterdir():
+        if path.name != "README.md":
+            assert f"`{path.name}`" in readme
+            assert hashlib.sha256(path.read_bytes()).hexdigest() in readme
+
+
+def test_all_figures_are_inside(evil):
+    images = [attrs["src"] for tag, attrs in _tags(_page(evil)) if tag == "img"]
+    inside = {base64.b64decode(image.partition(",")[2]).decode() for image in images}
+    assert inside == {f"<svg>{name}</svg>" for name in CAPTIONS}
+
+
+def test_table_files_are_linked_by_relative_path(evil):
+    links = [attrs.get("href") for tag, attrs in _tags(_page(evil)) if tag == "a"]
+    assert "tables/main.csv" in links
+    assert "tables/cost.tex" in links
+
+
+def test_heading_says_what_ran_from_the_data(evil):
+    page = _page(evil)
+    for said in ("fixture", "8 of 9 finished, 1 diverged", "2026-11-21", "0123456789ab"):
+        assert said in page
+
+
+def test_a_failed_run_is_listed_with_its_reason_and_has_no_number(evil):
+    page = _page(evil)
+    listed = page[page.index("Without a result") : page.index("<summary>")]
+    assert listed.count("diverged") == 1
+    assert "&lt;img src=x" in listed
+
+
+def test_run_list_follows_the_order_of_the_tables(tmp_path):
+    tables = make_tidy(models=("z-model", "a-model"), methods=("bridge", "sft"), sizes=(20,))
+    (tmp_path / "figures").mkdir()
+    for name in CAPTIONS:
+        (tmp_path / "figures" / f"{name}.svg").write_text("<svg/>")
+    write_tidy(tmp_path / "tidy", tables)
+    _build(tmp_path)
+    folders = re.findall(r'href="\./runs/(\S+?)/"', _page(tmp_path))
+    models = [f"{model}/chains" for model in ("z-model", "a-model")]
+    expected = [
+        f"{m}/{method}/seed{k}" for m in models for method in ("sft", "bridge") for k in range(3)
+    ]
+    assert folders == expected
+
+
+def test_same_tables_same_page(evil):
+    before = _page(evil)
+    _build(evil)
+    assert _page(evil) == before
+
+
+def test_a_missing_figure_is_named(evil, tmp_path):
+    with pytest.raises(TidyError, match=r"main_scores\.svg is missing"):
+        build_report(evil / "tidy", evil / "out" / "tables", tmp_path, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+NOTED = "<ul>\n<li>Once.</li>\n</ul>\n"
+CLAIMS = """\
+suite,id,claim,overall,model,dataset,verdict,reason
+fixture,a,BRIDGE wins.,undecided,m,chains,undecided,+1.0 points; 4.0 could have been seen
+fixture,b,<b>Faster</b>.,supported,m,chains,supported,0.6 of the time
+"""
+
+
+def test_claims_become_a_summary_in_words(evil, tmp_path):
+    (tmp_path / "claims.csv").write_text(CLAIMS)
+    (tmp_path / "claims.html").write_text("<table><caption>All claims</caption></table>")
+    (tmp_path / "overlap.html").write_text(
+        "<table><caption>Overlap</caption></table>\n" + NOTED * 2
+    )
+    build_report(evil / "tidy", tmp_path, evil / "figures", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    said = "Of 2 claims of papers this suite supports 1, contradicts 0, leaves 1 undecided"
+    assert said in page
+    assert page.index("&lt;b&gt;Faster&lt;/b&gt;") < page.index("BRIDGE wins."), "clear ones first"
+    assert "m · chains: 0.6 of the time" in page
+    assert "4.0 could have been seen" not in page, "the table of claims says it"
+    assert page.index("<caption>All claims") < page.index("<caption>Overlap")
+    assert page.count("<li>Once.</li>") == 1, "a note that stands under each table is said once"
+    assert '<a href="#table-claims">Claims of papers</a>' in page
+
+
+def test_every_number_of_the_main_table_leads_to_its_runs(evil):
+    page = _page(evil)
+    table = page[page.index('<section id="main">') : page.index('<section id="figures">')]
+    targets = set(re.findall(r'<td[^>]*><a href="#([^"]+)">', table))
+    assert targets == {"runs-0-m0", "runs-0-m1", "runs-0-m2"}
+    for target in targets:
+        start = page.index(f'<tbody id="{target}">')
+        rows = page[start : page.index("</tbody>", start)]
+        for said in ("./runs/", "0123456789ab", "torch 2.13.0, Python 3.11.2, grader 1"):
+            assert said in rows
+        assert len(re.findall("<code>[0-9a-f]{16}</code>", rows)) == 3, "a spec hash per run"

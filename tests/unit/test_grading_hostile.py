@@ -1,0 +1,130 @@
+"""Answers made to hang or fill the grader cost their limit, and their neighbours nothing."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bridge.grading import GradeItem, GraderLimits, GraderPool
+from bridge.grading.verdicts import Verdict
+
+# What a hostile answer may cost beyond its time limit: reaping a process that holds up to 1.5 GB
+# and judging the neighbours. One second is the requirement, the rest is for a loaded machine.
+SLACK_S = 1.0 + 2.0
+MEMORY_BYTES = 1.5e9
+
+HOSTILE = {
+    "power tower": r"9^{9^{9^9}}",
+    "power in one C call": r"9^{9^9}",
+    "list of 20,000": ",".join(map(str, range(20_000))),
+    "3,000 nested brackets": "(" * 3_000 + "1" + ")" * 3_000,
+    "3,000 nested fractions": r"\frac{1}{" * 3_000 + "1" + "}" * 3_000,
+    "expansion": "(x+1)^{100000}",
+    "large binomial": r"\binom{10^8}{5\cdot 10^7}",
+    "huge modulus": r"7^{10^{10}} \mod 13",
+}
+
+# Before and after the hostile answer, and none of them an integer: each needs the worker.
+BEFORE: list[tuple[str, str, Verdict]] = [("0.5", r"\frac{1}{2}", "correct"), ("x", "y", "wrong")]
+AFTER: list[tuple[str, str, Verdict]] = [("x+y", "y+x", "correct"), ("0.5", "0.6", "wrong")]
+
+
+def _item(gold: str, answer: str) -> GradeItem:
+    return GradeItem(rf"so \boxed{{{answer}}}.", gold)
+
+
+def _peak_resident_bytes(pool: GraderPool, work: Callable[[], None]) -> int:
+    """Highest resident size that any worker reaches while ``work`` runs, sampled.
+
+    From ``VmHWM``, the high-water mark of each process: sampling misses at most the very end.
+    ``getrusage`` of children would report this process's own size, inherited through the fork.
+    """
+    peak, done = 0, threading.Event()
+
+    def sample() -> None:
+        nonlocal peak
+        while not done.wait(0.005):
+            for pid in pool.worker_pids():
+                try:
+                    status = Path(f"/proc/{pid}/status").read_text()
+                except OSError:
+                    continue
+                for line in status.splitlines():
+                    if line.startswith("VmHWM:"):
+                        peak = max(peak, int(line.split()[1]) * 1024)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        work()
+    finally:
+        done.set()
+        sampler.join()
+    return peak
+
+
+def _grade_among_neighbours(pool: GraderPool, answer: str) -> None:
+    """The hostile answer costs its limit, the batch and the next one are right."""
+    pool.grade([_item("a", "b")])  # the start of the first worker is not the answer's cost
+    items = [_item(gold, near) for gold, near, _ in BEFORE]
+    items += [_item("x+1", answer)] + [_item(gold, near) for gold, near, _ in AFTER]
+    started_s = time.monotonic()
+    graded = pool.grade(items)
+    elapsed_s = time.monotonic() - started_s
+    expected = [*(word for *_, word in BEFORE), "timeout", *(word for *_, word in AFTER)]
+    assert [result.verdict for result in graded] == expected
+    assert elapsed_s < pool.limits.time_s + SLACK_S
+    assert pool.grade([_item("0.25", r"\frac{1}{4}")])[0].verdict == "correct"
+    assert pool.counts["respawns"] == pool.counts["timeout"] == 1
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_answers_cost_their_time_limit(name: str) -> None:
+    with GraderPool(GraderLimits(time_s=1.0, answer_chars=200_000)) as pool:
+        peak = _peak_resident_bytes(pool, lambda: _grade_among_neighbours(pool, HOSTILE[name]))
+        assert 0 < peak < MEMORY_BYTES
+
+
+def test_the_default_limits_hold_for_a_huge_factorial() -> None:
+    with GraderPool() as pool:
+        assert pool.limits.time_s <= 5.0
+        peak = _peak_resident_bytes(pool, lambda: _grade_among_neighbours(pool, r"(10^8)!"))
+        assert 0 < peak < MEMORY_BYTES
+
+
+def test_the_default_length_cap_refuses_long_answers_unread() -> None:
+    with GraderPool() as pool:
+        names = ["list of 20,000", "3,000 nested brackets", "3,000 nested fractions"]
+        graded = pool.grade([_item("7", HOSTILE[name]) for name in names])
+        assert [result.verdict for result in graded] == ["unparsed"] * 3
+        assert pool.worker_pids() == []
+
+
+def test_the_kernel_enforces_the_memory_limit() -> None:
+    with GraderPool() as pool:
+        pool.grade([_item("x", "y")])
+        (pid,) = pool.worker_pids()
+        worker = psutil.Process(pid)
+        limit = int(pool.limits.memory_gib * 2**30)
+        assert worker.rlimit(psutil.RLIMIT_AS) == (limit, limit)
+        assert limit < MEMORY_BYTES
+        assert worker.rlimit(psutil.RLIMIT_CORE) == (0, 0)
+
+
+def test_an_answer_that_exhausts_the_memory_is_a_timeout() -> None:
+    # Sympy swallows the failed allocation: without a look at the peak this would be "wrong".
+    with GraderPool(GraderLimits(time_s=60, memory_gib=0.15)) as pool:
+        peak = _peak_resident_bytes(pool, lambda: _grade_among_neighbours(pool, r"2^{10^{10}}"))
+        assert 0 < peak < 0.15 * 2**30
+
+
+def test_several_workers_keep_hostile_answers_apart() -> None:
+    with GraderPool(GraderLimits(time_s=1.0, workers=2)) as pool:
+        items = [_item("x+1", HOSTILE["power tower"]), _item("x+1", HOSTILE["expansion"])]
+        items += [_item("0.5", rf"\frac{{{n}}}{{{2 * n}}}") for n in range(1, 21)]
+        graded = pool.grade(items)
+        assert [result.verdict for result in graded] == ["timeout"] * 2 + ["correct"] * 20
+        assert len(pool.worker_pids()) <= 2

@@ -1,0 +1,510 @@
+"""BRIDGE: the invariants a to l of its update rules, and one step against the written equations."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bridge.methods.base import Group, Row
+from bridge.objectives.advantages import group_advantages
+from bridge.policies.checkpoint import Policy
+from bridge.policies.trainable import ADAPTER, BASE, SHADOW, _plain_name
+from bridge.training.batches import StepBatch
+from bridge.training.gradients import Gradient
+from bridge.training.trainer import Trainer
+from tests.fixtures.tiny_run import (
+    PROBLEM,
+    load_double,
+    make_base,
+    make_method,
+    make_rows,
+    make_trainer,
+    make_training,
+)
+
+LORA = (2, 6, "all-linear")
+SCALE = 3.0
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("bridge") / "base")
+
+
+@pytest.fixture
+def policy(base: Path) -> Policy:
+    return load_double(base)
+
+
+def build(policy: Policy, name: str = "bridge", *, training: Any = None, **options: Any) -> Trainer:
+    config = training or make_training()
+    if name.startswith("bridge"):
+        options = {"rank": LORA[0], "alpha": LORA[1], **options}
+    method = make_method(name, config, **options)
+    adapter = None if method.adapter is None else LORA
+    return make_trainer(policy, config, method=method, adapter=adapter, shadow=method.uses_shadow)
+
+
+def batch_of(policy: Policy, seed: int = 0) -> StepBatch:
+    return StepBatch(tuple(make_rows(len(policy.tokenizer), seed=seed, hybrids=False)))
+
+
+def only(batch: StepBatch, kind: str) -> list[Row]:
+    return [row for row in batch.rows if row.kind == kind]
+
+
+def run(trainer: Trainer, batches: Sequence[StepBatch]) -> None:
+    for step, batch in enumerate(batches, 1):
+        trainer.begin_step()
+        trainer.method.update(trainer, batch, step)
+
+
+def flat(trainer: Trainer, group: str) -> Tensor:
+    return torch.cat([p.detach().reshape(-1).clone() for p in trainer.policy.parameters[group]])
+
+
+def disturb(trainer: Trainer, groups: Sequence[str], scale: float = 0.03, seed: int = 5) -> None:
+    """Move the weights of some groups, each differently."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in itertools.chain.from_iterable(trainer.policy.parameters[g] for g in groups):
+            p += scale * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype)
+    trainer.policy.changed()
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+# -- a: the two ends of lambda ------------------------------------------------------------------
+
+
+def test_a_lambda_one_keeps_shadow_and_student_equal_and_the_teacher_still(policy: Policy) -> None:
+    trainer = build(policy, rl_weight=1.0, beta_ratio=30.0)
+    teacher, student = flat(trainer, ADAPTER), flat(trainer, BASE)
+    run(trainer, [batch_of(policy, seed) for seed in range(4)])
+    assert torch.equal(flat(trainer, BASE), flat(trainer, SHADOW))
+    assert torch.equal(flat(trainer, ADAPTER), teacher)
+    assert not torch.equal(flat(trainer, BASE), student)
+
+
+def test_a_lambda_zero_is_sft_for_student_and_teacher(base: Path) -> None:
+    trainer = build(load_double(base), rl_weight=0.0)
+    batches = [batch_of(trainer.policy.sampler, seed) for seed in range(3)]
+    run(trainer, batches)
+    other = build(load_double(base), rl_weight=0.0)
+    for step, batch in enumerate(batches, 1):
+        other.begin_step()
+        sft = other.gradient("demonstration", batch).gradient
+        phase = other.method.phase(step)
+        other.descend(BASE, sft, phase)
+        other.descend(ADAPTER, sft, phase)
+    assert torch.equal(flat(trainer, BASE), flat(other, BASE))
+    assert torch.equal(flat(trainer, ADAPTER), flat(other, ADAPTER))
+
+
+def test_a_lambda_zero_is_pure_rl_for_the_shadow(base: Path) -> None:
+    trainer = build(load_double(base), rl_weight=0.0, beta_ratio=0.0)
+    batches = [batch_of(trainer.policy.sampler, seed) for seed in range(3)]
+    behaviour: list[dict[int, Tensor]] = []
+    for step, batch in enumerate(batches, 1):
+        trainer.begin_step()
+        behaviour.append(trainer.gradient("rl", batch).logprobs)
+        trainer.method.update(trainer, batch, step)
+    other = build(load_double(base), "rl_zero")
+    for step, (batch, old) in enumerate(zip(batches, behaviour, strict=True), 1):
+        rl = other.gradient("rl", batch, old_logprobs=old).gradient
+        other.descend(BASE, rl, other.method.phase(step))
+    assert torch.equal(flat(trainer, SHADOW), flat(other, BASE))
+
+
+# -- b, c: the first step -----------------------------------------------------------------------
+
+
+def test_b_the_gain_gradient_is_exactly_zero_at_the_first_step(policy: Policy) -> None:
+    trainer = build(policy)
+    disturb(trainer, [ADAPTER])
+    run(trainer, [batch_of(policy)])
+    assert trainer.scalars["teacher_rl_norm"] > 0
+    assert trainer.scalars["gain_gradient_norm"] == 0.0
+    run(trainer, [batch_of(policy, 1)])
+    assert trainer.scalars["gain_gradient_norm"] > 0
+
+
+def test_b_the_first_teacher_step_is_that_of_sft_scaled(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = build(policy, rl_weight=0.3)
+    batch = batch_of(policy)
+    sft = trainer.gradient("demonstration", batch).gradient.flat[ADAPTER]
+    taken: dict[str, Gradient] = {}
+    monkeypatch.setattr(trainer, "descend", lambda g, d, phase, **_: taken.update({g: d}))
+    run(trainer, [batch])
+    assert torch.allclose(taken[ADAPTER].flat[ADAPTER], 0.7 * sft, rtol=1e-12, atol=0)
+
+
+def test_c_with_b_at_zero_a_gets_no_gradient(policy: Policy) -> None:
+    trainer = build(policy)
+    for term in ("rl", "demonstration"):
+        gradient = trainer.gradient(term, batch_of(policy)).gradient.flat[ADAPTER]
+        position = 0
+        seen = {"lora_A": 0.0, "lora_B": 0.0}
+        for name, p in zip(
+            trainer.policy.names[ADAPTER], trainer.policy.parameters[ADAPTER], strict=True
+        ):
+            part = gradient[position : position + p.numel()]
+            seen["lora_A" if "lora_A" in name else "lora_B"] += float(part.abs().sum())
+            position += p.numel()
+        assert seen["lora_A"] == 0.0 and seen["lora_B"] > 0.0
+
+
+# -- d, e: the adapter --------------------------------------------------------------------------
+
+
+def peft_logits(trainer: Trainer, ids: Tensor) -> Tensor:
+    """Logits of peft's own forward pass: dense and low-rank product apart, nothing merged."""
+    assert trainer.policy._peft is not None
+    logits: Tensor = trainer.policy._peft(input_ids=ids, use_cache=False).logits
+    return logits
+
+
+@pytest.mark.parametrize("term", ["rl", "demonstration"])
+def test_d_the_chain_rule_equals_autograd_through_peft(policy: Policy, term: Any) -> None:
+    trainer = build(policy)
+    disturb(trainer, [BASE, ADAPTER])
+    # Every row has the same length, so one tensor holds them all.
+    rows = [
+        Row(kind, PROBLEM, (5, 6 + i, 7), (8 + i, 9, 10), advantage=1.0 - i)
+        for i in range(4)
+        for kind in ("rollout", "demonstration")
+    ]
+    rows = [replace(r, sampled_logprobs=(0.0,) * 3) if r.kind == "rollout" else r for r in rows]
+    found = trainer.gradient(term, StepBatch(tuple(rows))).gradient
+    chosen = [r for r in rows if (r.kind == "rollout") == (term == "rl")]
+    ids = torch.tensor([[*r.prompt_ids, *r.response_ids] for r in chosen])
+    logprob = peft_logits(trainer, ids)[:, 2:-1].log_softmax(-1)
+    logprob = logprob.gather(-1, ids[:, 3:, None]).squeeze(-1)
+    weight = torch.tensor([[r.advantage if term == "rl" else 1.0] for r in chosen]).double()
+    loss = -(weight * logprob).sum() / logprob.numel()
+    for group in (BASE, ADAPTER):
+        parts = torch.autograd.grad(loss, trainer.policy.parameters[group], retain_graph=True)
+        expected = torch.cat([p.reshape(-1) for p in parts])
+        assert relative_error(found.flat[group], expected) < 1e-10
+
+
+def test_d_the_chain_rule_is_exact_for_a_given_dense_gradient(policy: Policy) -> None:
+    trainer = build(policy)
+    disturb(trainer, [BASE, ADAPTER])
+    plain = trainer.policy.model
+    generator = torch.Generator().manual_seed(0)
+    for p in plain.parameters():
+        p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+    dense = {n: p.grad.clone() for n, p in plain.named_parameters() if p.grad is not None}
+    found = trainer.policy.take_gradient()[ADAPTER]
+    # <dJ/dW, s B A> as a function of A and B, differentiated by autograd.
+    held = dict(zip(trainer.policy.names[ADAPTER], trainer.policy.parameters[ADAPTER], strict=True))
+    total = torch.zeros((), dtype=torch.float64)
+    for name, down in held.items():
+        if "lora_A" in name:
+            up = held[name.replace("lora_A", "lora_B")]
+            layer = _plain_name(name.split(".lora_A")[0])
+            total = total + (dense[f"{layer}.weight"] * (SCALE * up @ down)).sum()
+    parts = torch.autograd.grad(total, list(held.values()))
+    assert relative_error(found, torch.cat([p.reshape(-1) for p in parts])) < 1e-12
+    assert all(p.grad is None for p in plain.parameters())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_e_merged_logits_are_the_unmerged_ones(
+    policy: Policy, dtype: torch.dtype, tolerance: float
+) -> None:
+    policy.model.to(dtype)
+    trainer = build(policy)
+    disturb(trainer, [BASE, ADAPTER])
+    ids = torch.randint(5, 30, (3, 11), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        merged = trainer.policy.model(input_ids=ids).logits
+        unmerged = peft_logits(trainer, ids)
+    assert float((merged - unmerged).abs().max()) < tolerance * float(unmerged.abs().max())
+
+
+def test_every_linear_layer_but_the_output_is_adapted(policy: Policy) -> None:
+    trainer = build(policy)
+    adapted = {_plain_name(n.split(".lora_A")[0]) for n in trainer.policy.names[ADAPTER]}
+    linear = {n for n, m in policy.model.named_modules() if isinstance(m, nn.Linear)}
+    assert adapted - {""} >= linear - {"lm_head"}
+    assert all(p.requires_grad for p in trainer.policy.parameters[BASE])
+
+
+# -- g: rewards ---------------------------------------------------------------------------------
+
+
+def test_g_an_affine_map_of_the_rewards_changes_nothing() -> None:
+    rewards = [0.0, 1.0, 1.0, 0.0, 0.0]
+    mapped = [2.0 * r - 1.0 for r in rewards]
+    training = make_training(norm_adv_by_std_in_grpo=True)
+    method = make_method("bridge", training)
+    rows = tuple(Row("rollout", PROBLEM, (5,), (6,), reward=r) for r in rewards)
+    shifted = tuple(replace(row, reward=r) for row, r in zip(rows, mapped, strict=True))
+    found = method.advantage(Group(PROBLEM, shifted))
+    assert found == pytest.approx(method.advantage(Group(PROBLEM, rows)), rel=1e-5)
+    assert found == pytest.approx(group_advantages(rewards, norm_by_std=True), rel=1e-5)
+
+
+# -- h: the sign of equation 9 ------------------------------------------------------------------
+
+
+def test_h_the_shadow_climbs_the_rl_objective(policy: Policy) -> None:
+    """Printed with a minus, equation 9 would make rewarded answers less likely."""
+    trainer = build(policy, training=make_training(lr_rl=1e-3))
+    good = Row("rollout", PROBLEM, (5, 6), (7, 8, 9), advantage=1.0, sampled_logprobs=(0.0,) * 3)
+    bad = replace(good, response_ids=(9, 8, 7), advantage=-1.0)
+    demonstration = Row("demonstration", PROBLEM, (5, 6), (9, 8, 7))
+
+    def margin_of_shadow() -> float:
+        with trainer.shadow_active():
+            scored = trainer.gradient("rl", StepBatch((good, bad))).logprobs
+        return float(scored[id(good)].sum() - scored[id(bad)].sum())
+
+    before = margin_of_shadow()
+    run(trainer, [StepBatch((good, bad, demonstration))] * 3)
+    assert margin_of_shadow() > before + 0.01
+
+
+# -- i: mixing ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rl_weight", [0.3, 0.5])
+def test_i_without_a_teacher_rate_it_is_mixing(base: Path, rl_weight: float) -> None:
+    trainers = [
+        build(load_double(base), "bridge", rl_weight=rl_weight, beta_ratio=0.0),
+        build(load_double(base), "bridge_no_gain", rl_weight=rl_weight, beta_ratio=0.0),
+        build(load_double(base), "mixing", rl_weight=rl_weight),
+    ]
+    for trainer in trainers:
+        run(trainer, [batch_of(trainer.policy.sampler, seed) for seed in range(3)])
+    expected = flat(trainers[-1], BASE)
+    for trainer in trainers[:-1]:
+        assert torch.equal(flat(trainer, BASE), expected)
+
+
+def test_the_ablation_removes_the_shadow_term_and_nothing_else(base: Path) -> None:
+    taken: list[dict[str, Gradient]] = []
+    for name in ("bridge", "bridge_no_gain"):
+        trainer = build(load_double(base), name)
+        disturb(trainer, [ADAPTER])
+        if name == "bridge":
+            disturb(trainer, [SHADOW], seed=9)
+        got: dict[str, Gradient] = {}
+        taken.append(got)
+        trainer.descend = lambda g, d, phase, got=got, **_: got.update({g: d})  # type: ignore
+        run(trainer, [batch_of(trainer.policy.sampler)])
+    full, ablated = taken
+    assert torch.equal(full[BASE].flat[BASE], ablated[BASE].flat[BASE])
+    shadow_term = ablated[ADAPTER].flat[ADAPTER] - full[ADAPTER].flat[ADAPTER]
+    assert relative_error(shadow_term, 0.5 * full[SHADOW].flat[ADAPTER]) < 1e-9
+    assert set(ablated) == {BASE, ADAPTER}
+
+
+# -- j, k: what depends on what -----------------------------------------------------------------
+
+
+def test_j_the_shadow_never_sees_a_demonstration(base: Path) -> None:
+    ends = []
+    for seed in (1, 2):
+        trainer = build(load_double(base))
+        disturb(trainer, [SHADOW, ADAPTER])
+        rollouts = only(batch_of(trainer.policy.sampler, 0), "rollout")
+        taught = only(batch_of(trainer.policy.sampler, seed), "demonstration")
+        run(trainer, [StepBatch((*rollouts, *taught))])
+        ends.append((flat(trainer, SHADOW), flat(trainer, BASE)))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert not torch.equal(ends[0][1], ends[1][1])
+
+
+def test_k_the_order_of_the_three_updates_does_not_matter(base: Path) -> None:
+    ends = []
+    for order in itertools.permutations((BASE, ADAPTER, SHADOW)):
+        trainer = build(load_double(base), beta_ratio=20.0)
+        for seed in range(2):
+            queue: dict[str, Any] = {}
+            descend = trainer.descend
+            trainer.descend = lambda g, *a, q=queue, **k: q.update({g: (a, k)})  # type: ignore
+            run(trainer, [batch_of(trainer.policy.sampler, seed)])
+            trainer.descend = descend  # type: ignore[method-assign]
+            for group in order:
+                arguments, keywords = queue[group]
+                trainer.descend(group, *arguments, **keywords)
+        ends.append(torch.cat([flat(trainer, g) for g in (BASE, ADAPTER, SHADOW)]))
+    assert all(torch.equal(end, ends[0]) for end in ends[1:])
+
+
+def test_all_three_directions_are_taken_before_any_update(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = build(policy)
+    calls: list[str] = []
+    gradient, descend = trainer.gradient, trainer.descend
+    monkeypatch.setattr(
+        trainer, "gradient", lambda *a, **k: (calls.append("gradient"), gradient(*a, **k))[1]
+    )
+    monkeypatch.setattr(
+        trainer, "descend", lambda *a, **k: (calls.append("descend"), descend(*a, **k))[1]
+    )
+    run(trainer, [batch_of(policy)])
+    assert calls == ["gradient"] * 3 + ["descend"] * 3
+
+
+# -- l: micro-batches ---------------------------------------------------------------------------
+
+
+def test_l_the_micro_batch_split_changes_no_update(base: Path) -> None:
+    ends = []
+    for rows in (1, 3, 1000):
+        trainer = build(load_double(base), training=make_training(micro_batch_rows=rows))
+        disturb(trainer, [SHADOW, ADAPTER])
+        run(trainer, [batch_of(trainer.policy.sampler)])
+        ends.append(torch.cat([flat(trainer, g) for g in (BASE, ADAPTER, SHADOW)]))
+    for end in ends[1:]:
+        # Adam divides by the gradient's size, so its rounding shows where a gradient is tiny.
+        assert relative_error(end, ends[0]) < 1e-8
+
+
+# -- the shadow's swap --------------------------------------------------------------------------
+
+
+def test_the_swap_puts_everything_back_also_after_an_error(policy: Policy) -> None:
+    trainer = build(policy)
+    disturb(trainer, [SHADOW, ADAPTER])
+    before = {g: flat(trainer, g) for g in (BASE, ADAPTER, SHADOW)}
+    merged = [p.detach().clone() for p in trainer.policy.model.parameters()]
+    with pytest.raises(ZeroDivisionError), trainer.shadow_active():
+        assert torch.equal(flat(trainer, BASE), before[SHADOW])
+        trainer.gradient("rl", batch_of(policy))
+        raise ZeroDivisionError
+    assert all(torch.equal(flat(trainer, g), v) for g, v in before.items())
+    assert all(
+        torch.equal(p, q) for p, q in zip(trainer.policy.model.parameters(), merged, strict=True)
+    )
+
+
+# -- one whole step against the equations -------------------------------------------------------
+
+
+class WrittenOut:
+    """Equations 7 to 9 on explicit weights W + s B A, by autograd, one row at a time.
+
+    Nothing of the trainer is used: no merging, no swap, no flat gradients, no shared forward pass.
+    """
+
+    def __init__(self, trainer: Trainer, rl_weight: float, rates: dict[str, float]) -> None:
+        held = trainer.policy
+        self.model = held.sampler.model
+        self.dense = self._copy(trainer, BASE)
+        self.lora = self._copy(trainer, ADAPTER)
+        self.hat = self._copy(trainer, SHADOW)
+        self.rl_weight, self.rates = rl_weight, rates
+        self.config = trainer.training
+
+    @staticmethod
+    def _copy(trainer: Trainer, group: str) -> dict[str, Tensor]:
+        pairs = zip(trainer.policy.names[group], trainer.policy.parameters[group], strict=True)
+        return {_plain_name(n): p.detach().clone().requires_grad_() for n, p in pairs}
+
+    def effective(self, dense: dict[str, Tensor]) -> dict[str, Tensor]:
+        out = dict(dense)
+        for name, down in self.lora.items():
+            if ".lora_A" in name:
+                layer = f"{name.split('.lora_A')[0]}.weight"
+                up = self.lora[name.replace("lora_A", "lora_B")]
+                out[layer] = dense[layer] + SCALE * (up @ down)
+        if "lm_head.weight" not in out:
+            out["lm_head.weight"] = out["model.embed_tokens.weight"]
+        return out
+
+    def logprobs(self, dense: dict[str, Tensor], row: Row) -> Tensor:
+        ids = torch.tensor([[*row.prompt_ids, *row.response_ids]])
+        logits = functional_call(
+            self.model, self.effective(dense), (), {"input_ids": ids}, tie_weights=False
+        ).logits[0]
+        start = len(row.prompt_ids)
+        chosen = logits[start - 1 : -1].log_softmax(-1)
+        return chosen[torch.arange(len(row.response_ids)), torch.tensor(row.response_ids)]
+
+    def j_sft(self, rows: Sequence[Row]) -> Tensor:
+        n = sum(len(r.response_ids) for r in rows)
+        return sum((self.logprobs(self.dense, r).sum() for r in rows), torch.zeros(())) / n
+
+    def j_rl(self, dense: dict[str, Tensor], rows: Sequence[Row]) -> Tensor:
+        n = sum(len(r.response_ids) for r in rows)
+        low, high = 1 - self.config.clip_ratio_low, 1 + self.config.clip_ratio_high
+        total = torch.zeros(())
+        for row in rows:
+            with torch.no_grad():
+                old = self.logprobs(self.dense, row)
+            ratio = (self.logprobs(dense, row) - old).exp()
+            a = row.advantage
+            total = total + torch.minimum(ratio * a, ratio.clamp(low, high) * a).sum()
+        return total / n
+
+    def step(self, rollouts: Sequence[Row], taught: Sequence[Row]) -> None:
+        theta, w, hat = (list(d.values()) for d in (self.dense, self.lora, self.hat))
+        sft = torch.autograd.grad(self.j_sft(taught), theta + w)
+        rl = torch.autograd.grad(self.j_rl(self.dense, rollouts), theta + w)
+        shadow = torch.autograd.grad(self.j_rl(self.hat, rollouts), hat + w)
+        share, n = self.rl_weight, len(theta)
+        student = [(1 - share) * s + share * r for s, r in zip(sft[:n], rl[:n], strict=True)]
+        teacher = [
+            (1 - share) * s + share * (r - h)
+            for s, r, h in zip(sft[n:], rl[n:], shadow[n:], strict=True)
+        ]
+        self.ascend(theta, student, self.rates[BASE])
+        self.ascend(w, teacher, self.rates[ADAPTER])
+        self.ascend(hat, list(shadow[:n]), self.rates[SHADOW])
+        self.directions = {BASE: student, ADAPTER: teacher, SHADOW: list(shadow[:n])}
+
+    def ascend(self, weights: list[Tensor], direction: list[Tensor], rate: float) -> None:
+        """The first step of Adam after clipping: m / sqrt(v) is the sign, up to epsilon."""
+        norm = torch.sqrt(sum(((d**2).sum() for d in direction), torch.zeros(())))
+        factor = min(1.0, self.config.max_grad_norm / float(norm))
+        with torch.no_grad():
+            for weight, d in zip(weights, direction, strict=True):
+                weight += rate * factor * d / ((factor * d).abs() + 1e-8)
+
+
+@pytest.mark.parametrize("rl_weight", [0.5, 0.3])
+def test_one_step_equals_the_written_equations(policy: Policy, rl_weight: float) -> None:
+    config = make_training(lr_rl=1e-3, max_grad_norm=0.5, clip_ratio_low=0.1, clip_ratio_high=0.1)
+    trainer = build(policy, training=config, rl_weight=rl_weight, beta_ratio=7.0)
+    disturb(trainer, [BASE], seed=1)
+    disturb(trainer, [ADAPTER], seed=2)
+    disturb(trainer, [SHADOW], seed=3)
+    before = {g: flat(trainer, g) for g in (BASE, ADAPTER, SHADOW)}
+    written = WrittenOut(trainer, rl_weight, {BASE: 1e-3, ADAPTER: 7e-3, SHADOW: 1e-3})
+    batch = batch_of(policy)
+    taken: dict[str, Gradient] = {}
+    descend = trainer.descend
+
+    def recorded(group: str, direction: Gradient, *args: Any, **kwargs: Any) -> None:
+        taken[group] = direction
+        descend(group, direction, *args, **kwargs)
+
+    trainer.descend = recorded  # type: ignore[method-assign]
+    run(trainer, [batch])
+    written.step(only(batch, "rollout"), only(batch, "demonstration"))
+    assert 0 < trainer.scalars["shadow_clip_share"] < 1
+    ends = {BASE: written.dense, ADAPTER: written.lora, SHADOW: written.hat}
+    for group, weights in ends.items():
+        part = ADAPTER if group == ADAPTER else BASE
+        expected = -torch.cat([d.reshape(-1) for d in written.directions[group]])
+        assert relative_error(taken[group].flat[part], expected) < 1e-10
+        moved = torch.cat([v.detach().reshape(-1) for v in weights.values()]) - before[group]
+        assert relative_error(flat(trainer, group) - before[group], moved) < 1e-8

@@ -1,0 +1,327 @@
+"""What holds for every registered method, and which methods reduce to which."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bridge.config import Closed, ConfigError
+from bridge.methods.base import Group, Method, Phase, Row, StepStats
+from bridge.planning import RunSpec, load_method, method_names
+from bridge.records import RunFolder
+from bridge.training import run as run_module
+from bridge.training.run import Run, train_run
+from tests.fixtures.tiny_run import (
+    PROBLEM,
+    TextGrader,
+    make_base,
+    make_method,
+    make_options,
+    make_spec,
+    make_training,
+    read_lines,
+)
+
+METHODS = method_names()
+TRAINED = tuple(name for name in METHODS if name != "untrained")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("contract") / "base")
+
+
+@pytest.fixture(autouse=True)
+def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "GraderPool", TextGrader)
+
+
+def train(spec: RunSpec, results: Path) -> RunFolder:
+    assert train_run(spec, results=results, threads=1) == "done"
+    return spec.folder(results)
+
+
+def weights(folder: RunFolder) -> dict[str, Tensor]:
+    return load_file(folder.policy / "model.safetensors")
+
+
+def same_weights(left: RunFolder, right: RunFolder) -> bool:
+    ours, theirs = weights(left), weights(right)
+    return all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
+
+
+def curve(folder: RunFolder, *keys: str) -> list[tuple[Any, ...]]:
+    return [tuple(line.get(k) for k in keys) for line in read_lines(folder.dynamics)]
+
+
+# -- every method -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_trains(base: Path, tmp_path: Path, name: str) -> None:
+    spec = make_spec(base, name)
+    folder = train(spec, tmp_path)
+    lines = read_lines(folder.dynamics)
+    n_steps = make_method(name).n_steps
+    assert [line["step"] for line in lines] == list(range(n_steps + 1))
+    assert json.loads(folder.done.read_text())["n_steps"] == n_steps
+    for line in lines[1:]:
+        assert line["kind"] in ("sft", "rl", "joint")
+        assert line["grad_norm"] > 0
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_micro_batch_split_does_not_change_a_whole_step(
+    base: Path, tmp_path: Path, name: str
+) -> None:
+    """Plain rounding apart; the rate is small, so that Adam's sign flips on zeros do not show."""
+    ends = []
+    for rows in (1, 3, 1000):
+        spec = make_spec(
+            base, name, n=4, micro_batch_rows=rows, lr_sft=1e-4, lr_rl=1e-4, probe_every=100
+        )
+        folder = train(spec, tmp_path / str(rows))
+        ends.append(weights(folder))
+        norms = [n for (n,) in curve(folder, "grad_norm") if n is not None]
+        if rows == 1:
+            first = norms
+        assert norms[0] == pytest.approx(first[0], rel=1e-5)
+    for end in ends[1:]:
+        for key, value in end.items():
+            assert torch.allclose(value, ends[0][key], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_its_options_are_closed(name: str) -> None:
+    options = load_method(name).Options
+    assert issubclass(options, Closed)
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        options(**make_options(name), no_such_option=1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_only_budgets_have_no_default(name: str) -> None:
+    required = {k for k, f in load_method(name).Options.model_fields.items() if f.is_required()}
+    assert required <= {"steps", "sft_steps", "rl_steps"}
+
+
+def test_method_files_import_without_torch(root: Path) -> None:
+    script = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'peft', 'safetensors'):\n"
+        "    sys.modules[name] = None\n"
+        "from bridge.planning import load_method, method_names\n"
+        "print(*(load_method(name).__name__ for name in method_names()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == len(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_step_is_of_a_known_kind_and_asks_for_the_rows_it_needs(name: str) -> None:
+    method = make_method(name)
+    for step in range(1, method.n_steps + 1):
+        kind = method.phase(step).kind
+        assert (method.demonstrations_wanted(step) > 0) == (kind != "rl")
+        a, b = method.mix(step, StepStats(step))
+        assert (a != 0) == (kind != "sft") and (b != 0) == (kind != "rl")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_its_state_is_json(name: str) -> None:
+    state = make_method(name).state_dict()
+    assert json.loads(json.dumps(state)) == state
+
+
+# -- the defaults of the base class -------------------------------------------------------------
+
+
+def test_rows_carry_the_groups_advantages() -> None:
+    method = make_method("mixing", make_training(norm_adv_by_std_in_grpo=False))
+    rewards = (1.0, 0.0, 0.0, 1.0)
+    group = Group(PROBLEM, tuple(Row("rollout", PROBLEM, (1,), (2,), reward=r) for r in rewards))
+    taught = Row("demonstration", PROBLEM, (1,), (3,))
+    rows = method.rows([group], [taught], 1)
+    assert [row.advantage for row in rows] == [0.5, -0.5, -0.5, 0.5, 0.0]
+    assert rows[-1] is taught
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("rl", (1.0, 0.0)), ("sft", (0.0, 1.0)), ("joint", (1.0, 1.0))]
+)
+def test_by_default_a_step_takes_the_terms_of_its_kind(
+    kind: Any, expected: tuple[float, float]
+) -> None:
+    class Other(Method):
+        def phase(self, step: int) -> Phase:
+            return Phase(kind)
+
+    assert Other(Other.Options(), make_training()).mix(1, StepStats(1)) == expected
+
+
+# -- reductions ---------------------------------------------------------------------------------
+
+SHARED = ("reward_mean", "rl_loss", "grad_norm", "heldout_accuracy", "demo_loss_heldout")
+
+
+def test_mixing_with_rl_alone_is_rl_zero(base: Path, tmp_path: Path) -> None:
+    mixing = train(make_spec(base, "mixing", options={"rl_weight": 1.0}), tmp_path)
+    rl_zero = train(make_spec(base, "rl_zero"), tmp_path)
+    assert same_weights(mixing, rl_zero)
+    assert curve(mixing, *SHARED) == curve(rl_zero, *SHARED)
+
+
+def test_mixing_with_demonstrations_alone_is_sft_at_the_rl_rate(base: Path, tmp_path: Path) -> None:
+    mixing = train(make_spec(base, "mixing", options={"rl_weight": 0.0}), tmp_path)
+    sft = train(make_spec(base, "sft", lr_sft=make_training().lr_rl), tmp_path)
+    assert same_weights(mixing, sft)
+    keys = ("demonstration_loss", "grad_norm", "demo_loss_heldout")
+    assert curve(mixing, *keys) == curve(sft, *keys)
+
+
+@pytest.mark.parametrize("reference", ["base", "sft"])
+def test_cold_start_without_sft_is_rl_zero(base: Path, tmp_path: Path, reference: str) -> None:
+    options = {"sft_steps": 0, "rl_steps": 3, "reference": reference}
+    cold = train(make_spec(base, "cold_start", options=options, kl_coef=0.1), tmp_path)
+    rl_zero = train(make_spec(base, "rl_zero", kl_coef=0.1), tmp_path)
+    assert same_weights(cold, rl_zero)
+    assert curve(cold, *SHARED, "kl") == curve(rl_zero, *SHARED, "kl")
+
+
+def test_cold_start_without_rl_is_sft(base: Path, tmp_path: Path) -> None:
+    options = {"sft_steps": 3, "rl_steps": 0}
+    cold = train(make_spec(base, "cold_start", options=options), tmp_path)
+    assert same_weights(cold, train(make_spec(base, "sft"), tmp_path))
+
+
+def test_the_rl_stage_of_cold_start_has_an_optimiser_of_its_own(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RL after SFT equals RL from the checkpoint that SFT alone leaves."""
+    options = {"sft_steps": 2, "rl_steps": 2}
+    both = train(make_spec(base, "cold_start", options=options), tmp_path)
+    first = train(make_spec(base, "sft", options={"steps": 2}), tmp_path)
+    second = train(
+        make_spec(first.policy, "rl_zero", options={"steps": 2}, label="second"), tmp_path
+    )
+    assert same_weights(both, second)
+
+
+@pytest.mark.parametrize("reference", ["base", "sft"])
+def test_the_kl_reference_of_cold_start(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str
+) -> None:
+    seen: list[bool] = []
+    original = Run.step
+    start = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
+
+    def spy(self: Run) -> dict[str, Any]:
+        line = original(self)
+        assert self.trainer.reference is not None
+        held = dict(self.trainer.reference.model.named_parameters())
+        seen.append(torch.equal(held["model.embed_tokens.weight"], start))
+        return line
+
+    monkeypatch.setattr(Run, "step", spy)
+    options = {"sft_steps": 2, "rl_steps": 2, "reference": reference}
+    folder = train(make_spec(base, "cold_start", options=options, kl_coef=0.1), tmp_path)
+    assert seen == ([True] * 4 if reference == "base" else [True, True, False, False])
+    kl = [line.get("kl") for line in read_lines(folder.dynamics)]
+    assert kl[1] is kl[2] is None
+    # At the first RL step the policy still is the SFT model.
+    assert (kl[3] == 0.0) == (reference == "sft") and kl[4] != 0.0
+
+
+def test_equal_time_takes_the_sft_stage_off_the_rl_stage() -> None:
+    options = {"sft_steps": 8, "rl_steps": 10, "sft_step_cost": 0.25}
+    assert make_method("cold_start", **options).n_steps == 18
+    method = make_method("cold_start", budget="equal_time", **options)
+    assert method.n_steps == 16
+    assert [method.phase(s).kind for s in (8, 9, 16)] == ["sft", "rl", "rl"]
+
+
+def test_no_time_left_for_rl_is_refused() -> None:
+    method = make_method(
+        "cold_start", sft_steps=100, rl_steps=10, budget="equal_time", sft_step_cost=0.25
+    )
+    with pytest.raises(ConfigError, match=r"^here: no time is left .* lower options\.sft_steps\.$"):
+        method.check("here")
+
+
+def test_alternating_begins_with_rl_and_keeps_two_states(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[dict[str, Tensor]] = []
+    original = Run.step
+
+    def spy(self: Run) -> dict[str, Any]:
+        line = original(self)
+        state: dict[str, Tensor] = {}
+        for name, optimizer in self.trainer.optimizers.items():
+            for entry in optimizer.state_dict()["state"].values():
+                state[name] = entry["exp_avg"].clone()
+                break
+        states.append(state)
+        return line
+
+    monkeypatch.setattr(Run, "step", spy)
+    folder = train(make_spec(base, "alternating", options={"steps": 2}), tmp_path)
+    assert [kind for (kind,) in curve(folder, "kind")] == ["probe", "rl", "sft", "rl", "sft"]
+    assert set(states[0]) == {"base/main/rl"}
+    sft = [s["base/main/sft"] for s in states[1:]]
+    rl = [s["base/main/rl"] for s in states]
+    assert torch.equal(sft[0], sft[1]) and not torch.equal(sft[1], sft[2])
+    assert torch.equal(rl[0], rl[1]) and not torch.equal(rl[1], rl[2])
+    rates = [lr for (lr,) in curve(folder, "lr")[1:]]
+    assert rates == [1e-3, 2e-4, 1e-3, 2e-4]
+
+
+def test_alternatings_first_step_is_that_of_rl_zero(base: Path, tmp_path: Path) -> None:
+    alternating = train(make_spec(base, "alternating"), tmp_path)
+    rl_zero = train(make_spec(base, "rl_zero"), tmp_path)
+    assert curve(alternating, *SHARED)[1] == curve(rl_zero, *SHARED)[1]
+
+
+def test_bridge_without_a_teacher_rate_is_mixing_over_a_whole_run(
+    base: Path, tmp_path: Path
+) -> None:
+    folders = [
+        train(make_spec(base, name, options=options), tmp_path)
+        for name, options in (
+            ("bridge", {"beta_ratio": 0.0}),
+            ("bridge_no_gain", {"beta_ratio": 0.0}),
+            ("mixing", {}),
+        )
+    ]
+    assert same_weights(folders[0], folders[2]) and same_weights(folders[1], folders[2])
+
+
+def test_bridge_and_its_ablation_differ(base: Path, tmp_path: Path) -> None:
+    options = {"beta_ratio": 50.0}
+    folders = [
+        train(make_spec(base, name, options=options), tmp_path)
+        for name in ("bridge", "bridge_no_gain")
+    ]
+    assert not same_weights(*folders)
+    # The gain is zero at the first step, so the ablation's RL term is the first difference.
+    assert curve(folders[0], *SHARED)[1] == curve(folders[1], *SHARED)[1]
+
+
+def test_bridge_logs_the_quantities_of_its_figures(base: Path, tmp_path: Path) -> None:
+    lines = read_lines(train(make_spec(base, "bridge"), tmp_path).dynamics)
+    assert lines[0]["cooperative_gain"] == 0.0  # the same weights and the same random numbers
+    assert lines[0]["shadow_distance"] == 0.0 and lines[0]["adapter_norm"] == 0.0
+    assert lines[-1]["shadow_distance"] > 0.0 and lines[-1]["adapter_norm"] > 0.0
+    assert lines[1]["gain_gradient_norm"] == 0.0 and lines[2]["gain_gradient_norm"] > 0.0
