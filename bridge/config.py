@@ -110,6 +110,9 @@ class TrainingConfig(Closed):
     kl_estimator: Literal["k1", "k2", "k3", "low_var_kl"] = "low_var_kl"
     reward_correct: float = 1.0
     reward_wrong: float = 0.0
+    reward_flip: float = Field(0.0, ge=0, lt=0.5)
+    """Probability that the reward of a training rollout is the other one (a noise test); probes and
+    evaluation are never flipped."""
     micro_batch_rows: int = Field(64, ge=1)
     """Rows per backward pass; changes memory, never the gradient."""
     probe_every: int = Field(ge=1)

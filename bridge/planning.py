@@ -225,7 +225,7 @@ def _spec(
                 f"{path}: grid: {model} is trained on '{dataset}' but its pre-training does not "
                 f"cover the family '{family_name}'; add it to models.{model}.families."
             )
-    method = load_method(method_name)(options, training)
+    method = load_method(method_name)(options, training, seed)
     method.check(f"{path}: methods.{label}")
     return RunSpec(
         suite=name,

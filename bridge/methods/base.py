@@ -12,7 +12,7 @@ Order of one step: ``phase`` -> ``requests`` -> generate and grade -> ``followup
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,6 +71,8 @@ class Group:
 
     problem: Problem
     rows: tuple[Row, ...]
+    demonstration: Row | None = None
+    """The problem's demonstration with its graded reward, where it has one."""
 
     @property
     def rewards(self) -> list[float]:
@@ -92,7 +94,10 @@ class StepStats:
 
     step: int
     groups: Sequence[Group] = ()
-    extra: dict[str, float] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)
+    """Rows of the update by term (``rl``, ``demonstration``), over the whole global batch."""
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """Loss tokens by term, over the whole global batch."""
 
 
 class Method:
@@ -105,10 +110,15 @@ class Method:
     """LoRA beside the base weights, or None."""
     uses_shadow: bool = False
     """Whether the trainer keeps shadow weights (a second set of base weights)."""
+    shadow_rollouts: bool = False
+    """Whether the step's prompts are also answered by the shadow policy (``batch.shadow``)."""
 
-    def __init__(self, options: Any, training: TrainingConfig) -> None:
+    def __init__(self, options: Any, training: TrainingConfig, seed: int = 0) -> None:
         self.options = options
         self.training = training
+        self.seed = seed
+        """The run's seed. Own randomness is a function of it and the step, so that a resumed run
+        needs no generator state."""
 
     # -- before the run -------------------------------------------------------------------------
 
@@ -130,12 +140,22 @@ class Method:
         """Kind of the step (1-based)."""
         return Phase("rl")
 
+    def demonstrated_prompts(self, step: int) -> int:
+        """How many of the step's prompts are drawn from those that carry a demonstration."""
+        return 0
+
     def requests(self, problems: Sequence[Problem], step: int) -> list[Request]:
         """Which rollouts to draw for the step's prompts."""
         return [Request(p, self.training.n) for p in problems]
 
-    def followup(self, groups: Sequence[Group], round_: int) -> list[Request]:
-        """Further requests given the results so far; an empty list ends the rounds."""
+    def followup(
+        self, groups: Sequence[Group], round_: int, draw: Callable[[int], list[Problem]]
+    ) -> list[Request]:
+        """Further requests given the results so far; an empty list ends the rounds.
+
+        Args:
+            draw: takes the next prompts of the run's stream.
+        """
         return []
 
     def demonstrations_wanted(self, step: int) -> int:
@@ -165,7 +185,15 @@ class Method:
 
     def update(self, trainer: Trainer, batch: StepBatch, step: int) -> None:
         """One optimiser step on a L_RL + b L_D for the base weights."""
-        a, b = self.mix(step, StepStats(step, batch.groups))
+        a, b = self.mix(
+            step,
+            StepStats(
+                step,
+                batch.groups,
+                rows={term: batch.n_rows(term) for term in ("rl", "demonstration")},
+                tokens={term: batch.n_tokens(term) for term in ("rl", "demonstration")},
+            ),
+        )
         terms = []
         if a != 0.0:
             terms.append(a * trainer.gradient("rl", batch).gradient)

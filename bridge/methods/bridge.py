@@ -48,8 +48,8 @@ class Bridge(Method):
     options: Options
     uses_shadow = True
 
-    def __init__(self, options: Options, training: TrainingConfig) -> None:
-        super().__init__(options, training)
+    def __init__(self, options: Options, training: TrainingConfig, seed: int = 0) -> None:
+        super().__init__(options, training, seed)
         self.adapter = Adapter(options.rank, options.alpha, options.targets)
 
     @property

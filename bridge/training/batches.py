@@ -31,6 +31,8 @@ class StepBatch:
 
     rows: tuple[Row, ...]
     groups: tuple[Group, ...] = ()
+    shadow: StepBatch | None = None
+    """The same prompts answered by the shadow policy, for methods with ``shadow_rollouts``."""
 
     def rows_of(self, term: Term) -> list[Row]:
         """Rows that hold at least one token of a term."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bridge.config import TrainingConfig
 from bridge.grading import GradeItem, GraderPool
@@ -44,13 +44,22 @@ class Collector:
         self.tokens_prefilled = 0
 
     def groups(
-        self, method: Method, problems: Sequence[Problem], step: int, rl_index: int
+        self,
+        method: Method,
+        problems: Sequence[Problem],
+        step: int,
+        rl_index: int,
+        *,
+        draw: Callable[[int], list[Problem]],
+        name: str = "rollout",
     ) -> tuple[list[Group], dict[str, float]]:
         """Return the step's groups and its rollout statistics.
 
         Args:
             rl_index: number of the rollout batch; with the problem, the round and the sample it
                 names the random stream of each rollout.
+            draw: takes further prompts, for methods that ask for more.
+            name: of the random streams; another one where the same prompts are answered again.
         """
         groups: list[Group] = []
         entropies: list[float] = []
@@ -59,12 +68,12 @@ class Collector:
         for round_ in range(MAX_ROUNDS):
             if not requests:
                 break
-            new, entropy, words = self._draw(requests, ("rollout", self.seed, rl_index, round_))
+            new, entropy, words = self._draw(requests, (name, self.seed, rl_index, round_))
             groups += new
             entropies += entropy
             verdicts += words
-            requests = method.followup(groups, round_)
-        return groups, _statistics(groups, entropies, verdicts, self.training)
+            requests = method.followup(groups, round_, draw)
+        return groups, _statistics(groups, entropies, verdicts)
 
     def greedy_accuracy(self, problems: Sequence[Problem], *, limit_tokens: int) -> float:
         """Share of problems answered correctly by greedy decoding."""
@@ -97,14 +106,12 @@ class Collector:
         )
         return sum(self._reward(g.verdict) for g in graded) / len(problems)
 
-    def demonstration_reward(self, problems: Sequence[Problem]) -> float | None:
-        """J(D): mean reward that the demonstrations themselves earn under the same grader."""
-        if not problems:
-            return None
+    def demonstration_rewards(self, problems: Sequence[Problem]) -> list[float]:
+        """Reward that each problem's demonstration earns under the same grader."""
         graded = self.grader.grade(
             [GradeItem(text=p.demonstration or "", gold=p.answer) for p in problems]
         )
-        return sum(self._reward(g.verdict) for g in graded) / len(problems)
+        return [self._reward(g.verdict) for g in graded]
 
     def _draw(
         self, requests: Sequence[Request], stream: tuple[str | int, ...]
@@ -141,9 +148,11 @@ class Collector:
         groups: list[Group] = []
         entropies: list[float] = []
         verdicts: Counter[Verdict] = Counter()
-        for request, ids, completions in zip(requests, prompt_ids, drawn, strict=True):
+        for prompt, request, ids, completions in zip(
+            prompts, requests, prompt_ids, drawn, strict=True
+        ):
             rows = []
-            for completion in completions:
+            for seed, completion in zip(prompt.seeds, completions, strict=True):
                 verdict = next(graded).verdict
                 verdicts[verdict] += 1
                 entropies += completion.entropies
@@ -154,7 +163,7 @@ class Collector:
                         prompt_ids=ids,
                         response_ids=request.prefix_ids + completion.ids,
                         prefix_tokens=len(request.prefix_ids),
-                        reward=self._reward(verdict),
+                        reward=self._reward(verdict, flipped=self._flipped(seed)),
                         truncated=completion.truncated,
                         sampled_logprobs=completion.logprobs,
                     )
@@ -171,22 +180,25 @@ class Collector:
             truncated=completion.truncated,
         )
 
-    def _reward(self, verdict: Verdict) -> float:
-        right = verdict == "correct"
+    def _reward(self, verdict: Verdict, *, flipped: bool = False) -> float:
+        right = (verdict == "correct") != flipped
         return self.training.reward_correct if right else self.training.reward_wrong
+
+    def _flipped(self, seed: int) -> bool:
+        """Whether noise turns the reward of the training rollout with this sampling seed."""
+        return derive_seed("reward flip", seed) < self.training.reward_flip * 2**63
 
 
 def _statistics(
     groups: Sequence[Group],
     entropies: Sequence[float],
     verdicts: Counter[Verdict],
-    training: TrainingConfig,
 ) -> dict[str, float]:
     rows = [row for group in groups for row in group.rows]
     lengths = [len(row.response_ids) - row.prefix_tokens for row in rows]
     return {
         "reward_mean": sum(row.reward or 0.0 for row in rows) / len(rows),
-        "accuracy": sum(row.reward == training.reward_correct for row in rows) / len(rows),
+        "accuracy": verdicts["correct"] / len(rows),
         "response_length_mean": sum(lengths) / len(lengths),
         "response_length_max": max(lengths),
         "truncated_share": sum(row.truncated for row in rows) / len(rows),

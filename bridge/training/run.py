@@ -67,7 +67,7 @@ def train_run(spec: RunSpec, *, results: Path, threads: int) -> Status:
         started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         base_path = _base_path(spec, results)
         run = _set_up(spec, folder, grader, base_path)
-        demo_reward = run.collector.demonstration_reward(run.dataset.demonstrations)
+        demo_reward = run.grade_demonstrations()
         if demo_reward is not None:
             print(f"J(D), reward of the demonstrations: {demo_reward:.4f}", file=sys.stderr)
         status: Status = "done"
@@ -109,7 +109,9 @@ def _set_up(spec: RunSpec, folder: RunFolder, grader: GraderPool, base_path: Pat
         check_disjoint(f"{spec.dataset} train", dataset.train, name, questions)
 
     method_class = load_method(spec.method)
-    method = method_class(method_class.Options.model_validate(spec.method_options), spec.training)
+    method = method_class(
+        method_class.Options.model_validate(spec.method_options), spec.training, spec.seed
+    )
     base = load_policy(base_path)
     check_lengths(
         base,

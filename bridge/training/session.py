@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from bridge.methods.base import Group, Method, Phase
 from bridge.planning import RunSpec
 from bridge.policies.checkpoint import Policy
 from bridge.policies.trainable import TrainablePolicy
-from bridge.problems.base import Dataset
+from bridge.problems.base import Dataset, Problem
 from bridge.records import RecordError, RunFolder
 from bridge.training.batches import StepBatch
 from bridge.training.checkpoints import (
@@ -40,6 +40,7 @@ class Counters:
     rl_batches: int = 0
     prompts: int = 0
     demonstrations: int = 0
+    demonstrated_prompts: int = 0
 
 
 @dataclass
@@ -56,6 +57,8 @@ class Run:
     probes: Probes
     stopwatch: Stopwatch
     counters: Counters = field(default_factory=Counters)
+    demonstration_rewards: dict[str, float] = field(default_factory=dict)
+    """Graded reward of each demonstration, by the id of its problem."""
 
     # -- one step -------------------------------------------------------------------------------
 
@@ -70,15 +73,18 @@ class Run:
             _copy_weights(self.policy.sampler, self.trainer.reference)
         groups: Sequence[Group] = ()
         statistics: dict[str, float] = {}
+        shadow: StepBatch | None = None
         if phase.kind != "sft":
-            groups, statistics = self._rollouts(step)
+            groups, statistics, shadow = self._rollouts(step)
         demonstrations = [
             demonstration_row(self.policy.sampler, problem)
-            for problem in self._take_demonstrations(self.method.demonstrations_wanted(step))
+            for problem in self._take_demonstrated(
+                self.method.demonstrations_wanted(step), "demonstrations"
+            )
         ]
         with self.stopwatch.stage("update"):
             rows = self.method.rows(groups, demonstrations, step)
-            batch = StepBatch(tuple(rows), tuple(groups))
+            batch = StepBatch(tuple(rows), tuple(groups), shadow)
             self.method.update(self.trainer, batch, step)
         with self.stopwatch.stage("sync"):
             self.collector.engine.sync()
@@ -101,21 +107,57 @@ class Run:
             **scalars,
         }
 
-    def _rollouts(self, step: int) -> tuple[list[Group], dict[str, float]]:
-        counters, config = self.counters, self.spec.training
+    def _rollouts(self, step: int) -> tuple[list[Group], dict[str, float], StepBatch | None]:
+        """The step's groups with their statistics, and the shadow's groups where wanted."""
+        demonstrated = self.method.demonstrated_prompts(step)
+        wanted = self.spec.training.prompts_per_step
+        problems = self._take_demonstrated(demonstrated, "demonstrated_prompts")
+        problems += self._take_prompts(wanted - demonstrated)
+        self.counters.rl_batches += 1
+        rl_index = self.counters.rl_batches
+        groups, statistics = self.collector.groups(
+            self.method, problems, step, rl_index, draw=self._take_prompts
+        )
+        groups = [self._with_demonstration(group) for group in groups]
+        if not self.method.shadow_rollouts:
+            return groups, statistics, None
+        with self.policy.shadow_active():
+            self.collector.engine.sync()
+            theirs, _ = self.collector.groups(
+                self.method, problems, step, rl_index, draw=self._take_prompts, name="shadow"
+            )
+        self.collector.engine.sync()
+        rows = self.method.rows(theirs, (), step)
+        return groups, statistics, StepBatch(tuple(rows), tuple(theirs))
+
+    def _take_prompts(self, n: int) -> list[Problem]:
+        """The next prompts of the run's stream."""
         chosen = positions(
             "prompts",
             self.spec.seed,
-            start=counters.prompts,
-            n=config.prompts_per_step,
+            start=self.counters.prompts,
+            n=n,
             size=len(self.dataset.train),
         )
-        counters.prompts += config.prompts_per_step
-        counters.rl_batches += 1
-        problems = [self.dataset.train[i] for i in chosen]
-        return self.collector.groups(self.method, problems, step, counters.rl_batches)
+        self.counters.prompts += n
+        return [self.dataset.train[i] for i in chosen]
 
-    def _take_demonstrations(self, n: int) -> list[Any]:
+    def _with_demonstration(self, group: Group) -> Group:
+        if group.problem.demonstration is None:
+            return group
+        row = demonstration_row(self.policy.sampler, group.problem)
+        reward = self.demonstration_rewards[group.problem.id]
+        return replace(group, demonstration=replace(row, reward=reward))
+
+    def grade_demonstrations(self) -> float | None:
+        """J(D): mean reward that the demonstrations themselves earn under the run's grader."""
+        pool = self.dataset.demonstrations
+        rewards = self.collector.demonstration_rewards(pool)
+        self.demonstration_rewards = {p.id: r for p, r in zip(pool, rewards, strict=True)}
+        return sum(rewards) / len(rewards) if rewards else None
+
+    def _take_demonstrated(self, n: int, stream: str) -> list[Problem]:
+        """The next ``n`` training problems with a demonstration of one of their two streams."""
         if n == 0:
             return []
         pool = self.dataset.demonstrations
@@ -124,14 +166,9 @@ class Run:
                 f"{self.spec.label} needs demonstrations, but dataset '{self.spec.dataset}' has "
                 "none; set its option 'demonstrations' above 0."
             )
-        chosen = positions(
-            "demonstrations",
-            self.spec.seed,
-            start=self.counters.demonstrations,
-            n=n,
-            size=len(pool),
-        )
-        self.counters.demonstrations += n
+        start = getattr(self.counters, stream)
+        setattr(self.counters, stream, start + n)
+        chosen = positions(stream, self.spec.seed, start=start, n=n, size=len(pool))
         return [pool[i] for i in chosen]
 
     # -- state ----------------------------------------------------------------------------------

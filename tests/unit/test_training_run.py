@@ -190,19 +190,20 @@ def recorded(
     prompts: list[str] = []
     taught: list[str] = []
     with monkeypatch.context() as patch:
-        groups, take = Collector.groups, Run._take_demonstrations
+        groups, take = Collector.groups, Run._take_demonstrated
 
-        def spy(self: Collector, method: Any, problems: Any, *rest: Any) -> Any:
+        def spy(self: Collector, method: Any, problems: Any, *rest: Any, **named: Any) -> Any:
             prompts.extend(p.id for p in problems)
-            return groups(self, method, problems, *rest)
+            return groups(self, method, problems, *rest, **named)
 
-        def spy_taken(self: Run, n: int) -> list[Any]:
-            found = take(self, n)
-            taught.extend(p.id for p in found)
+        def spy_taken(self: Run, n: int, stream: str) -> list[Any]:
+            found = take(self, n, stream)
+            if stream == "demonstrations":
+                taught.extend(p.id for p in found)
             return found
 
         patch.setattr(Collector, "groups", spy)
-        patch.setattr(Run, "_take_demonstrations", spy_taken)
+        patch.setattr(Run, "_take_demonstrated", spy_taken)
         train_run(spec, results=results, threads=1)
     return prompts, taught
 
@@ -261,7 +262,9 @@ def test_sampling_seeds_name_step_question_and_sample(base: Path) -> None:
             stopwatch=Stopwatch(),  # type: ignore
         )
         with pytest.raises(StopIteration):
-            collector.groups(make_method(method, training), problems, 1, index)
+            collector.groups(
+                make_method(method, training), problems, 1, index, draw=lambda n: problems[:n]
+            )
         return [s for p in engine.prompts for s in p.seeds]
 
     first = seeds("rl_zero", 1)
