@@ -36,7 +36,7 @@ class ColdStart(Method):
     options: Options
 
     def check(self, where: str) -> None:
-        if self.rl_steps < 0 or self.n_steps == 0:
+        if self.rl_steps < min(1, self.options.rl_steps) or self.n_steps == 0:
             raise refuse(
                 where,
                 f"no time is left for RL after {self.options.sft_steps} SFT steps; lower "

@@ -21,7 +21,7 @@ from bridge.seeds import derive_seed
 
 
 def prepare_base(name: str, model: TinyModel, folder: Path, threads: int) -> None:
-    """Pre-train a tiny base model and write its checkpoint, then ``base.json`` (hash, seconds)."""
+    """Pre-train a tiny base model and write its checkpoint, then ``base.json`` with its hash."""
     torch.set_num_threads(threads)
     families = [cast(SyntheticFamily, load_family(f)) for f in model.families]
     tokenizer = build_tokenizer(
@@ -35,7 +35,7 @@ def prepare_base(name: str, model: TinyModel, folder: Path, threads: int) -> Non
         layers=model.layers,
         heads=model.heads,
         context_tokens=model.context_tokens,
-        seed=derive_seed("base-weights", name, model.seed),
+        seed=derive_seed("base-weights", model.seed),
     )
 
     def streams(*, habit: bool) -> list[Iterator[tuple[str, str]]]:
@@ -85,6 +85,5 @@ def prepare_base(name: str, model: TinyModel, folder: Path, threads: int) -> Non
             "hash": folder_hash(folder),
             "config_hash": content_hash(model.model_dump(mode="json")),
             "n_parameters": sum(p.numel() for p in network.parameters()),
-            "seconds": time.monotonic() - begin,
         },
     )

@@ -4,8 +4,8 @@ A family is one file in this folder that defines ``FAMILY``, an object with the 
 :class:`Family`. Synthetic families also yield a pre-training corpus for the tiny base models; real
 datasets do not.
 
-Splits never share a question. Synthetic families get that by construction: the canonical text of a
-question decides its split (:func:`split_of`). :func:`check_disjoint` checks it for every family.
+Splits never share a question. Synthetic families get that by construction
+(:mod:`bridge.problems.splits`); :func:`check_disjoint` checks it for every family.
 """
 
 from __future__ import annotations
@@ -13,22 +13,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel
-
-from bridge.seeds import bucket
-
-Split = Literal["pretrain", "train", "validation", "test"]
-
-# Shares of the question space in percent, in this order. Pre-training sees most of it: what is
-# under study is what fine-tuning adds, on questions that no earlier stage has shown.
-_SPLIT_SHARES: tuple[tuple[Split, int], ...] = (
-    ("pretrain", 60),
-    ("train", 20),
-    ("validation", 5),
-    ("test", 15),
-)
 
 
 class ProblemError(ValueError):
@@ -92,28 +79,6 @@ class SyntheticFamily(Family, Protocol):
     def pretraining(self, rng: random.Random, *, habit: bool) -> Iterator[tuple[str, str]]:
         """Endless stream of (question, completion); with ``habit`` mostly immediate guesses."""
         ...
-
-
-def split_of(canonical: str) -> Split:
-    """Return the split a question belongs to, from its canonical text alone."""
-    position = bucket(canonical, n_buckets=100)
-    for split, share in _SPLIT_SHARES:
-        if position < share:
-            return split
-        position -= share
-    raise AssertionError("the split shares add up to 100")
-
-
-MAX_DRAWS = 100_000
-"""Draws in search of one new question; more means that there is none left."""
-
-
-def exhausted(family: str, split: Split, steps: int) -> ProblemError:
-    """Return the error of a synthetic family that is asked for more questions than there are."""
-    return ProblemError(
-        f"{family}: there are no more different {split} questions of {steps} steps; lower the "
-        f"size of the {split} set."
-    )
 
 
 def check_problems(name: str, problems: Sequence[Problem]) -> None:

@@ -22,14 +22,21 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from bridge.problems.base import MAX_DRAWS, Dataset, Problem, Split, exhausted, split_of
-from bridge.problems.habits import Writer, exact, misconceived, slipping
-from bridge.seeds import derive_seed
+from bridge.problems.base import Dataset, Problem
+from bridge.problems.habits import Writer, exact, misconceived
+from bridge.problems.splits import (
+    Rung,
+    SyntheticOptions,
+    build_benchmark,
+    build_dataset,
+    split_of,
+)
 
 MODULUS = 10
 MAX_STEPS = 7
+_TRAINED_STEPS = (2, 3, 4, 5)
 _NAMES = tuple("abcdefg")
 _OPERATIONS = {"+": "plus", "-": "minus", "*": "times"}
 
@@ -40,40 +47,20 @@ _GUESS_RIGHT = 0.2
 _MISCONCEIVED_SHARE = 0.30
 
 
-@dataclass(frozen=True)
-class _Rung:
-    steps: tuple[int, ...]
-    worded: bool
-    questions: int
-
-
 # Sizes of MATH500, Minerva, OlympiadBench, AIME24 and AMC23.
 _RUNGS = {
-    "rung1": _Rung((2, 3), False, 500),
-    "rung2": _Rung((4, 5), False, 272),
-    "rung3": _Rung((3, 4, 5), True, 675),
-    "rung4": _Rung((6,), False, 30),
-    "rung5": _Rung((7,), False, 40),
+    "rung1": Rung((2, 3), False, 500),
+    "rung2": Rung((4, 5), False, 272),
+    "rung3": Rung((3, 4, 5), True, 675),
+    "rung4": Rung((6,), False, 30),
+    "rung5": Rung((7,), False, 40),
 }
 
 
-class ChainsOptions(BaseModel):
+class ChainsOptions(SyntheticOptions):
     """Options of the ``chains`` family."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seed: int = 0
-    """Seed of the questions; runs with other training seeds share the questions."""
-    train_size: int = Field(1024, ge=1)
-    """Number of RL prompts, 2 to 5 steps."""
-    validation_size: int = Field(128, ge=1)
-    demonstrations: int = Field(128, ge=0)
-    """How many of the training prompts carry a demonstration."""
     demonstration_max_steps: int = Field(4, ge=2, le=5)
-    slip: float = Field(0.10, ge=0.0, le=1.0)
-    """Probability that the expert gets one computed value wrong."""
-    questions_scale: float = Field(1.0, gt=0.0, le=1.0)
-    """Share of each benchmark's questions that is used (smoke tests)."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +78,10 @@ class _Chain:
             value = _apply(operation, value, operand)
             out.append(value)
         return out
+
+    @property
+    def answer(self) -> int:
+        return self.values()[-1]
 
     def canonical(self) -> str:
         """Symbol form: a chain and its worded twin fall into the same split."""
@@ -133,17 +124,6 @@ def _draw(rng: random.Random, steps: int) -> _Chain:
     return _Chain(rng.randint(0, 9), operations)
 
 
-def _draw_in(rng: random.Random, steps: int, split: Split, seen: set[str]) -> _Chain:
-    """Draw until a new chain of the wanted split comes up."""
-    for _ in range(MAX_DRAWS):
-        chain = _draw(rng, steps)
-        text = chain.canonical()
-        if text not in seen and split_of(text) == split:
-            seen.add(text)
-            return chain
-    raise exhausted("chains", split, steps)
-
-
 class Chains:
     """The ``chains`` family, see the module docstring."""
 
@@ -160,47 +140,18 @@ class Chains:
 
     def dataset(self, options: BaseModel) -> Dataset:
         assert isinstance(options, ChainsOptions)
-        rng = random.Random(derive_seed("chains", "train", options.seed))
-        seen: set[str] = set()
-        chains = [_draw_in(rng, 2 + i % 4, "train", seen) for i in range(options.train_size)]
-        demonstrable = [
-            i for i, c in enumerate(chains) if c.steps <= options.demonstration_max_steps
-        ]
-        shown = set(demonstrable[: options.demonstrations])
-        expert = slipping(
-            random.Random(derive_seed("chains", "expert", options.seed)), options.slip, _alter
+        return build_dataset(
+            self.name,
+            options,
+            _draw,
+            steps=_TRAINED_STEPS,
+            demonstration_max_steps=options.demonstration_max_steps,
+            alter=_alter,
         )
-        train = tuple(
-            _problem(
-                f"train/{i:05d}",
-                chain,
-                demonstration=chain.reasoning(expert) if i in shown else None,
-            )
-            for i, chain in enumerate(chains)
-        )
-        rng = random.Random(derive_seed("chains", "validation", options.seed))
-        validation = tuple(
-            _problem(f"validation/{i:05d}", c, demonstration=c.reasoning())
-            for i, c in enumerate(
-                _draw_in(rng, 2 + i % 4, "validation", seen) for i in range(options.validation_size)
-            )
-        )
-        return Dataset(train, validation)
 
     def benchmark(self, name: str, options: BaseModel) -> tuple[Problem, ...]:
         assert isinstance(options, ChainsOptions)
-        rung = _RUNGS[name]
-        rng = random.Random(derive_seed("chains", name, options.seed))
-        seen: set[str] = set()
-        n = max(1, round(rung.questions * options.questions_scale))
-        return tuple(
-            _problem(
-                f"{name}/{i:05d}",
-                _draw_in(rng, rung.steps[i % len(rung.steps)], "test", seen),
-                worded=rung.worded,
-            )
-            for i in range(n)
-        )
+        return build_benchmark(self.name, name, options, _draw, _RUNGS[name])
 
     def pretraining(self, rng: random.Random, *, habit: bool) -> Iterator[tuple[str, str]]:
         write = misconceived(rng, _alter, share=_MISCONCEIVED_SHARE)
@@ -214,20 +165,8 @@ class Chains:
                 yield question, chain.reasoning(write)
             else:
                 right = rng.random() < _GUESS_RIGHT
-                guess = chain.values()[-1] if right else rng.randrange(MODULUS)
+                guess = chain.answer if right else rng.randrange(MODULUS)
                 yield question, f"\\boxed{{ {guess} }}"
-
-
-def _problem(
-    id_: str, chain: _Chain, *, worded: bool = False, demonstration: str | None = None
-) -> Problem:
-    return Problem(
-        id=id_,
-        question=chain.question(worded=worded),
-        answer=str(chain.values()[-1]),
-        difficulty=chain.steps,
-        demonstration=demonstration,
-    )
 
 
 FAMILY = Chains()

@@ -3,9 +3,11 @@
     5 x + 3 = 2 x + 9
     3 x + 3 = 9 ; 3 x = 6 ; x = 2 ; \\boxed{ 2 }
 
-Difficulty is the number of lines that an expert writes: 2 without an unknown on the right, 3 for
-``a x + b = c x + d``, one more for each further term that has to be gathered first. Habits of the
-base model, scarcity and slips of the demonstrations follow the same plan as ``chains``;
+Difficulty is the number of lines that an expert writes: 3 for ``a x + b = c x + d``, one more for
+each further term that has to be gathered first (and 2 without an unknown on the right, which only
+pre-training shows: there are too few such equations to keep splits of them apart). Neither the
+letter of the unknown nor the order of the terms makes another equation. Habits of the base model,
+scarcity and slips of the demonstrations follow the same plan as ``chains``;
 ``equations_rung3`` is worded, ``equations_rung4`` and ``equations_rung5`` are longer than anything
 trained on.
 """
@@ -16,13 +18,20 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from bridge.problems.base import MAX_DRAWS, Dataset, Problem, Split, exhausted, split_of
-from bridge.problems.habits import Writer, exact, misconceived, slipping
-from bridge.seeds import derive_seed
+from bridge.problems.base import Dataset, Problem
+from bridge.problems.habits import Writer, exact, misconceived
+from bridge.problems.splits import (
+    Rung,
+    SyntheticOptions,
+    build_benchmark,
+    build_dataset,
+    split_of,
+)
 
 MIN_STEPS, MAX_STEPS = 2, 6
+_TRAINED_STEPS = (3, 4)
 _UNKNOWNS = tuple("xyznt")
 _LARGEST = 60
 
@@ -32,39 +41,19 @@ _GUESS_RIGHT = 0.25
 _MISCONCEIVED_SHARE = 0.12
 
 
-@dataclass(frozen=True)
-class _Rung:
-    steps: tuple[int, ...]
-    worded: bool
-    questions: int
-
-
 _RUNGS = {
-    "equations_rung1": _Rung((2, 3), False, 500),
-    "equations_rung2": _Rung((4,), False, 272),
-    "equations_rung3": _Rung((3, 4), True, 675),
-    "equations_rung4": _Rung((5,), False, 30),
-    "equations_rung5": _Rung((6,), False, 40),
+    "equations_rung1": Rung((3,), False, 500),
+    "equations_rung2": Rung((4,), False, 272),
+    "equations_rung3": Rung((3, 4), True, 675),
+    "equations_rung4": Rung((5,), False, 30),
+    "equations_rung5": Rung((6,), False, 40),
 }
 
 
-class EquationsOptions(BaseModel):
+class EquationsOptions(SyntheticOptions):
     """Options of the ``equations`` family."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seed: int = 0
-    """Seed of the questions; runs with other training seeds share the questions."""
-    train_size: int = Field(1024, ge=1)
-    """Number of RL prompts, 2 to 4 steps."""
-    validation_size: int = Field(128, ge=1)
-    demonstrations: int = Field(128, ge=0)
-    """How many of the training prompts carry a demonstration."""
-    demonstration_max_steps: int = Field(3, ge=2, le=4)
-    slip: float = Field(0.10, ge=0.0, le=1.0)
-    """Probability that the expert gets one line wrong."""
-    questions_scale: float = Field(1.0, gt=0.0, le=1.0)
-    """Share of each benchmark's questions that is used (smoke tests)."""
+    demonstration_max_steps: int = Field(3, ge=3, le=4)
 
 
 @dataclass(frozen=True)
@@ -79,9 +68,18 @@ class _Equation:
     right_c: tuple[int, ...]
 
     @property
+    def answer(self) -> int:
+        return self.solution
+
+    @property
     def steps(self) -> int:
         gathered = len(self.left_x) + len(self.left_c) + len(self.right_c) - 3
         return 2 + (self.right_x > 0) + gathered
+
+    def canonical(self) -> str:
+        """Symbol form with a fixed letter and sorted terms: twins fall into the same split."""
+        left_x, left_c, right_c = map(sorted, (self.left_x, self.left_c, self.right_c))
+        return self._line(tuple(left_x), tuple(left_c), self.right_x, tuple(right_c), letter="x")
 
     def question(self, *, worded: bool) -> str:
         return "solve : " + self._line(
@@ -96,13 +94,14 @@ class _Equation:
         right_c: tuple[int, ...],
         *,
         worded: bool = False,
+        letter: str | None = None,
     ) -> str:
         times, plus, minus, equals = (
             (" times ", "plus", "minus", "is") if worded else (" ", "+", "-", "=")
         )
 
         def total(unknowns: tuple[int, ...], constants: tuple[int, ...]) -> str:
-            text = f" {plus} ".join(f"{k}{times}{self.unknown}" for k in unknowns)
+            text = f" {plus} ".join(f"{k}{times}{letter or self.unknown}" for k in unknowns)
             for c in constants:
                 sign = (plus if c >= 0 else minus) if text else ""
                 text += f" {sign} {abs(c)}"
@@ -148,7 +147,7 @@ def _draw(rng: random.Random, steps: int) -> _Equation:
     """Draw an equation of the wanted number of steps whose numbers all stay in 1..60."""
     while True:
         solution, k = rng.randint(1, 9), rng.randint(1, 3)
-        right_x = rng.randint(1, 5) if steps > 2 else 0
+        right_x = rng.randint(1, 9) if steps > 2 else 0
         extra = max(0, steps - 3)
         split_left_x = extra > 2
         left_total = k + right_x
@@ -170,17 +169,6 @@ def _draw(rng: random.Random, steps: int) -> _Equation:
             return _Equation(rng.choice(_UNKNOWNS), solution, left_x, left_c, right_x, right_c)
 
 
-def _draw_in(rng: random.Random, steps: int, split: Split, seen: set[str]) -> _Equation:
-    """Draw until a new equation of the wanted split comes up."""
-    for _ in range(MAX_DRAWS):
-        equation = _draw(rng, steps)
-        text = equation.question(worded=False)
-        if text not in seen and split_of(text) == split:
-            seen.add(text)
-            return equation
-    raise exhausted("equations", split, steps)
-
-
 class Equations:
     """The ``equations`` family, see the module docstring."""
 
@@ -197,54 +185,25 @@ class Equations:
 
     def dataset(self, options: BaseModel) -> Dataset:
         assert isinstance(options, EquationsOptions)
-        rng = random.Random(derive_seed("equations", "train", options.seed))
-        seen: set[str] = set()
-        drawn = [_draw_in(rng, 2 + i % 3, "train", seen) for i in range(options.train_size)]
-        demonstrable = [
-            i for i, e in enumerate(drawn) if e.steps <= options.demonstration_max_steps
-        ]
-        shown = set(demonstrable[: options.demonstrations])
-        expert = slipping(
-            random.Random(derive_seed("equations", "expert", options.seed)), options.slip, _alter
+        return build_dataset(
+            self.name,
+            options,
+            _draw,
+            steps=_TRAINED_STEPS,
+            demonstration_max_steps=options.demonstration_max_steps,
+            alter=_alter,
         )
-        train = tuple(
-            _problem(
-                f"train/{i:05d}",
-                e,
-                demonstration=e.reasoning(expert) if i in shown else None,
-            )
-            for i, e in enumerate(drawn)
-        )
-        rng = random.Random(derive_seed("equations", "validation", options.seed))
-        validation = tuple(
-            _problem(f"validation/{i:05d}", e, demonstration=e.reasoning())
-            for i, e in enumerate(
-                _draw_in(rng, 2 + i % 3, "validation", seen) for i in range(options.validation_size)
-            )
-        )
-        return Dataset(train, validation)
 
     def benchmark(self, name: str, options: BaseModel) -> tuple[Problem, ...]:
         assert isinstance(options, EquationsOptions)
-        rung = _RUNGS[name]
-        rng = random.Random(derive_seed("equations", name, options.seed))
-        seen: set[str] = set()
-        n = max(1, round(rung.questions * options.questions_scale))
-        return tuple(
-            _problem(
-                f"{name}/{i:05d}",
-                _draw_in(rng, rung.steps[i % len(rung.steps)], "test", seen),
-                worded=rung.worded,
-            )
-            for i in range(n)
-        )
+        return build_benchmark(self.name, name, options, _draw, _RUNGS[name])
 
     def pretraining(self, rng: random.Random, *, habit: bool) -> Iterator[tuple[str, str]]:
         write = misconceived(rng, _alter, share=_MISCONCEIVED_SHARE)
         while True:
             steps = rng.randint(MIN_STEPS, MAX_STEPS)
             equation = _draw(rng, steps)
-            if split_of(equation.question(worded=False)) != "pretrain":
+            if split_of(equation.canonical()) != "pretrain":
                 continue
             question = equation.question(worded=rng.random() < 0.3)
             if not habit or rng.random() < _REASONING_SHARE[steps]:
@@ -253,18 +212,6 @@ class Equations:
                 right = rng.random() < _GUESS_RIGHT
                 guess = equation.solution if right else rng.randint(1, 9)
                 yield question, f"\\boxed{{ {guess} }}"
-
-
-def _problem(
-    id_: str, equation: _Equation, *, worded: bool = False, demonstration: str | None = None
-) -> Problem:
-    return Problem(
-        id=id_,
-        question=equation.question(worded=worded),
-        answer=str(equation.solution),
-        difficulty=equation.steps,
-        demonstration=demonstration,
-    )
 
 
 FAMILY = Equations()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -19,9 +20,10 @@ from bridge.problems.base import (
     ProblemError,
     check_disjoint,
     check_problems,
-    split_of,
 )
+from bridge.problems.equations import _draw as draw_equation
 from bridge.problems.habits import exact, slipping
+from bridge.problems.splits import split_of
 
 FAMILIES = ("chains", "equations")
 SIZES = (500, 272, 675, 30, 40)
@@ -88,8 +90,15 @@ def benchmarks_of(name: str, **chosen: Any) -> dict[str, tuple[Problem, ...]]:
 
 
 def canonical(name: str, question: str) -> str:
-    """Symbol form: a worded question and its symbol twin are the same."""
-    return " ".join(t for t in symbols(question) if not (name == "equations" and t == "*"))
+    """What a question asks, whatever its wording, letters and order of terms."""
+    if name == "chains":
+        return " ".join(symbols(question))
+    text = " ".join(t for t in symbols(question.removeprefix("solve : ")) if t != "*")
+    sides = []
+    for half in text.split(" = "):
+        terms = re.findall(r"([+-]?) ?(\d+)(?: ([a-z]))?", half)
+        sides.append(sorted(f"{sign or '+'}{number}{'u' * bool(u)}" for sign, number, u in terms))
+    return str(sides)
 
 
 def test_both_families_are_registered() -> None:
@@ -142,6 +151,23 @@ def test_no_question_is_in_two_splits_whatever_its_wording(name: str) -> None:
     assert train.isdisjoint(validation) and train.isdisjoint(tests)
     assert validation.isdisjoint(tests)
     assert len(train) == len(dataset.train) and len(validation) == len(dataset.validation)
+
+
+def test_letter_and_order_of_terms_make_no_other_equation() -> None:
+    rng = random.Random(4)
+    for steps in (3, 4, 5, 6):
+        equation = draw_equation(rng, steps)
+        twin = replace(
+            equation,
+            unknown="t" if equation.unknown != "t" else "z",
+            left_x=equation.left_x[::-1],
+            left_c=equation.left_c[::-1],
+            right_c=equation.right_c[::-1],
+        )
+        assert twin.question(worded=False) != equation.question(worded=False)
+        assert twin.canonical() == equation.canonical()
+        other = replace(equation, right_x=equation.right_x + 1)
+        assert other.canonical() != equation.canonical()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -249,7 +275,7 @@ def test_the_exact_writer_is_exact() -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_asking_for_more_questions_than_there_are_is_refused(name: str) -> None:
-    with pytest.raises(ProblemError, match="no more different train questions of 2 steps; lower"):
+    with pytest.raises(ProblemError, match=r"no more different train questions of \d steps; lower"):
         dataset_of(name, train_size=20_000)
 
 
