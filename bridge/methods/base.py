@@ -81,11 +81,18 @@ class Group:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter beside the trainable base weights (the upper level of BRIDGE)."""
+    """Weights beside the trainable base weights (the upper level of BRIDGE), zero at the start."""
 
     rank: int
     alpha: int
     targets: str | tuple[str, ...]
+    full: bool = False
+    """A full set of weights in the stead of LoRA factors; the other fields then say nothing."""
+
+    @property
+    def shape(self) -> tuple[int, int, str | tuple[str, ...]] | Literal["full"]:
+        """What :class:`bridge.policies.trainable.TrainablePolicy` is made with."""
+        return "full" if self.full else (self.rank, self.alpha, self.targets)
 
 
 @dataclass
@@ -107,7 +114,7 @@ class Method:
         """Options of the method; a subclass declares its own."""
 
     adapter: Adapter | None = None
-    """LoRA beside the base weights, or None."""
+    """Further weights beside the base weights, or None."""
     uses_shadow: bool = False
     """Whether the trainer keeps shadow weights (a second set of base weights)."""
     shadow_rollouts: bool = False

@@ -1,13 +1,15 @@
-"""A policy under training: parameter groups, a LoRA adapter on live base weights, shadow weights.
+"""A policy under training: parameter groups, an adapter on live base weights, shadow weights.
 
-Groups are named ``base`` (all dense weights, always trained) and ``adapter`` (LoRA factors, through
-peft, with the base unfrozen). The shadow is a second set of base weights that is swapped in under
-the same adapter while a gradient is taken (BRIDGE's theta-hat); it is never copied for that.
+Groups are named ``base`` (all dense weights, always trained) and ``adapter``: LoRA factors (through
+peft, with the base unfrozen) or a second full set of weights that is added to the base. The shadow
+is a further set of base weights that is swapped in under the same adapter while a gradient is taken
+(BRIDGE's theta-hat). It is either kept for the whole run or forked off the base inside one step.
 
-Where there is an adapter, everything runs on a plain model that holds the merged weights
-W + s B A. All objectives see only those, so one backward pass through it gives the gradients of
-both groups exactly: dJ/dW for the base, dJ/dB = s (dJ/dW) A^T and dJ/dA = s B^T (dJ/dW) for the
-adapter. No low-rank product is run per token, and what samples is what is trained.
+Where there is an adapter, everything runs on a plain model that holds the merged weights W + D,
+where D is s B A or a full set. All objectives see only those, so one backward pass through it gives
+the gradients of both groups exactly: dJ/dW for the base; dJ/dB = s (dJ/dW) A^T and
+dJ/dA = s B^T (dJ/dW) for LoRA factors, dJ/dD = dJ/dW for a full set. No low-rank product is run per
+token, and what samples is what is trained.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +29,16 @@ BASE, ADAPTER, SHADOW = "base", "adapter", "shadow"
 _LORA = "default"
 """peft's name of the one adapter."""
 
+AdapterShape = tuple[int, int, str | tuple[str, ...]] | Literal["full"]
+"""LoRA's rank, alpha and target layers, or a full set of weights."""
+
 
 class TrainablePolicy:
     """Weights and what can be done with them.
 
     Args:
         policy: the base checkpoint, in float32 (steps of 5e-7 vanish in bfloat16); taken over.
-        adapter: rank, alpha and target layers of the LoRA adapter, or None.
+        adapter: the shape of the adapter, which starts at zero; or None.
         shadow: whether to keep shadow weights.
         seed: decides the adapter's initialisation.
     """
@@ -42,16 +47,17 @@ class TrainablePolicy:
         self,
         policy: Policy,
         *,
-        adapter: tuple[int, int, str | tuple[str, ...]] | None = None,
+        adapter: AdapterShape | None = None,
         shadow: bool = False,
         seed: int = 0,
     ) -> None:
         self.sampler = policy
         """The plain policy that is sampled from and differentiated; see :attr:`model`."""
+        self._merges = adapter is not None
         self._peft: nn.Module | None = None
-        held = policy.model
-        if adapter is not None:
-            self._peft = held = _with_lora(copy.deepcopy(policy.model), adapter, seed)
+        held = copy.deepcopy(policy.model) if self._merges else policy.model
+        if adapter is not None and adapter != "full":
+            self._peft = held = _with_lora(held, adapter, seed)
         named = dict(held.named_parameters())
         self.names: dict[str, list[str]] = {
             BASE: [n for n in named if "lora_" not in n],
@@ -60,11 +66,13 @@ class TrainablePolicy:
         self.parameters: dict[str, list[nn.Parameter]] = {
             group: [named[n] for n in names] for group, names in self.names.items()
         }
-        if shadow:
-            self.names[SHADOW] = self.names[BASE]
-            self.parameters[SHADOW] = [
-                nn.Parameter(p.detach().clone()) for p in self.parameters[BASE]
+        if adapter == "full":
+            self.names[ADAPTER] = self.names[BASE]
+            self.parameters[ADAPTER] = [
+                nn.Parameter(torch.zeros_like(p)) for p in self.parameters[BASE]
             ]
+        if shadow:
+            self._fork()
         self._stale = False
 
     @property
@@ -80,7 +88,7 @@ class TrainablePolicy:
 
     def changed(self) -> None:
         """Say that parameters of a group have been written to."""
-        self._stale = self._peft is not None
+        self._stale = self._merges
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -90,8 +98,8 @@ class TrainablePolicy:
         target = dict(self.sampler.model.named_parameters())
         for name, parameter in zip(self.names[BASE], self.parameters[BASE], strict=True):
             target[_plain_name(name)].copy_(parameter)
-        for name, layer in self._layers():
-            target[f"{_plain_name(name)}.weight"].add_(layer.get_delta_weight(_LORA))
+        for weight, delta in self._deltas():
+            target[weight].add_(delta)
         self._stale = False
 
     def take_gradient(self) -> dict[str, Tensor]:
@@ -109,6 +117,8 @@ class TrainablePolicy:
                 parts[f"{name}.lora_A.{_LORA}.weight"] = up.detach().T @ dense
                 parts[f"{name}.lora_B.{_LORA}.weight"] = dense @ down.detach().T
             flat[ADAPTER] = torch.cat([parts[n].reshape(-1) for n in self.names[ADAPTER]])
+        elif self._merges:
+            flat[ADAPTER] = flat[BASE]  # of W + D both have the same gradient
         for parameter in plain.values():
             parameter.grad = None
         return flat
@@ -121,6 +131,24 @@ class TrainablePolicy:
             yield
         finally:
             self._swap()
+
+    @contextlib.contextmanager
+    def forked_shadow(self) -> Iterator[None]:
+        """As :meth:`shadow_active`, with a copy of the base that is made here and freed at the end.
+
+        What is written to the base group inside is written to the copy.
+        """
+        assert SHADOW not in self.parameters, "there is a shadow already"
+        self._fork()
+        try:
+            with self.shadow_active():
+                yield
+        finally:
+            del self.names[SHADOW], self.parameters[SHADOW]
+
+    def _fork(self) -> None:
+        self.names[SHADOW] = self.names[BASE]
+        self.parameters[SHADOW] = [nn.Parameter(p.detach().clone()) for p in self.parameters[BASE]]
 
     def _swap(self) -> None:
         for parameter, shadow in zip(self.parameters[BASE], self.parameters[SHADOW], strict=True):
@@ -135,9 +163,16 @@ class TrainablePolicy:
 
     @torch.no_grad()
     def adapter_norm(self) -> float:
-        """Frobenius norm of the adapter's update s B A over all layers."""
-        deltas = (layer.get_delta_weight(_LORA) for _, layer in self._layers())
-        return float(sum((d**2).sum() for d in deltas)) ** 0.5
+        """Frobenius norm of what the adapter adds to the weights, over all layers."""
+        return float(sum((delta**2).sum() for _, delta in self._deltas())) ** 0.5
+
+    def _deltas(self) -> Iterator[tuple[str, Tensor]]:
+        """What the adapter adds, with the plain name of the weight it is added to."""
+        if self._peft is None:
+            pairs = zip(self.names[ADAPTER], self.parameters[ADAPTER], strict=True)
+            yield from ((_plain_name(name), delta) for name, delta in pairs)
+        for name, layer in self._layers():
+            yield f"{_plain_name(name)}.weight", layer.get_delta_weight(_LORA)
 
     def _layers(self) -> list[tuple[str, Any]]:
         """Adapted layers with their names in the peft model."""

@@ -22,6 +22,10 @@ class Gradient:
     def __rmul__(self, factor: float) -> Gradient:
         return Gradient({g: factor * v for g, v in self.flat.items()})
 
+    def only(self, group: str) -> Gradient:
+        """The part of one group, so that sums over the others need not be made."""
+        return Gradient({group: self.flat[group]})
+
     def norm(self, group: str) -> float:
         """Euclidean norm of one group's part."""
         return float(self.flat[group].norm())

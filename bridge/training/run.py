@@ -122,7 +122,7 @@ def _set_up(spec: RunSpec, folder: RunFolder, grader: GraderPool, base_path: Pat
     adapter = method.adapter
     policy = TrainablePolicy(
         base,
-        adapter=None if adapter is None else (adapter.rank, adapter.alpha, adapter.targets),
+        adapter=None if adapter is None else adapter.shape,
         shadow=method.uses_shadow,
         seed=spec.seed,
     )

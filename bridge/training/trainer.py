@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,9 +23,13 @@ from bridge.objectives.likelihood import weighted_nll
 from bridge.objectives.logprobs import token_logprobs
 from bridge.objectives.policy_gradient import clipped_policy_loss
 from bridge.policies.checkpoint import Policy
-from bridge.policies.trainable import ADAPTER, BASE, TrainablePolicy
+from bridge.policies.trainable import ADAPTER, BASE, SHADOW, TrainablePolicy
 from bridge.training.batches import MicroBatch, StepBatch, Term, micro_batches
 from bridge.training.gradients import Gradient, cosine, put_gradient
+
+TEACHER = "teacher"
+"""Stage of the updates that a method without an adapter makes to the base in the adapter's stead:
+like an adapter's they have an optimiser state of their own and no weight decay."""
 
 _GAP_ROWS = 8
 
@@ -87,18 +91,29 @@ class Trainer:
     # -- gradients ------------------------------------------------------------------------------
 
     def gradient(
-        self, term: Term, batch: StepBatch, *, old_logprobs: dict[int, Tensor] | None = None
+        self,
+        term: Term,
+        batch: StepBatch,
+        *,
+        old_logprobs: dict[int, Tensor] | None = None,
+        clip: bool = True,
     ) -> TermResult:
         """Gradient of one term of the loss at the current weights.
+
+        The first gradient of a term in a step is the one whose loss, norm, KL and distance to the
+        sampler are logged.
 
         Args:
             old_logprobs: behaviour log-probs by ``id`` of the row. None: the current policy is the
                 behaviour policy (one update per rollout batch), so the ratio is exactly 1.
+            clip: whether the ratio is clipped.
 
         Raises:
             DivergedError: the loss is not finite or beyond ``diverged_above_loss``.
         """
         config = self.training
+        first = term not in self._gradients
+        logged = first and old_logprobs is None
         rows = batch.rows_of(term)
         if term == "rl" and config.kl_coef == 0.0:
             # Rows without an advantage contribute nothing; they still count in the means.
@@ -117,8 +132,10 @@ class Trainer:
         ):
             logprob = self._logprob(model, micro, term)
             if term == "rl":
-                per_token, clip = self._rl_loss(micro, logprob, old_logprobs)
-                clipped += clip
+                per_token, n_clipped = self._rl_loss(
+                    micro, logprob, old_logprobs, clip=clip, log_kl=logged
+                )
+                clipped += n_clipped
                 mode: LossAggMode = config.loss_agg_mode
             else:
                 seen = MicroBatch(**{**micro.__dict__, "logprob": logprob.detach()})
@@ -138,12 +155,11 @@ class Trainer:
             self.tokens_trained += sum(len(r.prompt_ids) + len(r.response_ids) for r in micro.rows)
             for i, row in enumerate(micro.rows):
                 logprobs[id(row)] = logprob[i, micro.mask[i]].detach()
-        if term == "rl" and old_logprobs is None:
+        if term == "rl" and logged:
             self.log(sync_logprob_gap=_sync_gap(rows, logprobs))
         if not math.isfinite(loss_sum) or abs(loss_sum) > config.diverged_above_loss:
             raise DivergedError(f"the {term} loss is {loss_sum}")
         gradient = Gradient(self.policy.take_gradient())
-        first = term not in self._gradients
         self._gradients.setdefault(term, gradient)
         if first:
             self.log(**{f"{term}_loss": loss_sum, f"{term}_grad_norm": gradient.norm(BASE)})
@@ -153,7 +169,13 @@ class Trainer:
         return TermResult(gradient, loss_sum, logprobs, clipped / max(1, total_tokens))
 
     def _rl_loss(
-        self, micro: MicroBatch, logprob: Tensor, old_logprobs: dict[int, Tensor] | None
+        self,
+        micro: MicroBatch,
+        logprob: Tensor,
+        old_logprobs: dict[int, Tensor] | None,
+        *,
+        clip: bool,
+        log_kl: bool,
     ) -> tuple[Tensor, float]:
         """Per-token policy loss (plus KL) [rows, tokens] and the number of clipped tokens."""
         config = self.training
@@ -166,8 +188,8 @@ class Trainer:
             logprob,
             old,
             micro.advantage.to(logprob.dtype),
-            clip_low=config.clip_ratio_low,
-            clip_high=config.clip_ratio_high,
+            clip_low=config.clip_ratio_low if clip else None,
+            clip_high=config.clip_ratio_high if clip else None,
         )
         clipped = ((stats.clipped_low | stats.clipped_high) & micro.mask).sum().item()
         if config.kl_coef > 0.0:
@@ -178,7 +200,7 @@ class Trainer:
             per_token = per_token + config.kl_coef * kl_per_token(
                 logprob, reference, config.kl_estimator
             )
-            if old_logprobs is None:
+            if log_kl:
                 kl = kl_per_token(logprob.detach(), reference, "k1")
                 self.scalars["kl_sum"] = (self.scalars.get("kl_sum") or 0.0) + masked_sum(
                     kl, micro.mask.float()
@@ -202,6 +224,25 @@ class Trainer:
         """Inside, gradients are taken at the shadow weights under the same adapter."""
         with self.policy.shadow_active():
             yield
+
+    @contextlib.contextmanager
+    def forked_shadow(
+        self, phase: Phase, *, rate: float = 1.0
+    ) -> Iterator[Callable[[Gradient], None]]:
+        """Inside, gradients are taken at a copy of the base weights that is freed at the end.
+
+        Yields:
+            The function that makes one AdamW step of the copy against a direction. Its optimiser
+            starts fresh and is forgotten with the copy: the first step is AdamW's bias-corrected
+            first step, the sign of the gradient times the rate up to epsilon.
+        """
+        with self.policy.forked_shadow():
+            optimizer = self._new_optimizer(BASE, phase)
+
+            def climb(direction: Gradient) -> None:
+                self._step(optimizer, BASE, direction, rate * self.learning_rate(phase), SHADOW)
+
+            yield climb
 
     @torch.no_grad()
     def demonstration_loss(self, rows: list[Row]) -> float:
@@ -239,24 +280,37 @@ class Trainer:
         Raises:
             DivergedError: the gradient or the updated weights are not finite.
         """
+        optimizer = self.optimizer(group, phase)
+        name = TEACHER if phase.stage == TEACHER else group
+        norm = self._step(optimizer, group, direction, rate * self.learning_rate(phase), name)
+        self.log(**{"grad_norm" if name == BASE else f"{name}_grad_norm": norm})
+
+    def _step(
+        self,
+        optimizer: torch.optim.Optimizer,
+        group: str,
+        direction: Gradient,
+        learning_rate: float,
+        name: str,
+    ) -> float:
+        """Clip, make an optimiser step and return the norm before clipping."""
         parameters = self.policy.parameters[group]
         flat = direction.flat[ADAPTER if group == ADAPTER else BASE]
         norm = float(flat.norm())
         if not math.isfinite(norm):
-            raise DivergedError(f"the gradient norm of the {group} weights is {norm}")
+            raise DivergedError(f"the gradient norm of the {name} weights is {norm}")
         if norm > self.training.max_grad_norm:
             flat = flat * (self.training.max_grad_norm / norm)
         put_gradient(parameters, flat)
-        optimizer = self.optimizer(group, phase)
         for settings in optimizer.param_groups:
-            settings["lr"] = rate * self.learning_rate(phase)
+            settings["lr"] = learning_rate
         optimizer.step()
         self.policy.changed()
         for parameter in parameters:
             parameter.grad = None
         if not all(bool(torch.isfinite(p).all()) for p in parameters):
-            raise DivergedError(f"the {group} weights are no longer finite after an update")
-        self.log(**{"grad_norm" if group == BASE else f"{group}_grad_norm": norm})
+            raise DivergedError(f"the {name} weights are no longer finite after an update")
+        return norm
 
     def learning_rate(self, phase: Phase) -> float:
         """``lr_sft`` for pure SFT steps, ``lr_rl`` for RL and joint steps."""
@@ -266,15 +320,18 @@ class Trainer:
         """The optimiser of a group for a (stage, kind); made at first use."""
         name = f"{group}/{phase.stage}/{phase.kind}"
         if name not in self.optimizers:
-            config = self.training
-            self.optimizers[name] = torch.optim.AdamW(
-                self.policy.parameters[group],
-                lr=self.learning_rate(phase),
-                betas=(config.adam_beta1, config.adam_beta2),
-                # Decay would pull the adapter towards zero, i.e. towards no teacher.
-                weight_decay=0.0 if group == ADAPTER else config.weight_decay,
-            )
+            self.optimizers[name] = self._new_optimizer(group, phase)
         return self.optimizers[name]
+
+    def _new_optimizer(self, group: str, phase: Phase) -> torch.optim.AdamW:
+        config = self.training
+        return torch.optim.AdamW(
+            self.policy.parameters[group],
+            lr=self.learning_rate(phase),
+            betas=(config.adam_beta1, config.adam_beta2),
+            # Decay would pull the adapter towards zero, i.e. towards no teacher.
+            weight_decay=0.0 if group == ADAPTER or phase.stage == TEACHER else config.weight_decay,
+        )
 
 
 def _sync_gap(rows: list[Row], logprobs: dict[int, Tensor]) -> float | None:

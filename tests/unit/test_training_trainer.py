@@ -336,7 +336,7 @@ class CoordinatePolicy:
         gradient = self.model.weight.grad
         self.model.weight.grad = None
         assert gradient is not None
-        return {BASE: gradient.clone()}
+        return {group: gradient.clone() for group in (BASE, ADAPTER)}
 
     def changed(self) -> None: ...
 
