@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +16,22 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional
 
 from bridge.config import Closed, ConfigError
 from bridge.methods.base import Group, Method, Phase, Row, StepStats
 from bridge.planning import RunSpec, load_method, method_names
 from bridge.records import RunFolder
 from bridge.training import run as run_module
+from bridge.training import session as session_module
+from bridge.training import trainer as trainer_module
+from bridge.training.batches import MicroBatch, StepBatch, micro_batches
 from bridge.training.run import Run, train_run
 from tests.fixtures.tiny_run import (
+    METHOD_OPTIONS,
     PROBLEM,
     TextGrader,
+    load_double,
     make_base,
     make_method,
     make_options,
@@ -30,6 +39,7 @@ from tests.fixtures.tiny_run import (
     make_training,
     read_lines,
 )
+from tests.fixtures.toy import ExactGrader, ToyFamily
 
 METHODS = method_names()
 TRAINED = tuple(name for name in METHODS if name != "untrained")
@@ -79,25 +89,92 @@ def test_it_trains(base: Path, tmp_path: Path, name: str) -> None:
         assert line["grad_norm"] > 0
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_the_micro_batch_split_does_not_change_a_whole_step(
-    base: Path, tmp_path: Path, name: str
-) -> None:
-    """Plain rounding apart; the rate is small, so that Adam's sign flips on zeros do not show."""
-    ends = []
-    for rows in (1, 3, 1000):
-        spec = make_spec(
-            base, name, n=4, micro_batch_rows=rows, lr_sft=1e-4, lr_rl=1e-4, probe_every=100
+def shuffled(rows: tuple[Row, ...], *rest: Any) -> StepBatch:
+    """A step's batch with its rows in another order."""
+    return StepBatch(tuple(random.Random(0).sample(rows, len(rows))), *rest)
+
+
+def padded(*arguments: Any, **named: Any) -> Iterator[MicroBatch]:
+    """Micro-batches that are three columns wider than they have to be."""
+    for micro in micro_batches(*arguments, **named):
+        ids, targets, mask = (
+            functional.pad(t, (0, 3), value=fill)
+            for t, fill in ((micro.input_ids, 4), (micro.targets, 4), (micro.mask, False))
         )
-        folder = train(spec, tmp_path / str(rows))
-        ends.append(weights(folder))
-        norms = [n for (n,) in curve(folder, "grad_norm") if n is not None]
-        if rows == 1:
-            first = norms
-        assert norms[0] == pytest.approx(first[0], rel=1e-5)
-    for end in ends[1:]:
-        for key, value in end.items():
-            assert torch.allclose(value, ends[0][key], atol=2e-5)
+        yield replace(micro, input_ids=ids, targets=targets, mask=mask)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_split_order_and_padding_do_not_change_a_run(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """In float64 four whole runs end with the same weights, up to rounding."""
+    monkeypatch.setattr(run_module, "load_policy", lambda path: load_double(path))
+    options = make_options(name, 2)
+
+    def end(label: str, rows: int = 1000) -> tuple[dict[str, Tensor], list[Any]]:
+        spec = make_spec(base, name, options=options, micro_batch_rows=rows, probe_every=100)
+        folder = train(spec, tmp_path / label)
+        return weights(folder), [norm for (norm,) in curve(folder, "grad_norm")[1:]]
+
+    expected, norms = end("plain")
+    assert all(value.dtype == torch.float64 for value in expected.values())
+    found = {"split": end("split", rows=2)}
+    with monkeypatch.context() as patch:
+        patch.setattr(session_module, "StepBatch", shuffled)
+        found["order"] = end("order")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, "micro_batches", padded)
+        found["padding"] = end("padding")
+    for what, (ours, our_norms) in found.items():
+        assert our_norms == pytest.approx(norms, rel=1e-9), what
+        for key, value in ours.items():
+            assert torch.allclose(value, expected[key], rtol=0, atol=1e-9), (what, key)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_run_that_was_killed_ends_like_one_that_was_not(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Byte for byte: the state of the method comes back with everything else."""
+    spec = make_spec(base, name, checkpoint_every=1, probe_every=100)
+    undisturbed = train(spec, tmp_path / "undisturbed")
+    original = Run.step
+    last = make_method(name).n_steps
+
+    def killed(self: Run) -> dict[str, Any]:
+        if self.counters.step == last - 1:
+            raise KeyboardInterrupt
+        return original(self)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "step", killed)
+        train_run(spec, results=tmp_path / "killed", threads=1)
+    resumed = train(spec, tmp_path / "killed")
+    assert resumed.dynamics.read_bytes() == undisturbed.dynamics.read_bytes()
+    assert same_weights(resumed, undisturbed)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_it_learns(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Far above the base model on two-step and three-step questions, within a second or so."""
+    monkeypatch.setattr(run_module, "GraderPool", ExactGrader)
+    monkeypatch.setattr(run_module, "load_family", lambda family: ToyFamily())
+    spec = make_spec(
+        base,
+        name,
+        options=make_options(name, 12),
+        dataset={"train_size": 60, "validation_size": 40, "demonstrations": 30},
+        n=8,
+        sft_batch_size=8,
+        micro_batch_rows=64,
+        lr_sft=3e-3,
+        lr_rl=3e-3,
+        probe_every=100,
+        probe_size=20,
+    )
+    accuracy = [a for (a,) in curve(train(spec, tmp_path), "heldout_accuracy") if a is not None]
+    assert accuracy[-1] >= accuracy[0] + 0.3
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -111,7 +188,13 @@ def test_its_options_are_closed(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_only_budgets_have_no_default(name: str) -> None:
     required = {k for k, f in load_method(name).Options.model_fields.items() if f.is_required()}
-    assert required <= {"steps", "sft_steps", "rl_steps"}
+    assert required <= {
+        "steps",
+        "sft_steps",
+        "rl_steps",
+        "warmup_steps",
+        *METHOD_OPTIONS.get(name, ()),
+    }
 
 
 def test_method_files_import_without_torch(root: Path) -> None:
@@ -130,12 +213,14 @@ def test_method_files_import_without_torch(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_each_step_is_of_a_known_kind_and_asks_for_the_rows_it_needs(name: str) -> None:
+def test_each_step_is_of_a_known_kind_and_takes_the_terms_of_its_kind(name: str) -> None:
     method = make_method(name)
+    counts = {"rl": 3, "demonstration": 2}
     for step in range(1, method.n_steps + 1):
         kind = method.phase(step).kind
-        assert (method.demonstrations_wanted(step) > 0) == (kind != "rl")
-        a, b = method.mix(step, StepStats(step))
+        if kind != "joint":  # a joint step may take demonstrations from the stream or the groups
+            assert (method.demonstrations_wanted(step) > 0) == (kind == "sft")
+        a, b = method.mix(step, StepStats(step, (), counts, counts))
         assert (a != 0) == (kind != "sft") and (b != 0) == (kind != "rl")
 
 

@@ -1,0 +1,96 @@
+"""``chord``: RL and a separate demonstration stream, weighted by mu (arXiv 2508.11408).
+
+L = (1 - mu) L_RL + mu L_D,    each term over its own global count
+mu variant:   c_t = 1,               mu from ``mu_start`` to ``mu_end`` by a cosine
+phi variant:  c_t = p_t (1 - p_t),   mu = ``mu_start`` throughout
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from bridge.config import Closed
+from bridge.methods.base import Method, Phase, StepStats, refuse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bridge.training.batches import MicroBatch, StepBatch
+    from bridge.training.trainer import Trainer
+
+
+class Chord(Method):
+    """See ``docs/methods/chord.md``."""
+
+    class Options(Closed):
+        """Options of ``chord``."""
+
+        steps: int = Field(ge=1)
+        mu_start: float = Field(0.9, ge=0, le=1)
+        mu_end: float = Field(0.05, ge=0, le=1)
+        mu_steps: int = Field(200, ge=1)
+        """Steps from ``mu_start`` to ``mu_end``; after them mu stays."""
+        phi: bool = False
+        """Weigh tokens by p (1 - p) under the constant mu ``mu_start``."""
+        renormalise: bool = False
+        """Divide the phi weights by their mean over the step's demonstration tokens."""
+        demo_batch: int | None = Field(None, ge=1)
+        """Demonstrations per step; None takes ``sft_batch_size``."""
+
+    options: Options
+
+    def check(self, where: str) -> None:
+        if self.options.renormalise and not self.options.phi:
+            raise refuse(where, "options.renormalise acts on phi weights; set options.phi too.")
+
+    @property
+    def n_steps(self) -> int:
+        return self.options.steps
+
+    def phase(self, step: int) -> Phase:
+        return Phase("joint")
+
+    def demonstrations_wanted(self, step: int) -> int:
+        return self.options.demo_batch or self.training.sft_batch_size
+
+    def mu(self, step: int) -> float:
+        """Weight of the demonstration term: ``mu_start`` at step 1, ``mu_end`` after the decay."""
+        o = self.options
+        if o.phi:
+            return o.mu_start
+        progress = min(1.0, (step - 1) / o.mu_steps)
+        high = (1.0 + math.cos(math.pi * progress)) / 2.0
+        return high * o.mu_start + (1.0 - high) * o.mu_end
+
+    def mix(self, step: int, stats: StepStats) -> tuple[float, float]:
+        return 1.0 - self.mu(step), self.mu(step)
+
+    def token_weight(self, batch: MicroBatch) -> Tensor | None:
+        if not self.options.phi:
+            return None
+        assert batch.logprob is not None
+        return _phi(batch.logprob)
+
+    def update(self, trainer: Trainer, batch: StepBatch, step: int) -> None:
+        mu = self.mu(step)
+        trainer.log(mu=mu)
+        if not self.options.renormalise:
+            return super().update(trainer, batch, step)
+        rl, taught = trainer.gradient("rl", batch), trainer.gradient("demonstration", batch)
+        # The mean is over the whole step, so the split into micro-batches cannot change it.
+        phi_sum = sum(float(_phi(logprob).sum()) for logprob in taught.logprobs.values())
+        scale = batch.n_tokens("demonstration") / phi_sum if phi_sum > 0.0 else 0.0
+        trainer.log(phi_mean=phi_sum / batch.n_tokens("demonstration"))
+        direction = (1.0 - mu) * rl.gradient + mu * scale * taught.gradient
+        trainer.descend("base", direction, self.phase(step))
+
+
+def _phi(logprob: Tensor) -> Tensor:
+    """p (1 - p) of log-probs; 1 - p without cancellation where p is near 1."""
+    return -logprob.exp() * logprob.expm1()
+
+
+METHOD = Chord

@@ -1,0 +1,90 @@
+"""``hpt``: per prompt, the demonstration where the rollouts fail, else RL (arXiv 2509.04419).
+
+With k of a prompt's n rollouts right:
+
+    k <= gate: its rollouts are dropped and its demonstration is learnt with weight beta
+    k > gate:  its rollouts are learnt from by RL
+
+    L = L_RL + beta L_D,    each term over its own global count
+
+A prompt that fails the gate and has no demonstration keeps its rollouts, and is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from bridge.config import Closed
+from bridge.methods.base import Group, Method, Phase, Row, StepStats, refuse
+
+if TYPE_CHECKING:
+    from bridge.training.batches import StepBatch
+    from bridge.training.trainer import Trainer
+
+
+class HPT(Method):
+    """See ``docs/methods/hpt.md``."""
+
+    class Options(Closed):
+        """Options of ``hpt``."""
+
+        steps: int = Field(ge=1)
+        gate: int = Field(0, ge=-1)
+        """A prompt with at most so many right rollouts fails; -1 is RL alone."""
+        beta: float = Field(1.0, ge=0)
+        """Weight of the demonstration term."""
+        demonstrated_share: float = Field(0.0, ge=0, le=1)
+        """Share of each step's prompts drawn from those with a demonstration."""
+
+    options: Options
+
+    def check(self, where: str) -> None:
+        if self.options.gate > self.training.n:
+            raise refuse(
+                where,
+                f"options.gate is {self.options.gate}, but a prompt has {self.training.n} "
+                "rollouts (training.n); lower it.",
+            )
+
+    @property
+    def n_steps(self) -> int:
+        return self.options.steps
+
+    def phase(self, step: int) -> Phase:
+        return Phase("joint")
+
+    def demonstrated_prompts(self, step: int) -> int:
+        return round(self.options.demonstrated_share * self.training.prompts_per_step)
+
+    def demonstrations_wanted(self, step: int) -> int:
+        return 0
+
+    def rows(self, groups: Sequence[Group], demonstrations: Sequence[Row], step: int) -> list[Row]:
+        kept, taught = [], []
+        for group in groups:
+            if self._fails(group) and group.demonstration is not None:
+                taught.append(group.demonstration)
+            else:
+                kept.append(group)
+        return super().rows(kept, taught, step)
+
+    def mix(self, step: int, stats: StepStats) -> tuple[float, float]:
+        return 1.0, self.options.beta
+
+    def update(self, trainer: Trainer, batch: StepBatch, step: int) -> None:
+        failed = [group for group in batch.groups if self._fails(group)]
+        trainer.log(
+            gate_failed_share=len(failed) / len(batch.groups),
+            gate_without_demonstration=sum(group.demonstration is None for group in failed),
+        )
+        super().update(trainer, batch, step)
+
+    def _fails(self, group: Group) -> bool:
+        right = sum(reward == self.training.reward_correct for reward in group.rewards)
+        return right <= self.options.gate
+
+
+METHOD = HPT
