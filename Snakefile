@@ -4,6 +4,7 @@
 #   snakemake --cores all                        the suite named in config.yaml
 #   snakemake --cores all --config suite=smoke   another suite
 #   snakemake --cores all figures                tables, figures and the report only
+#   snakemake --cores all tune --config suite=tune    the grid of learning rates, and what it chose
 #
 # What a suite holds: suites/<name>.yaml. What a run writes: bridge/records.py.
 from snakemake.utils import min_version
@@ -28,6 +29,7 @@ include: "rules/figures.smk"
 localrules:
     all,
     figures,
+    tune,
 
 
 rule all:

@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 from statistics import median
 
+from bridge.analysis.building import build_tables
 from bridge.analysis.figures import build_figures
 from bridge.analysis.palette import STYLES
 from bridge.analysis.report import build_report
-from bridge.analysis.tables import build_tables
 from tests.browser.chromium import chromium
 from tests.fixtures.answers import make_answers
 from tests.fixtures.tidy import make_tidy, write_tidy

@@ -2,6 +2,7 @@
 
     bridge status              what is done, running, failed and why
     bridge summary             the main table, and where the report lies
+    bridge compare A B         two methods, runs or suites: accuracy, cost, configuration
     bridge doctor              versions, machine, disk, and the plan of the suite
     bridge train --model tiny-qwen --dataset chains --method sft --seed 0     one job by hand
 
@@ -71,7 +72,7 @@ def collect(args: argparse.Namespace) -> None:
 
 def tables(args: argparse.Namespace) -> None:
     """Write the tables."""
-    from bridge.analysis.tables import build_tables
+    from bridge.analysis.building import build_tables
 
     build_tables(tidy_folder(args), shown_folder(args) / "tables")
 
@@ -110,6 +111,17 @@ def status(args: argparse.Namespace) -> None:
 
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     print(grid_text(load(args), results=args.results, colour=colour))
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Print what differs between two runs, methods or suites."""
+    from bridge.analysis.compare import run_compare
+
+    print(
+        run_compare(
+            args.results, args.left, args.right, suite_name(args), json=args.json, tidy=args.tidy
+        )
+    )
 
 
 def doctor(args: argparse.Namespace) -> None:
@@ -205,6 +217,13 @@ def parser() -> argparse.ArgumentParser:
         else:
             sub.add_argument("--tidy", type=Path, metavar="FOLDER", help="read tidy tables here")
     add("status", status, "print what is done, running, failed and waiting")
+    sub = add(
+        "compare", compare, "compare two methods, runs (model/dataset/method/seed0) or suites"
+    )
+    sub.add_argument("left", metavar="A")
+    sub.add_argument("right", metavar="B")
+    sub.add_argument("--json", action="store_true", help="every number, as JSON")
+    sub.add_argument("--tidy", type=Path, metavar="FOLDER", help="read the suite's tables here")
     add("doctor", doctor, "print versions, machine, disk and the suite's plan")
     return top
 

@@ -1,7 +1,8 @@
-"""Run folders -> the four tidy tables of a suite, and a manifest.
+"""Run folders -> the tidy tables of a suite, and a manifest.
 
 ``results/<suite>/tidy/`` gets ``runs``, ``scores`` (one row per question), ``dynamics`` (one row
-per step) and ``costs`` as parquet, keyed by suite, model, dataset, method and seed, and
+per step), ``costs`` and ``answers`` (the greedy ones) as parquet, keyed by suite, model, dataset,
+method and seed, ``contamination`` (what training and evaluation texts share), and
 ``manifest.json`` with their hashes and the configuration hash of each run. Equal run folders give
 equal bytes: rows stand in the order of the suite's grid, then of the records. No torch, no model
 code.
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from bridge.contamination import contamination_rows
 from bridge.planning import Plan
 from bridge.records import (
     RecordError,
@@ -52,6 +54,21 @@ DYNAMICS = (
 )
 
 
+ANSWERS = (
+    *KEY,
+    "benchmark",
+    "question_id",
+    "question",
+    "gold",
+    "difficulty",
+    "sample",
+    "text",
+    "length",
+    "extracted",
+    "verdict",
+)
+
+
 def collect_suite(plan: Plan, *, results: Path, folder: Path, partial: bool = False) -> None:
     """Write the tidy tables of a suite to a folder.
 
@@ -61,16 +78,18 @@ def collect_suite(plan: Plan, *, results: Path, folder: Path, partial: bool = Fa
     Raises:
         RecordError: naming the run, the file (and line) and the remedy.
     """
-    everything = Collected([], [], [], [])
+    everything = Collected([], [], [], [], [])
     for spec in plan.runs:
         everything.add(collect_run(spec, results, partial=partial))
     _check_graders(everything.runs)
-    for name in TABLES:
-        _write_parquet(folder / f"{name}.parquet", _frame(name, getattr(everything, name)))
+    frames = {name: _frame(name, getattr(everything, name)) for name in TABLES}
+    frames["contamination"] = pd.DataFrame(contamination_rows(plan))
+    for name, frame in frames.items():
+        _write_parquet(folder / f"{name}.parquet", frame)
     commits = {row["commit"] for row in everything.runs if row["commit"]}
     manifest = {
         "suite": plan.name,
-        "tables": {name: file_hash(folder / f"{name}.parquet") for name in TABLES},
+        "tables": {name: file_hash(folder / f"{name}.parquet") for name in frames},
         "commits": sorted(commits),
         "runs": {
             run_name(spec): {"spec_hash": spec.spec_hash, "status": row["status"]}
@@ -99,6 +118,10 @@ def _frame(name: str, rows: list[Row]) -> pd.DataFrame:
         return pd.DataFrame(rows, columns=[*KEY, *DYNAMICS, *own])
     if not rows and name == "scores":
         return pd.DataFrame(columns=[*KEY, "benchmark", "question_id", "spec_hash"])
+    if name == "answers":
+        # Answers to one question side by side: alike, so they take a fraction of the space.
+        table = pd.DataFrame(rows, columns=list(ANSWERS))
+        return table.sort_values(["dataset", "benchmark", "question_id"], kind="stable")
     return pd.DataFrame(rows)
 
 

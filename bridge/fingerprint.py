@@ -33,7 +33,10 @@ PACKAGE = "bridge"
 _GRADER = "bridge.grading.mathematics"
 _TASKS = "bridge/evaluation/tasks"
 _PUBLISHED = "results/published/*.csv"
-_TEMPLATES = "bridge/analysis/*.j2"
+_TUNED = "results/cached/tune/*.parquet"
+_CLAIMS = "claims.yaml"
+# A page, its style, its behaviour, and the charting library.
+_TEMPLATES = tuple(f"bridge/analysis/{name}" for name in ("*.j2", "*.css", "*.js", "vendor/*"))
 
 
 def prepare_fingerprint(families: Iterable[str], root: Path = ROOT) -> str:
@@ -60,9 +63,9 @@ def show_fingerprint(job: str, root: Path = ROOT) -> str:
     """Code behind ``collect``, ``tables``, ``figures`` or ``report``."""
     entries: dict[str, tuple[str, tuple[str, ...]]] = {
         "collect": ("bridge.collecting", ()),
-        "tables": ("bridge.analysis.tables", (_PUBLISHED,)),
+        "tables": ("bridge.analysis.building", (_PUBLISHED, _TUNED, _CLAIMS)),
         "figures": ("bridge.analysis.figures", ()),
-        "report": ("bridge.analysis.report", (_PUBLISHED, _TEMPLATES)),
+        "report": ("bridge.analysis.report", (_PUBLISHED, *_TEMPLATES)),
     }
     entry, data = entries[job]
     return fingerprint((entry,), data, root=root)

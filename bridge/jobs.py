@@ -2,8 +2,8 @@
 
 A job refuses a configuration other than the planned one, fixes the number of threads before any
 numerical library is imported, and leaves the reason of a failure in ``failed.json``, which no rule
-declares and so survives. A run that diverged is a result; one that failed or timed out is not: its
-record is taken away and the job ends with an error.
+declares and so survives. A run that diverged, or whose policy collapsed, is a result; one that
+failed or timed out is not: its record is taken away and the job ends with an error.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from bridge.config import ConfigError, load_user_config
 from bridge.planning import Plan, RunSpec, load_plan
 from bridge.records import (
+    RESULTS,
     BusyError,
     RecordError,
     RunFolder,
@@ -86,7 +87,7 @@ def train(args: argparse.Namespace) -> None:
         from bridge.training.run import train_run
 
         status = train_run(spec, results=args.results, threads=args.threads)
-        if status not in ("done", "diverged"):
+        if status not in RESULTS:
             raise JobFailed(status, _taken_reason(folder.done))
 
 
@@ -101,7 +102,7 @@ def evaluate(args: argparse.Namespace) -> None:
         from bridge.evaluation.runner import evaluate_run
 
         status = evaluate_run(spec, results=args.results, threads=args.threads)
-        if status not in ("done", "diverged"):
+        if status not in RESULTS:
             raise JobFailed(status, _taken_reason(folder.scores))
 
 

@@ -34,8 +34,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Status = Literal["done", "diverged", "failed", "timeout"]
-STATUSES: tuple[Status, ...] = ("done", "diverged", "failed", "timeout")
+Status = Literal["done", "diverged", "collapsed", "failed", "timeout"]
+"""``diverged`` and ``collapsed`` (not one readable answer) are results, the last two are not."""
+STATUSES: tuple[Status, ...] = ("done", "diverged", "collapsed", "failed", "timeout")
+RESULTS: tuple[Status, ...] = ("done", "diverged", "collapsed")
 
 
 class RecordError(RuntimeError):

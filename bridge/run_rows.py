@@ -8,18 +8,33 @@ yet under the suite's configuration, or failed, into a row without numbers.
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bridge.planning import RunSpec
-from bridge.records import RecordError, RunFolder, read_json, read_jsonl, suite_folder
+from bridge.planning import RunSpec, load_family
+from bridge.problems.base import Problem
+from bridge.records import (
+    RESULTS,
+    RecordError,
+    RunFolder,
+    canonical_json,
+    read_json,
+    read_jsonl,
+    suite_folder,
+)
 
 KEY = ("suite", "model", "dataset", "method", "seed")
-TABLES = ("runs", "scores", "dynamics", "costs")
+TABLES = ("runs", "scores", "dynamics", "costs", "answers")
 STAGES = ("rollout", "grade", "score", "update", "sync", "checkpoint", "probe")
+LONGEST_ANSWER = 4_000
+"""Characters of an answer that are kept; the run folder has all of them."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Row = dict[str, Any]
 
@@ -32,6 +47,7 @@ class Collected:
     scores: list[Row]
     dynamics: list[Row]
     costs: list[Row]
+    answers: list[Row]
 
     def add(self, other: Collected) -> None:
         """Append the rows of another."""
@@ -65,12 +81,15 @@ def collect_run(spec: RunSpec, results: Path, *, partial: bool) -> Collected:
     if status == "done":
         status = str(_value(scores, "status", folder.scores))
     reason = done.get("reason") or scores.get("reason")
-    rows = Collected([_run_row(spec, status, reason, results, done, scores)], [], [], [])
-    if status in ("done", "diverged"):
+    rows = Collected([_run_row(spec, status, reason, results, done, scores)], [], [], [], [])
+    if status in RESULTS:
         rows.dynamics = _dynamics(spec, results, done)
         rows.costs = [_cost_row(spec, done, scores, folder.done)]
     if status == "done":
         rows.scores = _score_rows(spec, folder.answers, folder.scores, scores)
+    # A collapsed policy's answers show what became of it.
+    if status in ("done", "collapsed"):
+        rows.answers = _answer_rows(spec, folder.answers)
     return rows
 
 
@@ -85,7 +104,7 @@ def _without_numbers(spec: RunSpec, results: Path) -> Collected:
     failure = read_json(folder.failure) if folder.failure.is_file() else {}
     if failure.get("spec_hash") == spec.spec_hash:
         status, reason = str(failure["status"]), failure.get("reason")
-    return Collected([_run_row(spec, status, reason, results, {}, {})], [], [], [])
+    return Collected([_run_row(spec, status, reason, results, {}, {})], [], [], [], [])
 
 
 def _stale(spec: RunSpec, folder: RunFolder, done: Row, scores: Row) -> str | None:
@@ -118,6 +137,9 @@ def _run_row(
         "reason": reason,
         "spec_hash": spec.spec_hash,
         "train_hash": spec.train_hash,
+        "implementation": spec.method,
+        "lr_sft": spec.training.lr_sft,
+        "lr_rl": spec.training.lr_rl,
         "commit": git.get("commit"),
         "dirty": git.get("dirty"),
         "device": done.get("device"),
@@ -211,6 +233,54 @@ def _score_rows(spec: RunSpec, path: Path, scores_path: Path, scores: Row) -> li
     _check_counts(path, _value(scores, "benchmarks", scores_path), rows)
     order = list(dict.fromkeys(row["benchmark"] for row in rows))
     return sorted(rows, key=lambda row: (order.index(row["benchmark"]), row["question_id"]))
+
+
+def _answer_rows(spec: RunSpec, path: Path) -> list[Row]:
+    """Every greedy answer beside its question and gold answer; long texts are cut."""
+    problems = _problems(spec.family, canonical_json(spec.dataset_options))
+    rows = []
+    for number, answer in enumerate(read_jsonl(path), 1):
+        if answer["sample"] >= 0:
+            continue
+        problem = problems.get((answer["benchmark"], answer["question_id"]))
+        if problem is None:
+            raise RecordError(
+                f"{path}, line {number}: {answer['question_id']} is no question of "
+                f"{answer['benchmark']}; delete the file and scores.json, and evaluate again."
+            )
+        text, extracted = answer["text"], answer["extracted"]
+        rows.append(
+            _key(spec)
+            | {
+                "benchmark": answer["benchmark"],
+                "question_id": answer["question_id"],
+                "question": problem.question,
+                "gold": problem.answer,
+                "difficulty": answer["difficulty"],
+                "sample": answer["sample"],
+                "text": _storable(text[:LONGEST_ANSWER]),
+                "length": len(text),
+                "extracted": None if extracted is None else _storable(extracted[:LONGEST_ANSWER]),
+                "verdict": answer["verdict"],
+            }
+        )
+    return rows
+
+
+@cache
+def _problems(family_name: str, options_json: str) -> dict[tuple[str, str], Problem]:
+    family = load_family(family_name)
+    options = family.Options.model_validate(json.loads(options_json))
+    return {
+        (benchmark, problem.id): problem
+        for benchmark in family.benchmark_names()
+        for problem in family.benchmark(benchmark, options)
+    }
+
+
+def _storable(text: str) -> str:
+    """Parquet is UTF-8, which has no lone surrogates."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def _question(spec: RunSpec, key: tuple[str, str], difficulty: int) -> Row:

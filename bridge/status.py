@@ -24,11 +24,14 @@ from typing import Any, Literal
 from bridge.planning import Plan, RunSpec
 from bridge.records import RecordError, RunFolder, base_folder, read_json, suite_folder
 
-Word = Literal["done", "diverged", "running", "trained", "failed", "timeout", "stopped", "waiting"]
+Word = Literal[
+    "done", "diverged", "collapsed", "running", "trained", "failed", "timeout", "stopped", "waiting"
+]
 WIDTH = 100
 _COLOURS: dict[Word, str] = {
     "done": "32",
     "diverged": "35",
+    "collapsed": "35",
     "running": "36",
     "trained": "36",
     "failed": "31",
@@ -98,7 +101,7 @@ def grid_text(plan: Plan, *, results: Path, colour: bool = False) -> str:
         for label in dict.fromkeys(s.label for s, _ in members):
             row = {s.seed: state for s, state in members if s.label == label}
             lines += _row(label, row, colour)
-    for word in ("running", "stopped", "diverged", "timeout", "failed"):
+    for word in ("running", "stopped", "diverged", "collapsed", "timeout", "failed"):
         lines += _details(word, states)
     report = suite_folder(results, plan.name) / "report.html"
     if report.is_file():

@@ -59,16 +59,8 @@ RUNS = {(s.model, s.dataset, s.label, str(s.seed)): s for s in PLAN.runs}
 os.environ.update(BRIDGE_OVERRIDES=dumps(USER.overrides))
 
 RUN = "results/{suite}/runs/{model}/{dataset}/{method}/seed{seed}"
-TIDY_TABLES = ("runs", "scores", "dynamics", "costs")
-# Tables that every suite has; sampled answers, where there are any, have one more.
-TABLE_NAMES = ("main", "differences", "cost")
-FORMATS = ("csv", "md", "tex")
-TABLES = expand(
-    "results/{suite}/tables/{name}.{ext}",
-    suite=PLAN.name,
-    name=TABLE_NAMES,
-    ext=FORMATS,
-)
+TIDY_TABLES = ("runs", "scores", "dynamics", "costs", "answers", "contamination")
+FORMATS = ("csv", "md", "tex", "html")
 FIGURES = expand(
     "figures/{suite}/{name}.{ext}",
     suite=PLAN.name,
@@ -76,6 +68,49 @@ FIGURES = expand(
     ext=("png", "pdf", "svg"),
 )
 REPORT = f"results/{PLAN.name}/report.html"
+
+
+def shown_tidy():
+    """Names of the tidy tables to show; a committed folder may leave the last two out."""
+    if USER.source != "cached":
+        return TIDY_TABLES
+    folder = Path("results/cached", PLAN.name)
+    optional = {"answers", "contamination"}
+    return [
+        name
+        for name in TIDY_TABLES
+        if name not in optional or (folder / f"{name}.parquet").is_file()
+    ]
+
+
+def tries_rates():
+    """Whether the suite is a grid of learning rates: several for whatever it trains."""
+    tried = {}
+    for spec in PLAN.runs:
+        rates = (spec.training.lr_sft, spec.training.lr_rl)
+        tried.setdefault((spec.model, spec.dataset, spec.method), set()).add(rates)
+    return all(len(rates) > 1 for rates in tried.values())
+
+
+def table_names():
+    """Names of the tables that the suite has."""
+    names = ["main", "differences", "cost", "claims"]
+    if PLAN.suite.evaluation.n_samples:
+        names.append("sampled")
+    if "contamination" in shown_tidy():
+        names.append("contamination")
+    if tries_rates() or Path("results/cached/tune/runs.parquet").is_file():
+        names.append("rates")
+    return names
+
+
+TABLE_NAMES = table_names()
+TABLES = expand(
+    "results/{suite}/tables/{name}.{ext}",
+    suite=PLAN.name,
+    name=TABLE_NAMES,
+    ext=FORMATS,
+)
 
 
 def one_of(names):
@@ -120,9 +155,18 @@ def all_scores(wildcards):
 def tidy_tables(wildcards):
     """The tidy tables to show: of the runs here, or the committed ones."""
     folder = tidy_folder(wildcards)
-    files = [f"{folder}/{name}.parquet" for name in TIDY_TABLES]
+    files = [f"{folder}/{name}.parquet" for name in shown_tidy()]
     # File times mean nothing in a clone, so committed tables count as old.
     return [ancient(f) for f in files] if USER.source == "cached" else files
+
+
+def rate_table(wildcards):
+    """The table of learning rates of a suite that tries some."""
+    if not tries_rates():
+        raise WorkflowError(
+            f"suite '{PLAN.name}' is no grid of learning rates; add --config suite=tune"
+        )
+    return f"results/{PLAN.name}/tables/rates.md"
 
 
 # -- params: only what can change a result

@@ -1,8 +1,25 @@
+# What `snakemake --report` shows, with the captions in report/.
+report: "../report/workflow.rst"
+
+
 rule tables:
     input:
         tidy_tables,
     output:
-        expand("results/{{suite}}/tables/{name}.{ext}", name=TABLE_NAMES, ext=FORMATS),
+        expand(
+            "results/{{suite}}/tables/{name}.{ext}",
+            name=TABLE_NAMES,
+            ext=[ext for ext in FORMATS if ext != "html"],
+        ),
+        [
+            report(
+                f"results/{{suite}}/tables/{name}.html",
+                caption=f"../report/{name}.rst",
+                category="Tables",
+                labels={"table": name},
+            )
+            for name in TABLE_NAMES
+        ],
     log:
         "results/{suite}/logs/tables.log",
     conda:
@@ -22,10 +39,17 @@ rule draw:
         tidy_tables,
     output:
         expand(
-            "figures/{{suite}}/{name}.{ext}",
-            name=list(CAPTIONS),
-            ext=("png", "pdf", "svg"),
+            "figures/{{suite}}/{name}.{ext}", name=list(CAPTIONS), ext=("pdf", "svg")
         ),
+        [
+            report(
+                f"figures/{{suite}}/{name}.png",
+                caption=f"../report/{name}.rst",
+                category="Figures",
+                labels={"figure": title},
+            )
+            for name, (title, _) in CAPTIONS.items()
+        ],
     log:
         "results/{suite}/logs/figures.log",
     conda:
@@ -46,7 +70,12 @@ rule report:
         tables=TABLES,
         figures=FIGURES,
     output:
-        "results/{suite}/report.html",
+        report(
+            "results/{suite}/report.html",
+            caption="../report/report.rst",
+            category="Report",
+            labels={"page": "everything on one page"},
+        ),
     log:
         "results/{suite}/logs/report.log",
     conda:
@@ -59,3 +88,10 @@ rule report:
         code=report_code,
     shell:
         "python -m bridge report --suite {wildcards.suite} --tidy {params.tidy} > {log} 2>&1"
+
+
+# The grid of learning rates: `snakemake --cores all tune --config suite=tune`.
+rule tune:
+    input:
+        rate_table,
+        REPORT,

@@ -21,8 +21,8 @@ from bridge.analysis.cells import Block, build_blocks
 from bridge.analysis.comparisons import SIGNIFICANT, holm
 from bridge.analysis.differences import p_text
 from bridge.analysis.evidence import Claim, Evidence, NotRun, measure
-from bridge.analysis.frames import Tidy, cautions, load_tidy
-from bridge.analysis.render import Sheet, Value, write_table
+from bridge.analysis.frames import Tidy, cautions
+from bridge.analysis.render import Sheet, Value
 from bridge.config import Closed, Name, read_yaml, validate
 
 Verdict = Literal["supported", "contradicted", "undecided", "not run"]
@@ -30,7 +30,7 @@ SUPPORTED: Verdict = "supported"
 CONTRADICTED: Verdict = "contradicted"
 UNDECIDED: Verdict = "undecided"
 NOT_RUN: Verdict = "not run"
-HEAD = (
+CLAIMS_HEAD = (
     "suite",
     "id",
     "paper",
@@ -138,16 +138,6 @@ def judge_claims(
     return judgements
 
 
-def build_claims(tidy_dir: Path, claims_file: Path, out_dir: Path) -> None:
-    """Write `claims.{csv,md,tex,html}` to `out_dir`.
-
-    Raises `frames.TidyError` or `bridge.config.ConfigError`. Same input, same bytes.
-    """
-    tidy = load_tidy(tidy_dir)
-    judgements = judge_claims(tidy, load_claims(claims_file))
-    write_table(out_dir, "claims", claims_sheets(tidy, judgements), HEAD, _rows(tidy, judgements))
-
-
 def claims_sheets(tidy: Tidy, judgements: Sequence[Judgement]) -> list[Sheet]:
     """One sheet over all claims, then one per block with what was measured there."""
     cautioned = [f"Caution: {text}." for text in cautions(tidy)]
@@ -250,7 +240,8 @@ def _overall(findings: Sequence[Finding]) -> tuple[Verdict, str]:
     return verdict, "; ".join([reason, *remarks])
 
 
-def _rows(tidy: Tidy, judgements: Sequence[Judgement]) -> list[dict[str, object]]:
+def claims_rows(tidy: Tidy, judgements: Sequence[Judgement]) -> list[dict[str, object]]:
+    """One row per claim, block and measurement."""
     rows = []
     for judgement in judgements:
         for finding in judgement.findings:

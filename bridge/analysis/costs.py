@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from bridge.analysis.cells import Block, build_blocks, unfinished
+from bridge.analysis.cells import Block, unfinished
 from bridge.analysis.frames import DONE, KEY, Tidy, block_of
 from bridge.analysis.palette import label
 from bridge.analysis.render import Sheet, Value
@@ -56,10 +56,10 @@ COST_NOTE = (
 )
 
 
-def cost_rows(tidy: Tidy) -> list[dict[str, object]]:
+def cost_rows(tidy: Tidy, blocks: list[Block]) -> list[dict[str, object]]:
     """One row per method and quantity, in the unit given (not scaled)."""
     rows: list[dict[str, object]] = []
-    for block in build_blocks(tidy):
+    for block in blocks:
         model, dataset = block.model, block.dataset
         for method in block.methods:
             costs, words, n_runs = _finished(tidy, model, dataset, method)
@@ -89,9 +89,12 @@ def cost_rows(tidy: Tidy) -> list[dict[str, object]]:
     return rows
 
 
-def cost_sheets(tidy: Tidy) -> list[Sheet]:
-    """The cost table, one sheet per model and dataset; quantities nobody measured are left out."""
-    table = pd.DataFrame(cost_rows(tidy), columns=list(COST_HEAD))
+def cost_sheets(tidy: Tidy, rows_found: list[dict[str, object]]) -> list[Sheet]:
+    """The cost table from `cost_rows`, one sheet per model and dataset.
+
+    Quantities that nobody measured are left out.
+    """
+    table = pd.DataFrame(rows_found, columns=list(COST_HEAD))
     sheets = []
     for model, dataset in tidy.blocks:
         block = block_of(table, model, dataset)

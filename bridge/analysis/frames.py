@@ -17,7 +17,7 @@ from bridge.analysis.palette import ordered_methods
 
 KEY = ("suite", "model", "dataset", "method", "seed")
 DONE = "done"
-STATUSES = (DONE, "diverged", "failed", "timeout", "missing")
+STATUSES = (DONE, "diverged", "collapsed", "failed", "timeout", "missing")
 COLUMNS = {
     "runs": (
         *KEY,

@@ -54,6 +54,7 @@ ANSWER_COLUMNS = (
     "difficulty",
     "sample",
     "text",
+    "length",
     "extracted",
     "verdict",
 )
@@ -120,7 +121,7 @@ def load_answers(tidy_dir: Path) -> pd.DataFrame | None:
 def answer_data(tidy: Tidy, answers: pd.DataFrame, classes: dict[str, str]) -> dict[str, Any]:
     """Per block: the first questions of each benchmark with each method's greedy answer.
 
-    One seed is shown, the lowest; long answers are cut, and how long they were is kept.
+    One seed is shown, the lowest; long answers are cut (`length` says how long they were).
     """
     blocks = [
         block
@@ -134,10 +135,10 @@ def answer_data(tidy: Tidy, answers: pd.DataFrame, classes: dict[str, str]) -> d
             method["class"] = classes[method["id"]]
         for question in block["questions"]:
             for key in ("question", "gold"):
-                question[key] = _cut(question[key], LONGEST_ANSWER)[0]
+                question[key] = question[key][:LONGEST_ANSWER]
             for answer in question["answers"].values():
-                answer["text"], answer["length"] = _cut(answer["text"], most)
-                answer["extracted"], _ = _cut(answer["extracted"], 200)
+                answer["text"] = answer["text"][:most]
+                answer["extracted"] = answer["extracted"][:200]
     return {"blocks": blocks, "most": most}
 
 
@@ -216,7 +217,7 @@ def _answer_block(
         )
         question["answers"][str(row["method"])] = {
             name: _text(row[name]) for name in ("verdict", "extracted", "text")
-        }
+        } | {"length": int(row["length"])}
     return {
         "name": readable(f"{model} · {dataset}"),
         "seed": int(answers["seed"].iloc[0]),
@@ -228,8 +229,3 @@ def _answer_block(
 def _text(value: Any) -> str:
     missing = value is None or (isinstance(value, float) and np.isnan(value)) or value is pd.NA
     return "" if missing else readable(str(value))
-
-
-def _cut(text: str, most: int) -> tuple[str, int]:
-    """The first `most` characters, and how many there were."""
-    return text[:most], len(text)

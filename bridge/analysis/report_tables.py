@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from bridge.analysis.cells import Block
-from bridge.analysis.costs import cost_sheets
+from bridge.analysis.costs import cost_rows, cost_sheets
 from bridge.analysis.differences import block_differences, p_text
 from bridge.analysis.frames import Tidy
 from bridge.analysis.palette import benchmark_label, label
@@ -23,7 +23,12 @@ from bridge.analysis.tables import main_sheets, points, sampled, sampled_sheets
 
 # Built here from the tidy tables; any other table is taken in as it lies in the folder.
 OWN = {"main": "main", "sampled": "sampled", "costs": "cost"}
-TITLES = {"differences": "Differences to the baselines", "claims": "Claims of papers"}
+TITLES = {
+    "differences": "Differences to the baselines",
+    "claims": "Claims of papers",
+    "rates": "Learning rates",
+    "contamination": "Contamination",
+}
 PROSE = ("claims",)
 # The lists that `render.html` writes under a table.
 NOTES = re.compile(r"<ul>\n.*?</ul>\n?", re.DOTALL)
@@ -50,7 +55,7 @@ def table_groups(
     groups = {
         "main": (main_sheets(tidy, blocks, load_published()), blocks, True),
         "sampled": (sampled_sheets(tidy, metrics), repeated, True),
-        "costs": (cost_sheets(tidy), blocks, False),
+        "costs": (cost_sheets(tidy, cost_rows(tidy, blocks)), blocks, False),
     }
     return {
         name: {

@@ -1,9 +1,9 @@
-"""The tables of a suite as CSV, Markdown, LaTeX and HTML, and the main table as terminal text.
+"""Tables of accuracies: the main table, also as terminal text, and that of sampled answers.
 
 `main`: greedy accuracy of every method on every benchmark, its difference to the baselines and
-what papers print; `differences`: see there; `sampled`: avg@n and pass@k where answers were
-sampled; `cost`: see `costs`. Accuracies are points (x100) in tables and nowhere else. CSV files
-are long, one row per cell; the others are laid out as in a paper.
+what papers print; `sampled`: avg@n and pass@k where answers were sampled. Accuracies are points
+(x100) in tables and nowhere else. CSV files are long, one row per cell; the others are laid out
+as in a paper. `building` writes them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,10 @@ from pathlib import Path
 import pandas as pd
 
 from bridge.analysis.cells import Block, Cell, build_blocks
-from bridge.analysis.costs import COST_HEAD, cost_rows, cost_sheets
 from bridge.analysis.differences import (
     BASELINES,
-    HEAD,
     Contrast,
     block_differences,
-    difference_rows,
-    difference_sheets,
     short_value,
 )
 from bridge.analysis.frames import DONE, Tidy, block_of, cautions, load_tidy
@@ -34,7 +30,6 @@ from bridge.analysis.render import (
     between,
     columns,
     printable,
-    write_table,
 )
 from bridge.analysis.statistics import Array, Interval, average_at_n, pass_at_k
 
@@ -73,33 +68,6 @@ PUBLISHED_NOTE = (
     "Published columns are what papers print, with their own data, graders and sampling, mostly "
     "one run without an interval; they enter no mean, test or figure here."
 )
-
-
-def build_tables(tidy_dir: Path, out_dir: Path, published_dir: Path | None = None) -> None:
-    """Write main, differences, cost and, if answers were sampled, sampled tables to `out_dir`.
-
-    Published numbers come from `published_dir`, by default from the repository's own.
-    Raises `frames.TidyError` if the tidy tables cannot be shown. Same input, same bytes.
-    """
-    tidy = load_tidy(tidy_dir)
-    blocks = build_blocks(tidy)
-    published = load_published(published_dir)
-    sheets = main_sheets(tidy, blocks, published)
-    rows = _accuracy_rows(tidy, blocks, "greedy", published)
-    write_table(out_dir, "main", sheets, MAIN_HEAD, rows)
-    contrasts = [(block, block_differences(block)) for block in blocks]
-    write_table(
-        out_dir,
-        "differences",
-        [sheet for block, found in contrasts for sheet in difference_sheets(block, found)],
-        HEAD,
-        [row for block, found in contrasts for row in difference_rows(tidy.suite, block, found)],
-    )
-    write_table(out_dir, "cost", cost_sheets(tidy), COST_HEAD, cost_rows(tidy))
-    metrics = sampled(tidy)
-    if metrics:
-        rows = [row for name, part in metrics.items() for row in _accuracy_rows(tidy, part, name)]
-        write_table(out_dir, "sampled", sampled_sheets(tidy, metrics), MAIN_HEAD, rows)
 
 
 def main_table_text(tidy_dir: Path, width: int = 100) -> str:
@@ -307,9 +275,10 @@ def _highest(block: Block, column: str) -> str | None:
     return max(means, key=lambda method: means[method]) if len(means) > 1 else None
 
 
-def _accuracy_rows(
+def accuracy_rows(
     tidy: Tidy, blocks: list[Block], metric: str, published: pd.DataFrame | None = None
 ) -> list[dict[str, object]]:
+    """One row per block, method and column under one metric, points of 100."""
     rows = []
     for block in blocks:
         numbers: dict[tuple[str, str], PublishedNumber] = {}

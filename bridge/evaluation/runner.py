@@ -54,7 +54,7 @@ def evaluate_run(
     """Measure the policy of a run and write its answers and scores, the scores last.
 
     A run that did not end with ``done`` keeps its status and gets no benchmarks. One whose answers
-    cannot be read at all, not one of them, is ``failed``: that is not a score of 0.
+    cannot be read at all, not one of them, is ``collapsed``: a result, but not a score of 0.
 
     Args:
         threads: of PyTorch, and worker processes of the grader.

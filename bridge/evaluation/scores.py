@@ -60,10 +60,10 @@ def check_graded(verdicts: Counter[str]) -> None:
 
 
 def outcome(verdicts: Counter[str]) -> tuple[Status, str | None]:
-    """Status of the evaluation and, for a failure, its reason."""
+    """Status of the evaluation and, where it is not ``done``, its reason."""
     if verdicts["correct"] + verdicts["wrong"] > 0:
         return "done", None
-    return "failed", f"not one of {verdicts.total()} answers could be read ({words(verdicts)})"
+    return "collapsed", f"not one of {verdicts.total()} answers could be read ({words(verdicts)})"
 
 
 def words(verdicts: Counter[str] | dict[str, int]) -> str:

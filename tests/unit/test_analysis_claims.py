@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from bridge.analysis.claims import build_claims, judge_claims, load_claims
+from bridge.analysis.building import build_tables
+from bridge.analysis.claims import judge_claims, load_claims
 from bridge.analysis.frames import load_tidy
 from bridge.config import ConfigError
 from tests.fixtures.tidy import make_tidy, write_tidy
@@ -300,7 +301,7 @@ def test_a_course_without_its_phases_or_measurements_is_not_run(tmp_path):
 def test_the_tables_hold_every_claim_and_block_and_are_the_same_bytes(tmp_path):
     folder = write_tidy(tmp_path / "tidy", make_tidy(**SMALL))
     for out in ("a", "b"):
-        build_claims(folder, CLAIMS, tmp_path / out)
+        build_tables(folder, tmp_path / out, claims_file=CLAIMS)
     rows = pd.read_csv(tmp_path / "a" / "claims.csv")
     claims = load_claims(CLAIMS).claims
     assert set(rows["id"]) == {claim.id for claim in claims}

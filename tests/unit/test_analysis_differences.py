@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from bridge.analysis.building import build_tables
 from bridge.analysis.cells import AVERAGE, build_blocks
 from bridge.analysis.comparisons import Refused, holm, log_ratio, paired_difference, seed_mean
 from bridge.analysis.differences import arm, block_differences, contrast, p_text, signed
 from bridge.analysis.frames import load_tidy
-from bridge.analysis.tables import build_tables, main_table_text
+from bridge.analysis.tables import main_table_text
 from tests.fixtures.tidy import make_tidy, write_tidy
 
 SIZES = (60, 40)

@@ -5,11 +5,12 @@ import re
 import pandas as pd
 import pytest
 
+from bridge.analysis.building import build_tables
 from bridge.analysis.cells import AVERAGE, build_blocks
 from bridge.analysis.frames import load_tidy
 from bridge.analysis.render import Sheet, Value, columns, latex, markdown
 from bridge.analysis.statistics import cell_interval, pass_at_k
-from bridge.analysis.tables import build_tables, main_table_text
+from bridge.analysis.tables import main_table_text
 from tests.fixtures.tidy import make_tidy, write_tidy
 
 METHODS = ("base", "sft", "rl_zero", "bridge")
@@ -181,7 +182,7 @@ def test_same_tables_same_bytes(suite, built, tmp_path):
     names = sorted(path.name for path in built.iterdir())
     assert names == sorted(
         f"{table}.{kind}"
-        for table in ("main", "cost", "differences", "sampled")
+        for table in ("main", "cost", "differences", "sampled", "claims")
         for kind in ("csv", "html", "md", "tex")
     )
     for name in names:

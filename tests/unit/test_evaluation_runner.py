@@ -168,11 +168,11 @@ def test_equal_evaluations_write_equal_bytes(tmp_path: Path, checkpoint: Path) -
     assert texts[0] == texts[1] and len(texts[0]) > 0
 
 
-def test_not_one_readable_answer_is_a_failure(tmp_path: Path, checkpoint: Path) -> None:
+def test_not_one_readable_answer_is_a_collapse(tmp_path: Path, checkpoint: Path) -> None:
     status, scores, rows = run(
         make_spec(), tmp_path, checkpoint, lambda question, gold, k: ("hm", k == 0)
     )
-    assert status == scores["status"] == "failed"
+    assert status == scores["status"] == "collapsed"
     assert scores["benchmarks"] == {}
     assert "not one of 31 answers" in scores["reason"] and "31 truncated" in scores["reason"]
     assert len(rows) == 31
