@@ -20,13 +20,13 @@ from torch.nn import functional
 
 from bridge.config import Closed, ConfigError
 from bridge.methods.base import Group, Method, Phase, Row, StepStats
-from bridge.planning import RunSpec, load_method, method_names
-from bridge.records import RunFolder
+from bridge.planning import load_method, method_names
 from bridge.training import run as run_module
 from bridge.training import session as session_module
 from bridge.training import trainer as trainer_module
 from bridge.training.batches import MicroBatch, StepBatch, micro_batches
 from bridge.training.run import Run, train_run
+from tests.fixtures.method_runs import curve, same_weights, train, weights
 from tests.fixtures.tiny_run import (
     METHOD_OPTIONS,
     PROBLEM,
@@ -53,24 +53,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "GraderPool", TextGrader)
-
-
-def train(spec: RunSpec, results: Path) -> RunFolder:
-    assert train_run(spec, results=results, threads=1) == "done"
-    return spec.folder(results)
-
-
-def weights(folder: RunFolder) -> dict[str, Tensor]:
-    return load_file(folder.policy / "model.safetensors")
-
-
-def same_weights(left: RunFolder, right: RunFolder) -> bool:
-    ours, theirs = weights(left), weights(right)
-    return all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
-
-
-def curve(folder: RunFolder, *keys: str) -> list[tuple[Any, ...]]:
-    return [tuple(line.get(k) for k in keys) for line in read_lines(folder.dynamics)]
 
 
 # -- every method -------------------------------------------------------------------------------
