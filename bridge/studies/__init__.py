@@ -1,0 +1,1 @@
+"""Protocols that measure SFT and RL instead of adding a loss."""
