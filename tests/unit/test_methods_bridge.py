@@ -1,9 +1,8 @@
-"""BRIDGE: the invariants a to l of its update rules, and one step against the written equations."""
+"""BRIDGE: the invariants a to l of its update rules (f: ``test_methods_bridge_bandit.py``)."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from bridge.methods.base import Group, Row
 from bridge.objectives.advantages import group_advantages
@@ -20,18 +18,17 @@ from bridge.policies.trainable import ADAPTER, BASE, SHADOW, _plain_name
 from bridge.training.batches import StepBatch
 from bridge.training.gradients import Gradient
 from bridge.training.trainer import Trainer
-from tests.fixtures.tiny_run import (
-    PROBLEM,
-    load_double,
-    make_base,
-    make_method,
-    make_rows,
-    make_trainer,
-    make_training,
+from tests.fixtures.bridge_steps import (
+    SCALE,
+    batch_of,
+    build,
+    disturb,
+    flat,
+    only,
+    relative_error,
+    run,
 )
-
-LORA = (2, 6, "all-linear")
-SCALE = 3.0
+from tests.fixtures.tiny_run import PROBLEM, load_double, make_base, make_method, make_training
 
 
 @pytest.fixture(scope="module")
@@ -42,46 +39,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def policy(base: Path) -> Policy:
     return load_double(base)
-
-
-def build(policy: Policy, name: str = "bridge", *, training: Any = None, **options: Any) -> Trainer:
-    config = training or make_training()
-    if name.startswith("bridge"):
-        options = {"rank": LORA[0], "alpha": LORA[1], **options}
-    method = make_method(name, config, **options)
-    adapter = None if method.adapter is None else LORA
-    return make_trainer(policy, config, method=method, adapter=adapter, shadow=method.uses_shadow)
-
-
-def batch_of(policy: Policy, seed: int = 0) -> StepBatch:
-    return StepBatch(tuple(make_rows(len(policy.tokenizer), seed=seed, hybrids=False)))
-
-
-def only(batch: StepBatch, kind: str) -> list[Row]:
-    return [row for row in batch.rows if row.kind == kind]
-
-
-def run(trainer: Trainer, batches: Sequence[StepBatch]) -> None:
-    for step, batch in enumerate(batches, 1):
-        trainer.begin_step()
-        trainer.method.update(trainer, batch, step)
-
-
-def flat(trainer: Trainer, group: str) -> Tensor:
-    return torch.cat([p.detach().reshape(-1).clone() for p in trainer.policy.parameters[group]])
-
-
-def disturb(trainer: Trainer, groups: Sequence[str], scale: float = 0.03, seed: int = 5) -> None:
-    """Move the weights of some groups, each differently."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in itertools.chain.from_iterable(trainer.policy.parameters[g] for g in groups):
-            p += scale * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype)
-    trainer.policy.changed()
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
 
 
 # -- a: the two ends of lambda ------------------------------------------------------------------
@@ -394,117 +351,3 @@ def test_the_swap_puts_everything_back_also_after_an_error(policy: Policy) -> No
     assert all(
         torch.equal(p, q) for p, q in zip(trainer.policy.model.parameters(), merged, strict=True)
     )
-
-
-# -- one whole step against the equations -------------------------------------------------------
-
-
-class WrittenOut:
-    """Equations 7 to 9 on explicit weights W + s B A, by autograd, one row at a time.
-
-    Nothing of the trainer is used: no merging, no swap, no flat gradients, no shared forward pass.
-    """
-
-    def __init__(self, trainer: Trainer, rl_weight: float, rates: dict[str, float]) -> None:
-        held = trainer.policy
-        self.model = held.sampler.model
-        self.dense = self._copy(trainer, BASE)
-        self.lora = self._copy(trainer, ADAPTER)
-        self.hat = self._copy(trainer, SHADOW)
-        self.rl_weight, self.rates = rl_weight, rates
-        self.config = trainer.training
-
-    @staticmethod
-    def _copy(trainer: Trainer, group: str) -> dict[str, Tensor]:
-        pairs = zip(trainer.policy.names[group], trainer.policy.parameters[group], strict=True)
-        return {_plain_name(n): p.detach().clone().requires_grad_() for n, p in pairs}
-
-    def effective(self, dense: dict[str, Tensor]) -> dict[str, Tensor]:
-        out = dict(dense)
-        for name, down in self.lora.items():
-            if ".lora_A" in name:
-                layer = f"{name.split('.lora_A')[0]}.weight"
-                up = self.lora[name.replace("lora_A", "lora_B")]
-                out[layer] = dense[layer] + SCALE * (up @ down)
-        if "lm_head.weight" not in out:
-            out["lm_head.weight"] = out["model.embed_tokens.weight"]
-        return out
-
-    def logprobs(self, dense: dict[str, Tensor], row: Row) -> Tensor:
-        ids = torch.tensor([[*row.prompt_ids, *row.response_ids]])
-        logits = functional_call(
-            self.model, self.effective(dense), (), {"input_ids": ids}, tie_weights=False
-        ).logits[0]
-        start = len(row.prompt_ids)
-        chosen = logits[start - 1 : -1].log_softmax(-1)
-        return chosen[torch.arange(len(row.response_ids)), torch.tensor(row.response_ids)]
-
-    def j_sft(self, rows: Sequence[Row]) -> Tensor:
-        n = sum(len(r.response_ids) for r in rows)
-        return sum((self.logprobs(self.dense, r).sum() for r in rows), torch.zeros(())) / n
-
-    def j_rl(self, dense: dict[str, Tensor], rows: Sequence[Row]) -> Tensor:
-        n = sum(len(r.response_ids) for r in rows)
-        low, high = 1 - self.config.clip_ratio_low, 1 + self.config.clip_ratio_high
-        total = torch.zeros(())
-        for row in rows:
-            with torch.no_grad():
-                old = self.logprobs(self.dense, row)
-            ratio = (self.logprobs(dense, row) - old).exp()
-            a = row.advantage
-            total = total + torch.minimum(ratio * a, ratio.clamp(low, high) * a).sum()
-        return total / n
-
-    def step(self, rollouts: Sequence[Row], taught: Sequence[Row]) -> None:
-        theta, w, hat = (list(d.values()) for d in (self.dense, self.lora, self.hat))
-        sft = torch.autograd.grad(self.j_sft(taught), theta + w)
-        rl = torch.autograd.grad(self.j_rl(self.dense, rollouts), theta + w)
-        shadow = torch.autograd.grad(self.j_rl(self.hat, rollouts), hat + w)
-        share, n = self.rl_weight, len(theta)
-        student = [(1 - share) * s + share * r for s, r in zip(sft[:n], rl[:n], strict=True)]
-        teacher = [
-            (1 - share) * s + share * (r - h)
-            for s, r, h in zip(sft[n:], rl[n:], shadow[n:], strict=True)
-        ]
-        self.ascend(theta, student, self.rates[BASE])
-        self.ascend(w, teacher, self.rates[ADAPTER])
-        self.ascend(hat, list(shadow[:n]), self.rates[SHADOW])
-        self.directions = {BASE: student, ADAPTER: teacher, SHADOW: list(shadow[:n])}
-
-    def ascend(self, weights: list[Tensor], direction: list[Tensor], rate: float) -> None:
-        """The first step of Adam after clipping: m / sqrt(v) is the sign, up to epsilon."""
-        norm = torch.sqrt(sum(((d**2).sum() for d in direction), torch.zeros(())))
-        factor = min(1.0, self.config.max_grad_norm / float(norm))
-        with torch.no_grad():
-            for weight, d in zip(weights, direction, strict=True):
-                weight += rate * factor * d / ((factor * d).abs() + 1e-8)
-
-
-@pytest.mark.parametrize("rl_weight", [0.5, 0.3])
-def test_one_step_equals_the_written_equations(policy: Policy, rl_weight: float) -> None:
-    config = make_training(lr_rl=1e-3, max_grad_norm=0.5, clip_ratio_low=0.1, clip_ratio_high=0.1)
-    trainer = build(policy, training=config, rl_weight=rl_weight, beta_ratio=7.0)
-    disturb(trainer, [BASE], seed=1)
-    disturb(trainer, [ADAPTER], seed=2)
-    disturb(trainer, [SHADOW], seed=3)
-    before = {g: flat(trainer, g) for g in (BASE, ADAPTER, SHADOW)}
-    written = WrittenOut(trainer, rl_weight, {BASE: 1e-3, ADAPTER: 7e-3, SHADOW: 1e-3})
-    batch = batch_of(policy)
-    taken: dict[str, Gradient] = {}
-    descend = trainer.descend
-
-    def recorded(group: str, direction: Gradient, *args: Any, **kwargs: Any) -> None:
-        taken[group] = direction
-        descend(group, direction, *args, **kwargs)
-
-    trainer.descend = recorded  # type: ignore[method-assign]
-    run(trainer, [batch])
-    written.step(only(batch, "rollout"), only(batch, "demonstration"))
-    assert 0 < trainer.scalars["shadow_clip_share"] < 1
-    ends = {BASE: written.dense, ADAPTER: written.lora, SHADOW: written.hat}
-    for group, weights in ends.items():
-        part = ADAPTER if group == ADAPTER else BASE
-        expected = -torch.cat([d.reshape(-1) for d in written.directions[group]])
-        assert relative_error(taken[group].flat[part], expected) < 1e-10
-        moved = torch.cat([v.detach().reshape(-1) for v in weights.values()]) - before[group]
-        assert relative_error(flat(trainer, group) - before[group], moved) < 1e-8
