@@ -18,18 +18,17 @@ from statistics import median
 
 from bridge.analysis.building import build_tables
 from bridge.analysis.figures import build_figures
-from bridge.analysis.palette import STYLES
 from bridge.analysis.report import build_report
 from tests.browser.chromium import chromium
 from tests.fixtures.answers import make_answers
-from tests.fixtures.tidy import make_tidy, write_tidy
+from tests.fixtures.tidy import ZOO, make_tidy, write_tidy
 
 OPENINGS = 5
 
 
 def zoo(folder: Path) -> Path:
     """A whole report with drawn figures; answers without the hostile ones."""
-    tables = make_tidy(methods=tuple(STYLES), n_steps=100)
+    tables = make_tidy(methods=ZOO, n_steps=100)
     answers = make_answers(tables["runs"])
     tables["answers"] = answers[answers["benchmark"] == "rung1"].convert_dtypes()
     write_tidy(folder / "tidy", tables)

@@ -111,8 +111,8 @@ def marker_keywords(looks: Style) -> dict[str, Any]:
     }
 
 
-def add_legend(figure: Figure, methods: Iterable[str], n_columns: int) -> None:
-    """One legend below all panels, in the order given."""
+def add_legend(figure: Figure, methods: Iterable[str], n_columns: int, marked: bool = True) -> None:
+    """One legend below all panels, in the order given; `marked` where lines carry markers."""
     handles = []
     for method in methods:
         looks = style(method)
@@ -120,7 +120,7 @@ def add_legend(figure: Figure, methods: Iterable[str], n_columns: int) -> None:
             [],
             [],
             color=looks.color,
-            marker=looks.marker,
+            marker=looks.marker if marked else "",
             **marker_keywords(looks),
             linewidth=1.3,
             label=looks.label,

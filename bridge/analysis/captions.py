@@ -9,6 +9,7 @@ _SEEDS = (
     "Lines are means over finished seeds (n in the title), bands their 95 % t interval; with two "
     "seeds each is drawn as a thin line instead."
 )
+_MANY = "More than nine methods are shared out over panels, the baselines thin in each."
 _STOPPED = "Thin lines that end in a cross are runs that diverged. Nothing is smoothed."
 CAPTIONS = {
     "main_scores": (
@@ -32,11 +33,12 @@ CAPTIONS = {
     "difficulty": (
         "Accuracy by difficulty",
         "Greedy accuracy over all benchmarks by the difficulty noted with each question. Points "
-        "are means over finished seeds, bands their 95 % t interval (three seeds or more).",
+        "are means over finished seeds, bands their 95 % t interval (three seeds or more). "
+        f"{_MANY}",
     ),
     "accuracy_progress": (
         "Accuracy against training progress",
-        f"Greedy accuracy on a fixed held-out probe. {_SEEDS} {_STOPPED}",
+        f"Greedy accuracy on a fixed held-out probe. {_SEEDS} {_MANY} {_STOPPED}",
     ),
     "reward_length": (
         "Reward and response length against RL step",
@@ -44,10 +46,18 @@ CAPTIONS = {
         f"lines are means over seeds step by step, thick lines a centred running mean over the "
         f"number of steps named on the axis. {_SEEDS}",
     ),
+    "bridge_internals": (
+        "Inside BRIDGE",
+        "Norms of the adapter's gradient from demonstrations, from rewards and from rewards under "
+        "the shadow weights; norm of the difference of the last two; the cooperative gain on "
+        "held-out problems; distance of the shadow to the base weights; norm of the adapter. "
+        "Lines are means over finished seeds. Where parts stay far apart in size, the axis is "
+        "logarithmic.",
+    ),
     "accuracy_wallclock": (
         "Accuracy against wall-clock",
         "Greedy accuracy on a fixed held-out probe against seconds of training, supervised stages "
-        f"included, at the mean time of the seeds. {_SEEDS} {_STOPPED}",
+        f"included, at the mean time of the seeds. {_SEEDS} {_MANY} {_STOPPED}",
     ),
     "accuracy_cost": (
         "Accuracy against cost",

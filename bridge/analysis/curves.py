@@ -33,6 +33,11 @@ from bridge.analysis.statistics import Array, t_limits
 BASE = "base"
 RL_FIGURE_METHODS = ("rl_zero", "cold_start", "bridge")
 SEEDS_FOR_BAND = 3
+MOST_LINES = 9
+"""More methods than this are shared out over several panels."""
+LINES_PER_PANEL = 5
+REFERENCES = (BASE, "rl_zero", "cold_start")
+"""Drawn thin in each panel where methods are shared out."""
 TIME_UNITS = ((2 * 3600.0, 3600.0, "h"), (600.0, 60.0, "min"), (0.0, 1.0, "s"))
 
 
@@ -108,6 +113,17 @@ def block_curves(
     return curves
 
 
+def shared_out(methods: Sequence[str]) -> list[list[str]]:
+    """Methods of each panel: all in one, or some in each beside the references."""
+    if len(methods) <= MOST_LINES:
+        return [list(methods)]
+    references = [method for method in methods if method in REFERENCES]
+    others = [method for method in methods if method not in REFERENCES]
+    n_panels = -(-len(others) // LINES_PER_PANEL)
+    size = -(-len(others) // n_panels)
+    return [[*references, *others[at : at + size]] for at in range(0, len(others), size)]
+
+
 def window(n_steps: int) -> int:
     """Width of the running mean for a curve of `n_steps` points: a twentieth, made odd."""
     return n_steps // 20 // 2 * 2 + 1
@@ -130,21 +146,20 @@ def with_status(tidy: Tidy) -> pd.DataFrame:
 
 def _accuracy(tidy: Tidy, x: str, x_label: str) -> Figure:
     rows = with_status(tidy)
-    blocks = tidy.blocks
-    n_rows, n_columns = grid(len(blocks))
+    parts = block_parts(tidy)
+    n_rows, n_columns = grid(len(parts))
     figure = new_figure(COLUMN_IN if n_columns == 1 else PAGE_IN, 2.3 * n_rows + 0.6)
     panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
     drawn: list[str] = []
-    for index, (model, dataset) in enumerate(blocks):
+    for index, (model, dataset, methods, plain) in enumerate(parts):
         axes = panels[index // n_columns, index % n_columns]
         block = block_of(rows, model, dataset)
         scale, unit = time_unit(block[x].max()) if x == "elapsed_s" else (1.0, "")
-        methods = tidy.methods(model, dataset)
-        drawn += _accuracy_panel(axes, block, x, methods, scale)
+        drawn += _accuracy_panel(axes, block, x, methods, scale, plain)
         axes.set_title(_title(tidy, model, dataset, methods))
         axes.set_xlabel(f"{x_label} ({unit})" if unit else x_label)
         _few_ticks(axes)
-    for axes in panels.flat[len(blocks) :]:
+    for axes in panels.flat[len(parts) :]:
         axes.set_visible(False)
     for axes in panels[:, 0]:
         axes.set_ylabel("held-out accuracy")
@@ -152,8 +167,23 @@ def _accuracy(tidy: Tidy, x: str, x_label: str) -> Figure:
     return figure
 
 
+def block_parts(tidy: Tidy) -> list[tuple[str, str, list[str], tuple[str, ...]]]:
+    """Panels of a figure of curves: model, data set, methods, and which of them are thin."""
+    parts: list[tuple[str, str, list[str], tuple[str, ...]]] = []
+    for model, dataset in tidy.blocks:
+        shares = shared_out(tidy.methods(model, dataset))
+        plain = REFERENCES if len(shares) > 1 else ()
+        parts += [(model, dataset, share, plain) for share in shares]
+    return parts
+
+
 def _accuracy_panel(
-    axes: Axes, block: pd.DataFrame, x: str, methods: list[str], scale: float
+    axes: Axes,
+    block: pd.DataFrame,
+    x: str,
+    methods: list[str],
+    scale: float,
+    plain: tuple[str, ...],
 ) -> list[str]:
     """Draw one panel; returns the methods it shows."""
     trained = [method for method in methods if method != BASE]
@@ -164,7 +194,8 @@ def _accuracy_panel(
         axes.axhline(untouched.mean(), **line_keywords(style(BASE), 1.0), zorder=1.5)
     for curve in block_curves(block, x, "heldout_accuracy", trained):
         shown.append(curve.method)
-        _draw(axes, Curve(curve.method, curve.x / scale, curve.y), 1, (0, 1), end_marker=True)
+        scaled = Curve(curve.method, curve.x / scale, curve.y)
+        _draw(axes, scaled, 1, (0, 1), end_marker=True, band=curve.method not in plain)
     for method in trained:
         stopped = block[(block["method"] == method) & (block["status"] == "diverged")]
         for _, run in stopped.dropna(subset=["heldout_accuracy"]).groupby("seed"):
@@ -180,13 +211,20 @@ def _accuracy_panel(
 
 
 def _draw(
-    axes: Axes, curve: Curve, span: int, limits: tuple[float, float], end_marker: bool = False
+    axes: Axes,
+    curve: Curve,
+    span: int,
+    limits: tuple[float, float],
+    end_marker: bool = False,
+    band: bool = True,
 ) -> None:
     looks = style(curve.method)
     x, mean = curve.x.mean(0), curve.y.mean(0)
     smooth = running_mean(curve.y, span)
     line = smooth.mean(0)
-    if curve.n_seeds >= SEEDS_FOR_BAND:
+    if not band:
+        pass  # A reference line: the panel is about other methods.
+    elif curve.n_seeds >= SEEDS_FOR_BAND:
         low, high = (np.clip(edge, *limits) for edge in t_limits(smooth))
         axes.fill_between(x, low, high, color=looks.color, alpha=0.13, linewidth=0)
     elif curve.n_seeds > 1:
@@ -194,7 +232,7 @@ def _draw(
             axes.plot(times, values, color=looks.color, linewidth=0.5, alpha=0.6)
     if span > 1:
         axes.plot(x, mean, color=looks.color, linewidth=0.5, alpha=0.35)
-    axes.plot(x, line, **line_keywords(looks))
+    axes.plot(x, line, **line_keywords(looks, 1.3 if band else 0.8))
     if end_marker:
         axes.plot(
             x[-1:],

@@ -14,6 +14,7 @@ from bridge.analysis.curves import accuracy_progress, accuracy_wallclock, reward
 from bridge.analysis.dots import main_scores
 from bridge.analysis.forest import paired_differences
 from bridge.analysis.frames import Tidy, load_tidy
+from bridge.analysis.internals import bridge_internals
 from bridge.analysis.questions import difficulty, question_changes
 from bridge.analysis.tradeoffs import accuracy_cost, stage_costs
 
@@ -24,6 +25,7 @@ DRAWN: dict[str, Callable[[Tidy], Figure]] = {
     "difficulty": difficulty,
     "accuracy_progress": accuracy_progress,
     "reward_length": reward_length,
+    "bridge_internals": bridge_internals,
     "accuracy_wallclock": accuracy_wallclock,
     "accuracy_cost": accuracy_cost,
     "stage_costs": stage_costs,

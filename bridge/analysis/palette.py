@@ -1,14 +1,15 @@
 """How a method looks and reads: one colour, line style, marker and name, the same everywhere.
 
 The eight methods of the main job use Okabe and Ito's colours (jfly.uni-koeln.de/color), which stay
-apart for colour-blind readers; planned methods take darker ones. Markers and line styles repeat
-the information, so that a figure also reads in grey. A method that is not listed gets a style
-from its name alone, the same in every figure and on every machine.
+apart for colour-blind readers; other methods and the variants of BRIDGE take darker ones. Markers
+and line styles repeat the information, so that a figure also reads in grey. A method that is not
+listed gets a style from its name alone, the same in every figure and on every machine.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -43,16 +44,35 @@ STYLES: dict[str, Style] = {
     "mixing": Style("Mixing", "#CC79A7", "D", DASH_DOT),
     "bridge": Style("BRIDGE", "#D55E00", "*", SOLID, 1.6),
     "bridge_no_gain": Style("BRIDGE, no gain", "#7B3F00", "p", DASHED, 1.1),
+    "bridge_no_gain_sft_only": Style("BRIDGE, no gain, SFT only", "#A63446", "p", DOTTED, 1.1),
+    "bridge_no_gain_fixed": Style("BRIDGE, no gain, fixed", "#5E548E", "p", SOLID, 1.1),
+    "bridge_beta_10": Style("BRIDGE, β × 10", "#2A6F97", "o", DASHED),
+    "bridge_beta_50": Style("BRIDGE, β × 50", "#8E5BBF", "s"),
+    "bridge_beta_200": Style("BRIDGE, β × 200", "#1B1B3A", "D"),
+    "bridge_lookahead": Style("BRIDGE, lookahead", "#B5179E", "^", DASHED),
+    "bridge_m_step": Style("BRIDGE, m steps", "#3A5A40", "v"),
+    "bridge_gauss_seidel": Style("BRIDGE, Gauss-Seidel", "#9C6644", "<", DASHED),
+    "bridge_own_rollouts": Style("BRIDGE, own rollouts", "#3D5A80", ">"),
+    "bridge_lambda_0.3": Style("BRIDGE, λ = 0.3", "#A37B00", "d", DASHED),
+    "bridge_lambda_0.7": Style("BRIDGE, λ = 0.7", "#6B705C", "d", DASH_DOT),
+    "bridge_annealed": Style("BRIDGE, annealed λ", "#006D77", "h", DASHED),
+    "bridge_upper_full": Style("BRIDGE, upper: full", "#386641", "8"),
+    "bridge_upper_base": Style("BRIDGE, upper: base", "#BC4749", "8", DOTTED),
+    "bridge_flip_0.2": Style("BRIDGE, 20 % flipped", "#C8553D", "*", DASHED, 1.6),
+    "rl_zero_flip_0.2": Style("RL-zero, 20 % flipped", "#4A8FC2", "o", DOTTED),
     "dr_grpo": Style("Dr. GRPO", "#332288", "<"),
     "dapo": Style("DAPO", "#44AA99", ">", DASHED),
     "sasr": Style("SASR", "#882255", "h"),
     "static_hybrid": Style("Static hybrid", "#999933", "H", DASHED),
+    "replayed_schedule": Style("Replayed schedule", "#66664D", "H", DOTTED),
     "luffy": Style("LUFFY", "#117733", "d"),
     "chord_mu": Style("CHORD-µ", "#000000", "P", SOLID, 1.15),
     "chord_phi": Style("CHORD-φ", "#505A74", "8", DASHED),
     "hpt": Style("HPT", "#AA4499", "X", DASH_DOT),
 }
 
+# Settings in the names of variants, as the papers write them.
+_SETTINGS = ((r"^beta (\S+)$", r"β × \1"), (r"^lambda (\S+)$", r"λ = \1"))
 _SPARE_COLORS = ("#4B6A9B", "#A0522D", "#5F8A3C", "#8A4FA3", "#B0413E", "#2E7F86", "#6B5B2A")
 _SPARE_MARKERS = ("o", "s", "^", "v", "D", "P", "d", "<", ">")
 _SPARE_DASHES = (DASH_DOT, DOTTED, DASHED)
@@ -72,8 +92,20 @@ def style(method: str) -> Style:
 
 
 def label(method: str) -> str:
-    """Name of a method as readers know it; an unknown one keeps its own, spaces for underscores."""
-    return STYLES[method].label if method in STYLES else method.replace("_", " ")
+    """Name of a method as readers know it.
+
+    `bridge_beta_20` is a variant of a known method; any other name keeps its own, with spaces.
+    """
+    if method in STYLES:
+        return STYLES[method].label
+    parents = [name for name in STYLES if method.startswith(f"{name}_")]
+    if not parents:
+        return method.replace("_", " ")
+    parent = max(parents, key=len)
+    rest = method.removeprefix(f"{parent}_").replace("_", " ")
+    for pattern, text in _SETTINGS:
+        rest = re.sub(pattern, text, rest)
+    return f"{STYLES[parent].label}, {rest}"
 
 
 def benchmark_label(benchmark: str, dataset: str) -> str:

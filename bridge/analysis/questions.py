@@ -20,7 +20,7 @@ from bridge.analysis.canvas import (
     suptitle,
 )
 from bridge.analysis.cells import Block, build_blocks, greedy
-from bridge.analysis.curves import SEEDS_FOR_BAND
+from bridge.analysis.curves import SEEDS_FOR_BAND, block_parts
 from bridge.analysis.differences import arm, shared_answers
 from bridge.analysis.frames import Tidy, block_of, in_order
 from bridge.analysis.palette import benchmark_label, label, ordered_methods, style
@@ -61,11 +61,12 @@ def question_changes(tidy: Tidy) -> Figure:
 
 def difficulty(tidy: Tidy) -> Figure:
     """Accuracy of each method by the difficulty of the question, one panel per block."""
-    n_rows, n_columns = grid(len(tidy.blocks))
+    blocks = block_parts(tidy)
+    n_rows, n_columns = grid(len(blocks))
     figure = new_figure(COLUMN_IN if n_columns == 1 else PAGE_IN, 2.2 * n_rows + 0.6)
     panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
     drawn: list[str] = []
-    for axes, (model, dataset) in zip(panels.flat, tidy.blocks, strict=False):
+    for axes, (model, dataset, methods, plain) in zip(panels.flat, blocks, strict=False):
         scores = block_of(tidy.scores, model, dataset)
         axes.set_title(printable(f"{model} · {dataset}"))
         axes.set_xlabel("difficulty")
@@ -73,8 +74,8 @@ def difficulty(tidy: Tidy) -> Figure:
         if "difficulty" not in scores or scores["difficulty"].isna().all():
             say(axes, "no difficulty noted")
             continue
-        drawn += _by_difficulty(axes, scores, tidy.methods(model, dataset))
-    for axes in panels.flat[len(tidy.blocks) :]:
+        drawn += _by_difficulty(axes, scores, methods, plain)
+    for axes in panels.flat[len(blocks) :]:
         axes.set_visible(False)
     for axes in panels[:, 0]:
         axes.set_ylabel("greedy accuracy")
@@ -114,7 +115,9 @@ def _changes(axes: Axes, gains: np.ndarray) -> None:
     axes.set_xlabel(f"{len(gains)} questions", fontsize=6, color=GREY)
 
 
-def _by_difficulty(axes: Axes, scores: pd.DataFrame, methods: list[str]) -> list[str]:
+def _by_difficulty(
+    axes: Axes, scores: pd.DataFrame, methods: list[str], plain: tuple[str, ...]
+) -> list[str]:
     """Draw one panel; returns the methods it shows."""
     levels = in_order(scores["difficulty"].dropna().sort_values())
     place = {level: index for index, level in enumerate(levels)}
@@ -126,14 +129,14 @@ def _by_difficulty(axes: Axes, scores: pd.DataFrame, methods: list[str]) -> list
             continue
         values, looks = means.loc[method].unstack("level").dropna(axis=1), style(method)
         seeds, x = values.to_numpy(float), values.columns.to_numpy()
-        if len(seeds) >= SEEDS_FOR_BAND:
+        if len(seeds) >= SEEDS_FOR_BAND and method not in plain:
             low, high = (np.clip(edge, 0, 1) for edge in t_limits(seeds))
             axes.fill_between(x, low, high, color=looks.color, alpha=0.1, linewidth=0)
         axes.plot(
             x,
             seeds.mean(0),
             marker=looks.marker,
-            **line_keywords(looks, 1.1),
+            **line_keywords(looks, 0.7 if method in plain else 1.1),
             **marker_keywords(looks),
         )
         shown.append(method)

@@ -28,6 +28,8 @@ LATEX_SPECIAL = {
     ">": r"\textgreater{}",
     "µ": r"$\mu$",
     "φ": r"$\phi$",
+    "β": r"$\beta$",
+    "λ": r"$\lambda$",
     "×": r"$\times$",
     "–": "--",
     "—": "---",

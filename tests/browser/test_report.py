@@ -7,7 +7,7 @@ import pytest
 from tests.browser.chromium import chromium, console, requests
 from tests.fixtures.answers import HOSTILE
 from tests.fixtures.suite_report import write_report
-from tests.fixtures.tidy import make_tidy
+from tests.fixtures.tidy import ZOO, make_tidy
 
 METHODS = ("base", "sft", "rl_zero", "cold_start", "bridge")
 MODELS = ("tiny-qwen", "m</script><script>alert(1)</script>")
@@ -254,13 +254,11 @@ def test_the_policy_stops_what_escaping_might_miss(page, browser, tmp_path):
 @pytest.mark.slow
 def test_a_suite_the_size_of_the_zoo_opens(browser, tmp_path):
     """16 methods, 3 seeds, 1,517 questions, 100 steps; how fast: benchmarks/report_opening.py."""
-    from bridge.analysis.palette import STYLES
-
-    tables = make_tidy(models=("tiny-qwen",), methods=tuple(STYLES), n_steps=100)
+    tables = make_tidy(models=("tiny-qwen",), methods=ZOO, n_steps=100)
     page = write_report(tmp_path, tables)
     assert page.stat().st_size < 5_000_000
     console(browser)
     browser.get(page.as_uri())
     assert run(browser, READY) == "yes"
-    assert len(texts(browser, "#main tbody tr[data-method]")) == len(STYLES)
+    assert len(texts(browser, "#main tbody tr[data-method]")) == len(ZOO)
     assert console(browser) == []
