@@ -93,7 +93,9 @@ def test_sizes_that_stay_far_apart_get_a_logarithmic_axis(tmp_path):
     tables = make_tidy(**SMALL | {"methods": ("bridge", "bridge_beta_200")})
     dynamics = tables["dynamics"]
     dynamics.loc[dynamics["method"] == "bridge", "adapter_norm"] *= 1000
-    dynamics["cooperative_gain"] *= dynamics["method"].map({"bridge": 1000, "bridge_beta_200": -1})
+    # As far apart, but with both signs.
+    gain = dynamics["step"].map({10: 0.001, 20: 1000.0})
+    dynamics["cooperative_gain"] = gain.where(dynamics["method"] == "bridge", -1.0)
     with look():
         figure = bridge_internals(load_tidy(write_tidy(tmp_path, tables)))
     scales = {
