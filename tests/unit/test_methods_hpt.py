@@ -84,6 +84,27 @@ def test_a_gate_that_no_prompt_can_pass_by_any_count_is_refused() -> None:
     make_hpt(make_training(n=8), gate=8).check("here")
 
 
+def test_the_method_of_the_how_to_is_this_one(root: Path) -> None:
+    text = (root / "docs/how-to/add-a-method.md").read_text(encoding="utf-8")
+    blocks = text.split("```python\n")[1:]
+    names: dict[str, Any] = {"__name__": "my_hpt"}
+    exec(compile(blocks[0].split("```")[0], "my_hpt", "exec"), names)
+    taught = names["METHOD"]
+    groups = [
+        make_group([0.0] * 4, name="a", shown=1.0),
+        make_group([0.0, 1.0, 0.0, 0.0], name="b", shown=0.0),
+        make_group([0.0] * 4, name="c"),
+        make_group([1.0] * 4, name="d", shown=1.0),
+    ]
+    for gate in (-1, 0, 1, 4):
+        options = {"steps": 3, "gate": gate, "beta": 0.3}
+        theirs = taught(taught.Options(**options), make_training())
+        ours = make_hpt(**options)
+        assert theirs.rows(groups, (), 1) == ours.rows(groups, (), 1)
+        assert theirs.mix(1, StepStats(1)) == ours.mix(1, StepStats(1))
+        assert theirs.demonstrations_wanted(1) == ours.demonstrations_wanted(1)
+
+
 # -- the gradient -------------------------------------------------------------------------------
 
 
