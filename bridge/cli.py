@@ -70,6 +70,16 @@ def collect(args: argparse.Namespace) -> None:
     print(f"{len(plan.runs)} runs in {folder}")
 
 
+def cache(args: argparse.Namespace) -> None:
+    """Copy the tidy tables of a finished suite to where they are committed."""
+    from bridge.caching import cache_suite
+
+    suite = suite_name(args)
+    folder = args.results / "cached" / suite
+    size = cache_suite(args.results, suite, folder)
+    print(f"{size / 1e6:.2f} MB in {folder}")
+
+
 def tables(args: argparse.Namespace) -> None:
     """Write the tables."""
     from bridge.analysis.building import build_tables
@@ -216,6 +226,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--expect", metavar="HASH", help="refuse any other configuration")
         else:
             sub.add_argument("--tidy", type=Path, metavar="FOLDER", help="read tidy tables here")
+    add("cache", cache, "copy the tidy tables of a finished suite to results/cached")
     add("status", status, "print what is done, running, failed and waiting")
     sub = add(
         "compare", compare, "compare two methods, runs (model/dataset/method/seed0) or suites"

@@ -212,6 +212,8 @@ def _sentence(item: Evidence) -> str:
     if item.p_adjusted is not None:
         text += f", {p_text(item.p_adjusted)}"
         if _sign(item) == UNDECIDED:
+            if item.p_value < SIGNIFICANT:
+                text += f" ({p_text(item.p_value)} before the adjustment)"
             text += f", {item.detectable_text} could have been seen"
     return text + (f" ({item.remark})" if item.remark else "")
 

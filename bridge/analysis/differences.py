@@ -136,6 +136,10 @@ def shared_answers(first: Arm, second: Arm) -> tuple[list[Array], list[Array]]:
     left, right = [], []
     for name, table in first.answers.items():
         other = second.answers[name]
+        if table.columns.equals(other.columns):  # Nearly always, and much faster.
+            left.append(table.to_numpy(float))
+            right.append(other.to_numpy(float))
+            continue
         shared = sorted(set(table.columns) & set(other.columns))
         left.append(table[shared].to_numpy(float))
         right.append(other[shared].to_numpy(float))

@@ -7,6 +7,8 @@ listed by `cautions` or marked in the cell.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,8 +131,10 @@ def load_tidy(folder: Path) -> Tidy:
     """Read and check `runs`, `scores`, `dynamics` and `costs` from `folder`.
 
     Raises TidyError for a missing file or column, a duplicate row, an unknown status, scores of a
-    run that is not done, more than one suite, or two spec hashes in one run.
+    run that is not done, more than one suite, two spec hashes in one run, or a file that is not the
+    one its manifest names.
     """
+    _check_manifest(folder)
     tables = {name: _read(folder / f"{name}.parquet", name) for name in COLUMNS}
     runs, scores = tables["runs"], tables["scores"]
     if runs.empty:
@@ -181,6 +185,17 @@ def cautions(tidy: Tidy) -> list[str]:
     if finished["dirty"].fillna(False).astype(bool).any():
         found.append("some runs were made from a working tree with uncommitted changes")
     return found
+
+
+def _check_manifest(folder: Path) -> None:
+    """Tables are those that were collected together; made-up ones have no manifest."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return
+    for name, expected in json.loads(path.read_text(encoding="utf-8"))["tables"].items():
+        table = folder / f"{name}.parquet"
+        if table.is_file() and hashlib.sha256(table.read_bytes()).hexdigest() != expected:
+            raise TidyError(f"{table} is not the file that {path} names; collect the suite again")
 
 
 def _read(path: Path, name: str) -> pd.DataFrame:

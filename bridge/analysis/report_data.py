@@ -41,6 +41,8 @@ METRICS = {
     "grad_norm": "gradient norm",
     "lr": "learning rate",
 }
+FRACTIONS = {"heldout_accuracy", "accuracy", "truncated_share", "zero_spread_share"}
+"""Quantities between 0 and 1, where no limit can lie outside."""
 MOST_POINTS = 400
 QUESTIONS_PER_BENCHMARK = 12
 LONGEST_ANSWER = 4_000
@@ -159,7 +161,7 @@ def _method_curves(block: pd.DataFrame, method: str, metrics: Iterable[str]) -> 
         if values.shape[1] > MOST_POINTS:
             values = values.loc[:, values.columns.isin(keep)]
         if values.shape[1]:
-            y[metric] = _limits(values.to_numpy(float))
+            y[metric] = _limits(values.to_numpy(float), metric in FRACTIONS)
             y[metric]["at"] = steps.index.get_indexer(values.columns).tolist()
     looks = style(method)
     return {
@@ -172,10 +174,12 @@ def _method_curves(block: pd.DataFrame, method: str, metrics: Iterable[str]) -> 
     }
 
 
-def _limits(values: Array) -> dict[str, Any]:
+def _limits(values: Array, is_fraction: bool) -> dict[str, Any]:
     found = {"mean": _values(values.mean(0))}
     if len(values) >= SEEDS_FOR_BAND:
         low, high = t_limits(values)
+        if is_fraction:
+            low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
         found |= {"low": _values(low), "high": _values(high)}
     return found
 
