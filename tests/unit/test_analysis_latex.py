@@ -27,10 +27,7 @@ SPECIAL = "\\ & % $ # _ { } ~ ^ < > µ φ β λ × – — · é"
 def tables(tmp_path_factory):
     """Every table there is, with awkward names and a failed method."""
     folder = tmp_path_factory.mktemp("latex")
-    names = {
-        "models": ("Qwen_2.5 & 50%", "tiny-qwen"),
-        "methods": ("rl_zero", "bridge", "a_#1{}~^"),
-    }
+    models, methods = ("Qwen_2.5 & 50%", "tiny-qwen"), ("rl_zero", "bridge", "a_#1{}~^")
     statuses = {("tiny-qwen", "chains", "bridge", seed): "collapsed" for seed in range(3)}
     made = make_tidy(
         sizes=(30, 25), n_steps=20, n_samples=4, statuses=statuses, models=models, methods=methods
