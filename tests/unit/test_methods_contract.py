@@ -25,7 +25,8 @@ from bridge.training import run as run_module
 from bridge.training import session as session_module
 from bridge.training import trainer as trainer_module
 from bridge.training.batches import MicroBatch, StepBatch, micro_batches
-from bridge.training.run import Run, train_run
+from bridge.training.run import train_run
+from bridge.training.session import Run
 from tests.fixtures.method_runs import curve, same_weights, train, weights
 from tests.fixtures.tiny_run import (
     METHOD_OPTIONS,

@@ -164,7 +164,10 @@ def test_both_terms_stand_over_one_count() -> None:
     counts = {"rl": 30, "demonstration": 10}, {"rl": 60, "demonstration": 140}
     tokens = make_luffy().mix(1, StepStats(1, (), *counts))
     assert tokens == (0.3, 0.7)
-    same = {"loss_agg_mode": "seq-mean-token-sum", "sft_loss_agg_mode": "seq-mean-token-sum"}
+    same: dict[str, Any] = {
+        "loss_agg_mode": "seq-mean-token-sum",
+        "sft_loss_agg_mode": "seq-mean-token-sum",
+    }
     assert make_luffy(make_training(**same)).mix(1, StepStats(1, (), *counts)) == (0.75, 0.25)
 
 
@@ -188,7 +191,7 @@ def test_without_demonstrations_it_is_dr_grpo(
         "dataset": {"dataset": {"demonstrations": 0}},
     }[without]
     dataset = chosen.get("dataset")
-    modes = {"loss_agg_mode": MODES[3], "sft_loss_agg_mode": MODES[3]}
+    modes: dict[str, Any] = {"loss_agg_mode": MODES[3], "sft_loss_agg_mode": MODES[3]}
     luffy = train(make_spec(base, "luffy", **chosen, **modes), tmp_path)
     spec = make_spec(base, "rl_zero", dataset=dataset, norm_adv_by_std_in_grpo=False, **modes)
     dr_grpo = train(spec, tmp_path)

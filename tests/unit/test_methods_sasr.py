@@ -12,7 +12,8 @@ from bridge.config import ConfigError
 from bridge.methods.base import Phase
 from bridge.methods.sasr import SASR
 from bridge.training import run as run_module
-from bridge.training.run import Run, train_run
+from bridge.training.run import train_run
+from bridge.training.session import Run
 from tests.fixtures.method_runs import curve, same_weights, train
 from tests.fixtures.tiny_run import (
     TextGrader,
