@@ -14,10 +14,12 @@ import pandas as pd
 import pytest
 
 from bridge import collecting
+from bridge.analysis.building import build_tables
 from bridge.analysis.frames import COLUMNS, load_tidy
-from bridge.planning import Plan, RunSpec, load_plan
+from bridge.planning import Plan, RunSpec, load_family, load_plan
 from bridge.records import RecordError, jsonl, read_json, read_jsonl, write_json, write_text
 from tests.fixtures.run_folders import (
+    write_collapse,
     write_divergence,
     write_evaluation,
     write_failure,
@@ -163,6 +165,53 @@ def test_the_manifest_names_tables_and_runs(plan: Plan, results: Path, spec: Run
     }
 
 
+def test_answers_stand_beside_question_and_gold(plan: Plan, results: Path, spec: RunSpec) -> None:
+    family = load_family(spec.family)
+    asked = family.benchmark("rung1", family.Options.model_validate(spec.dataset_options))[0]
+    shown = table(collect_suite(plan, results=results), "answers")
+    assert set(shown["sample"]) == {-1}, "sampled answers stay in the run folder"
+    assert len(shown) == 7 * len(plan.runs)
+    assert shown["question_id"].is_monotonic_increasing, "answers to one question side by side"
+    row = row_of(shown[shown["question_id"] == asked.id], spec)
+    assert (row["question"], row["gold"]) == (asked.question, asked.answer)
+    assert (row["text"], row["extracted"], row["length"]) == ("\\boxed{ 3 }", "3", 11)
+    assert (row["verdict"], row["difficulty"]) == ("correct", 2)
+
+
+def test_answers_that_parquet_cannot_hold_are_kept_readable(
+    plan: Plan, results: Path, spec: RunSpec
+) -> None:
+    path = spec.folder(results).answers
+    rows = read_jsonl(path)
+    rows[0] |= {"text": "a\ud800b" + "x" * 1_000_000, "extracted": "\udfff"}
+    write_text(path, jsonl(rows))
+    folder = collect_suite(plan, results=results)
+    shown = table(folder, "answers")
+    row = row_of(shown[shown["question_id"] == rows[0]["question_id"]], spec)
+    assert row["text"] == "a\ufffdb" + "x" * 3997
+    assert (row["length"], row["extracted"]) == (1_000_003, "\ufffd")
+    assert (folder / "answers.parquet").stat().st_size < 50_000
+
+
+def test_an_answer_to_no_question_of_the_benchmark_is_refused(
+    plan: Plan, results: Path, spec: RunSpec
+) -> None:
+    path = spec.folder(results).answers
+    rows = [
+        row | {"question_id": "rung1/77777"} if row["question_id"] == "rung1/00001" else row
+        for row in read_jsonl(path)
+    ]
+    write_text(path, jsonl(rows))
+    with pytest.raises(RecordError, match=r"line 3: rung1/77777 is no question of rung1"):
+        collect_suite(plan, results=results)
+
+
+def test_runs_name_their_implementation_and_rates(plan: Plan, results: Path, spec: RunSpec) -> None:
+    row = row_of(table(collect_suite(plan, results=results), "runs"), spec)
+    assert row["implementation"] == "bridge"
+    assert (row["lr_sft"], row["lr_rl"]) == (spec.training.lr_sft, spec.training.lr_rl)
+
+
 # -- runs without a score --------------------------------------------------------------------------
 
 
@@ -179,6 +228,36 @@ def test_a_diverged_run_keeps_its_dynamics_and_cost_but_has_no_score(
     assert key in set(zip(tidy.costs["method"], tidy.costs["seed"], strict=True))
     own = tidy.dynamics[(tidy.dynamics["method"] == "bridge") & (tidy.dynamics["seed"] == 0)]
     assert own["step"].tolist() == [0, 1, 2]
+
+
+def test_a_collapsed_policy_is_a_result_without_a_score_and_harms_no_other_row(
+    plan: Plan, results: Path, spec: RunSpec
+) -> None:
+    before = load_tidy(collect_suite(plan, results=results))
+    write_collapse(spec, results)
+    folder = collect_suite(plan, results=results)
+    tidy = load_tidy(folder)
+    row = row_of(tidy.runs, spec)
+    assert (row["status"], row["reason"]) == (
+        "collapsed",
+        "not one of 11 answers could be read (11 truncated)",
+    )
+    for name in ("scores", "costs", "dynamics"):
+        old, new = (getattr(one, name) for one in (before, tidy))
+        rest = [t[(t["method"] != "bridge") | (t["seed"] != 0)] for t in (old, new)]
+        pd.testing.assert_frame_equal(*(t.reset_index(drop=True) for t in rest))
+    assert not ((tidy.scores["method"] == "bridge") & (tidy.scores["seed"] == 0)).any()
+    assert row_of(tidy.costs, spec)["seconds_train"] == 1.5
+    # Its answers show what became of it.
+    shown = table(folder, "answers")
+    own = shown[(shown["method"] == "bridge") & (shown["seed"] == 0)]
+    assert set(own["verdict"]) == {"truncated"}
+    assert set(own["text"].str.len()) == {4000} and set(own["length"]) == {9000}
+
+    build_tables(folder, results / "tables")
+    lines = (results / "tables" / "main.md").read_text().splitlines()
+    line = next(text for text in lines if text.startswith("| BRIDGE |"))
+    assert line.startswith("| BRIDGE | 1/2 collapsed 1/2 |")
 
 
 @pytest.mark.parametrize("gone", ["done", "scores"])
