@@ -6,6 +6,7 @@ import pytest
 
 from bridge.analysis.compare import compare, config_difference, run_compare
 from bridge.analysis.frames import TidyError, load_tidy
+from bridge.cli import main
 from bridge.records import run_folder
 from tests.fixtures.tidy import make_tidy, write_tidy
 
@@ -143,3 +144,23 @@ def test_a_run_without_a_result_is_refused_with_its_status(results):
     )
     with pytest.raises(TidyError, match="its status is timeout"):
         compare(load_tidy(folder), *RUNS)
+
+
+def test_the_command_compares_methods_runs_and_suites(results, root, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+
+    def said(*arguments):
+        main(["compare", *arguments, "--results", str(results), "--suite", "one"])
+        return capsys.readouterr().out
+
+    text = said("rl_zero", "bridge")
+    assert text.startswith("methods: from rl_zero to bridge")
+    assert max(map(len, text.splitlines())) <= 100
+    found = json.loads(said("rl_zero", "bridge", "--json"))
+    assert (found["kind"], found["left"], found["right"]) == ("methods", "rl_zero", "bridge")
+    with pytest.raises(SystemExit) as caught:
+        said("rl_zero", "no_such_method")
+    assert caught.value.code == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("bridge: 'no_such_method' is no method of the suite one")
+    assert complaint.count("\n") == 1
