@@ -54,6 +54,22 @@ def simulate(
     return (draws < chance).astype(float)
 
 
+def two_arms(random: np.random.Generator, n: int, seed_sd: float) -> tuple[Array, Array]:
+    """Answers of two methods, 60 % and 45 %, to the same questions."""
+    common = random.normal(0, QUESTION_SD * SHARED**0.5, (EXPERIMENTS, 1, n))
+    first, second = (
+        simulate(
+            random,
+            n,
+            accuracy,
+            seed_sd,
+            common + random.normal(0, QUESTION_SD * (1 - SHARED) ** 0.5, (EXPERIMENTS, 1, n)),
+        )
+        for accuracy in (0.6, 0.45)
+    )
+    return first, second
+
+
 def covered(limits: tuple[Array, Array], truth: float) -> float:
     """Share of experiments in percent whose interval holds the truth."""
     return 100 * float(np.mean((limits[0] <= truth) & (truth <= limits[1])))
@@ -92,12 +108,8 @@ def main() -> None:
     for n in SIZES:
         for seed_sd in SEED_SDS:
             random = np.random.default_rng([n, int(1000 * seed_sd), 2])
-            common = random.normal(0, QUESTION_SD * SHARED**0.5, (EXPERIMENTS, 1, n))
-            arms = []
-            for accuracy in (0.6, 0.45):
-                own = random.normal(0, QUESTION_SD * (1 - SHARED) ** 0.5, (EXPERIMENTS, 1, n))
-                arms.append(simulate(random, n, accuracy, seed_sd, common + own))
-            parts = difference_components([arms[0]], [arms[1]])
+            first, second = two_arms(random, n, seed_sd)
+            parts = difference_components([first], [second])
             half = parts.half_width()
             share = covered((parts.mean - half, parts.mean + half), 0.15)
             print(f"| {n} | {100 * seed_sd:.0f} | {share:.1f} |", flush=True)
