@@ -54,10 +54,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument(
+        "--policy", type=Path, help="weights to measure at (default: the base model of the suite)"
+    )
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    base = base_folder(arguments.results, SUITE, MODEL)
+    base = arguments.policy or base_folder(arguments.results, SUITE, MODEL)
     if not base.is_dir():
         raise SystemExit(
             f"{base} is missing; make it by `bridge prepare --suite {SUITE} --model {MODEL}`."

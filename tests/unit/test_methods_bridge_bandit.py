@@ -196,8 +196,11 @@ def test_lookahead_and_sft_only_have_no_interior_fixed_point(
     grown = [after - before for before, after in itertools.pairwise(sizes)]
     assert min(grown) > 0.5
     assert max(grown) < 1.05 * min(grown)  # at a constant speed
-    before = policy_of(trainer)
+    before, w = policy_of(trainer), value(trainer, ADAPTER)
     step(trainer, own=False)
+    # w pushes towards the demonstrations: what is left of the teacher's rule where theta rests.
+    j_sft_gradient = TAUGHT / TAUGHT.sum() - before
+    assert float((value(trainer, ADAPTER) - w) @ j_sft_gradient) > 0
     assert torch.allclose(policy_of(trainer), before, rtol=0, atol=1e-8)
     settled = gradient_of_scalarised(value(trainer, BASE) + value(trainer, ADAPTER))
     assert float(settled.norm()) > 1e-3  # and not where mixing rests
