@@ -39,8 +39,14 @@ class Problem:
 
 def log_softmax(scores: Array) -> Array:
     """Scores minus the log of their summed exponentials over the answers."""
-    normalised: Array = scores - np.logaddexp.reduce(scores, axis=-1, keepdims=True)
-    return normalised
+    return scores - _log_sum_exp(scores)
+
+
+def _log_sum_exp(scores: Array) -> Array:
+    """[..., answers] to [..., 1]; ``np.logaddexp.reduce`` takes ten times as long."""
+    highest = scores.max(axis=-1, keepdims=True)
+    total: Array = highest + np.log(np.exp(scores - highest).sum(axis=-1, keepdims=True))
+    return total
 
 
 def over_prompts(problem: Problem, table: Array) -> Array:
@@ -105,8 +111,7 @@ def log_partition(problem: Problem, beta: float) -> Array:
             f"beta is {beta:g}, but the Gibbs optimum needs a KL term: take a beta above 0 or "
             "leave this prediction out."
         )
-    z: Array = np.logaddexp.reduce(problem.log_start + problem.reward / beta, axis=-1)
-    return z
+    return _log_sum_exp(problem.log_start + problem.reward / beta)[..., 0]
 
 
 def gibbs(problem: Problem, beta: float) -> Array:
