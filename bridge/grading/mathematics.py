@@ -19,11 +19,19 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 _PR_SET_PDEATHSIG: Final = 1  # from linux/prctl.h
 _UNESCAPED_DOLLAR: Final = re.compile(r"(?<!\\)\$")
 _BOX_COMMAND: Final = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+_SCIENTIFIC: Final = re.compile(r"([-+]?[0-9]+(?:\.[0-9]*)?)[eE]([-+]?[0-9]{1,4})")
+_STRAY_END: Final = re.compile(r"(?<=[^\\.,;])[.,;]$")
+_NAMED_INDEX: Final = re.compile(r"_\{?\s*\\(max|min|odot)(?![A-Za-z])\s*\}?")
+_EULER_INDEX: Final = re.compile(r"(?<![A-Za-z\\])E(?=_)")
+_BASE: Final = re.compile(r"[0-9]\s*_\s*\{?\s*([0-9]+)")
+_INEQUALITY: Final = re.compile(r"[<>]|\\(?:leq?|geq?|lt|gt|leqslant|geqslant)(?![A-Za-z])")
+_OPEN_SIZE: Final = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])|\s")
 
 Reply = dict[str, str | bool]
 
@@ -47,8 +55,37 @@ def as_math(answer: str) -> str:
     Dollar signs and box commands inside are dropped and white space joined: left in place they
     would make several candidates, which math-verify gathers into a set.
     """
-    bare = _BOX_COMMAND.sub("", _UNESCAPED_DOLLAR.sub("", answer))
-    return f"${' '.join(bare.split())}$"
+    bare = " ".join(_BOX_COMMAND.sub("", _UNESCAPED_DOLLAR.sub("", answer)).split())
+    # The full stop of a sentence: math-verify would read text instead of a number.
+    bare = scientific(_STRAY_END.sub("", bare).rstrip())
+    # Names that it cannot read: an operator as an index, and E with an index (not Euler's number).
+    bare = _EULER_INDEX.sub(r"\\Xi", _NAMED_INDEX.sub(r"_{\1}", bare))
+    return f"${bare}$"
+
+
+def scientific(number: str) -> str:
+    r"""``4.5e33`` as ``4.5 \times 10^{33}``: math-verify takes the e for Euler's number.
+
+    Anything but such a number alone is returned as it is.
+    """
+    match = _SCIENTIFIC.fullmatch(number)
+    return rf"{match[1]} \times 10^{{{int(match[2])}}}" if match else number
+
+
+def base(answer: str) -> str:
+    """The base that a number is written in, ``43_5`` or ``43_{5}``; nothing where none is."""
+    match = _BASE.search(answer)
+    return match[1] if match else ""
+
+
+def brackets(answer: str) -> str:
+    """``ordered`` for what stands in round or square brackets, ``set`` for braces, else nothing."""
+    bare = _OPEN_SIZE.sub("", _UNESCAPED_DOLLAR.sub("", answer))
+    if "," not in bare:
+        return ""
+    if bare.startswith(("(", "[")) and bare.endswith((")", "]")):
+        return "ordered"
+    return "set" if bare.startswith("\\{") and bare.endswith("\\}") else ""
 
 
 class Comparison:
@@ -62,6 +99,9 @@ class Comparison:
         self._parse: Callable[..., list[Any]] = parse
         self._verify: Callable[..., bool] = verify
         self._how = [LatexExtractionConfig()]
+        # For golds that are letters, which the usual reading takes for units: a + b + c, sin^2 t.
+        plain = replace(self._how[0].normalization_config, units=False, nits=False)
+        self._letters = [LatexExtractionConfig(normalization_config=plain)]
         self.judge(r"\frac{1}{2}", "0.5")
 
     def judge(self, gold: str, answer: str) -> Reply:
@@ -74,8 +114,11 @@ class Comparison:
             if not reference:
                 return {"gold_unreadable": True}
             candidate = self._read(answer)
-            # Order matters: verify(gold, prediction) is not symmetric.
-            if any(self._same(g, c) for g in reference for c in candidate):
+            # An ordered pair is no set: math-verify reads (1, 2) as an interval or as a set.
+            mixed = {brackets(gold), brackets(answer)} == {"ordered", "set"}
+            # It drops the base of a number, too.
+            mixed |= bool(base(gold) and base(answer) and base(gold) != base(answer))
+            if not mixed and self._equal(gold, answer, reference, candidate):
                 return {"verdict": "correct"}
         except MemoryError:
             return {"verdict": "timeout", "exhausted": True}
@@ -83,12 +126,28 @@ class Comparison:
             return {"verdict": "unparsed"}
         return {"verdict": "wrong"}
 
-    def _read(self, answer: str) -> list[Any]:
+    def _equal(self, gold: str, answer: str, reference: list[Any], candidate: list[Any]) -> bool:
+        # Order matters: verify(gold, prediction) is not symmetric.
+        if any(self._same(g, c) for g in reference for c in candidate):
+            return True
+        if _INEQUALITY.search(answer) and not _INEQUALITY.search(gold):
+            # An inequality for an interval is understood the other way round only.
+            return any(self._same(c, g) for g in reference for c in candidate)
+        if _only_text(reference):
+            pairs = [(g, c) for g in self._symbols(gold) for c in self._symbols(answer)]
+            return any(self._same(g, c) for g, c in pairs)
+        return False
+
+    def _symbols(self, answer: str) -> list[Any]:
+        read = self._read(answer, self._letters)
+        return [entry for entry in read if not isinstance(entry, str)]
+
+    def _read(self, answer: str, how: list[Any] | None = None) -> list[Any]:
         """An expression, where it can be made, and the normalised text; or an empty list."""
         try:
             return self._parse(
                 as_math(answer),
-                extraction_config=self._how,
+                extraction_config=how or self._how,
                 parsing_timeout=None,
                 raise_on_error=True,
             )

@@ -1,9 +1,9 @@
 """Grades batches of untrusted texts in killable worker processes.
 
-Most answers never reach a worker: texts without a box, plain integers and pairs seen before are
-decided here. The rest go, each pair once, to workers that start when first needed (``dispatch``).
-At most ``time_s`` (plus a worker's start, where no other answer was waiting) and ``memory_gib`` are
-spent on an answer, whatever it is.
+Most answers never reach a worker: texts without a box, plain integers, choices, lists of roles and
+pairs seen before are decided here. The rest go, each pair once, to workers that start when first
+needed (``dispatch``). At most ``time_s`` (plus a worker's start, where no other answer was waiting)
+and ``memory_gib`` are spent on an answer, whatever it is.
 
 Not covered: a machine starved of CPU, where a slow honest answer may time out, and macOS, which
 does not honour the memory limit. Left out: partial results. A batch is graded whole or raises.
@@ -20,6 +20,7 @@ from typing import Self
 
 from bridge.grading.dispatch import Dispatcher, Pair
 from bridge.grading.extraction import last_boxed
+from bridge.grading.logic import choice_verdict, roles_verdict
 from bridge.grading.verdicts import (
     GRADER_VERSION,
     VERDICTS,
@@ -110,7 +111,11 @@ class GraderPool:
             return None, "truncated" if item.truncated else "unparsed"
         if len(answer) > self.limits.answer_chars:
             return None, "unparsed"
-        verdict = integer_verdict(item.gold, answer)
+        verdict = (
+            integer_verdict(item.gold, answer)
+            or choice_verdict(item.gold, answer)
+            or roles_verdict(item.gold, answer)
+        )
         if verdict is None and (key := _key((item.gold, answer))) in self._cache:
             self._cache.move_to_end(key)
             verdict = self._cache[key]

@@ -54,14 +54,14 @@ def fresh() -> Iterator[GraderPool]:
 @pytest.mark.parametrize(
     ("gold", "answer", "verdict"),
     [
-        # The order (gold, prediction) matters.
+        # The order (gold, prediction) matters, except between an interval and an inequality.
         ("1<x<2", "(1,2)", "correct"),
-        ("(1,2)", "1<x<2", "wrong"),
+        ("(1,2)", "1<x<2", "correct"),
         ("101", "a+2z=2z+a=101", "correct"),
         ("a+2z=2z+a=101", "101", "wrong"),
-        # An ordered pair is read as an open interval, and passes for a set.
-        ("(1,2)", r"\{1,2\}", "correct"),
-        (r"\{1,2\}", "(2,1)", "correct"),
+        # math-verify alone takes an ordered pair for a set.
+        ("(1,2)", r"\{1,2\}", "wrong"),
+        (r"\{1,2\}", "(2,1)", "wrong"),
         ("(1,2)", "(2,1)", "wrong"),
         # Decimals are compared at six places.
         ("1/3", "0.3333", "wrong"),
