@@ -1,0 +1,117 @@
+"""What the families of real data share: options, prompts, the validation draw."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal
+
+from pydantic import Field
+
+from bridge.grading import GraderPool
+from bridge.problems.base import Dataset, Problem, ProblemError
+from bridge.problems.demonstrations import Coverage, Offer, choose, token_limit
+from bridge.problems.sources import DataOptions, Item
+from bridge.seeds import derive_seed
+
+# SimpleRL's qwen-boxed user turn; other models get the same words inside their own chat template.
+BOXED: Final = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+LETTER: Final = (
+    "\nPlease reason step by step, and put the letter of the right option within \\boxed{}."
+)
+ROLES: Final = (
+    "\nPlease reason step by step, and put who is what within \\boxed{}, "
+    "like \\boxed{Zoe is a knight, Max is a knave}."
+)
+
+# Training problems that also are evaluation questions, in the same or in other words: identity ->
+# question. All pairs that share numbers and answer and half of their word 5-grams were read by eye.
+TWINS: Final[Mapping[str, str]] = {
+    "9e57333f15178ac6": "math500 test/intermediate_algebra/1566.json",  # math/test/00652
+    "7bb0d540cf5ec0ae": "math500 test/intermediate_algebra/337.json",  # math/train/01509
+    "d02448d3d58d57b3": "olympiadbench/2607",  # math/train/04009
+    "2272c19424b47575": "olympiadbench/2644",  # math/train/06864
+    "64be1f6fec747580": "olympiadbench/2713",  # math/test/04640
+    "730a01d78d31761d": "olympiadbench/2791",  # math/train/04487
+    "75744f06ff3d8157": "olympiadbench/2794",  # math/train/07294
+    "123b78bfd5a34654": "olympiadbench/2890",  # math/train/03443
+    "95462959afbea7d9": "olympiadbench/2895",  # math/train/04533
+    "131533c85959954c": "olympiadbench/2918",  # math/test/02680
+}
+
+
+class RealOptions(DataOptions):
+    """Options of every family of real data that is trained on."""
+
+    demonstrations: tuple[Literal["human", "math_traces_gptoss", "deepmath_103k"], ...] = ("human",)
+    """Sources of demonstrations, the preferred one first; empty for none."""
+    max_demonstration_tokens: int = Field(3000, ge=1)
+    tokenizer: str | None = None
+    """Counts those tokens: a checkpoint folder or ``repository@commit``; None counts bytes."""
+    validation_size: int = Field(500, ge=1)
+    seed: int = 0
+    """Of the validation draw."""
+
+
+def to_problem(item: Item, instruction: str, demonstration: str | None = None) -> Problem:
+    """The item with its prompt rendered."""
+    return Problem(
+        id=item.id,
+        question=item.problem + instruction,
+        answer=item.answer,
+        difficulty=item.difficulty,
+        demonstration=demonstration,
+    )
+
+
+def draw(items: Sequence[Item], options: RealOptions, name: str) -> list[Item]:
+    """A uniform draw of ``validation_size`` items, without replacement.
+
+    Raises:
+        ProblemError: there are not enough.
+    """
+    if options.validation_size >= len(items):
+        raise ProblemError(
+            f"{name}: only {len(items)} problems are left for validation; lower the option "
+            f"validation_size ({options.validation_size})."
+        )
+    # Order-free, so that another order of rows gives the same set.
+    ordered = sorted(items, key=lambda item: item.id)
+    return random.Random(derive_seed("validation", name, options.seed)).sample(
+        ordered, options.validation_size
+    )
+
+
+def assemble(
+    train: Sequence[Item],
+    validation: Sequence[Item],
+    offers: Callable[[], Sequence[Offer]],
+    options: RealOptions,
+    instruction: str,
+) -> tuple[Dataset, Coverage]:
+    """Training problems with their demonstrations, validation problems, and the coverage."""
+    fits = token_limit(options.max_demonstration_tokens, options.tokenizer)
+    with GraderPool() as pool:
+        chosen, coverage = choose(train, offers(), fits=fits, pool=pool)
+    dataset = Dataset(
+        tuple(to_problem(item, instruction, chosen.get(item.id)) for item in train),
+        tuple(to_problem(item, instruction) for item in validation),
+    )
+    return dataset, coverage
+
+
+def offers_of(name: str, items: Sequence[Item], write: Callable[[Item, str], str]) -> Offer:
+    """The solutions of a set as completions."""
+    completions: dict[str, list[str]] = {}
+    for item in items:
+        texts = (write(item, solution) for solution in item.solutions)
+        completions.setdefault(item.identity, []).extend(text for text in texts if text)
+    return name, completions
+
+
+def cached(
+    build: Callable[[RealOptions], tuple[Dataset, Coverage]],
+) -> Callable[[RealOptions], tuple[Dataset, Coverage]]:
+    """Build each configuration once per process: grading all demonstrations takes seconds."""
+    return functools.cache(build)
