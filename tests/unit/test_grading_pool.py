@@ -257,19 +257,19 @@ def test_workers_killed_again_and_again_are_an_error_not_a_verdict(fresh: Grader
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
+    ("source", "startup_s", "message"),
     [
-        ("raise ImportError('no such thing')", r"ImportError: no such thing.*install"),
-        ("import os; os._exit(3)", "die while they start"),
-        ("import time; time.sleep(60)", "did not start within 0.7 s"),
+        ("raise ImportError('no such thing')", 60, r"ImportError: no such thing.*install"),
+        ("import os; os._exit(3)", 60, "die while they start"),
+        ("import time; time.sleep(60)", 0.7, "did not start within 0.7 s"),
     ],
 )
 def test_a_worker_that_cannot_start_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, startup_s: float, message: str
 ) -> None:
     (tmp_path / "math_verify.py").write_text(source)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with GraderPool(GraderLimits(startup_s=0.7)) as pool:
+    with GraderPool(GraderLimits(startup_s=startup_s)) as pool:
         with pytest.raises(GraderError, match=message):
             pool.grade([boxed("7", "7"), HALF])
         assert pool.worker_pids() == []
