@@ -35,7 +35,8 @@ def facts(tidy: Tidy) -> list[tuple[str, str]]:
         ("runs", ", ".join([finished, *others])),
         ("models", ", ".join(dict.fromkeys(model for model, _ in tidy.blocks))),
         ("data sets", ", ".join(dict.fromkeys(dataset for _, dataset in tidy.blocks))),
-        ("methods", ", ".join(label(method) for method in methods)),
+        # Names such as `BRIDGE, no gain` have commas of their own.
+        ("methods", "; ".join(label(method) for method in methods)),
         ("seeds", ", ".join(map(str, seeds))),
         ("started", _dates(runs["started_at"])),
         ("device", "; ".join(distinct(runs["device"])) or "unknown"),
