@@ -1,5 +1,6 @@
 """Claims: the schema's refusals, each verdict, and what is said when something is missing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import yaml
 
 from bridge.analysis.building import build_tables
-from bridge.analysis.claims import judge_claims, load_claims
+from bridge.analysis.claims import _sentence, judge_claims, load_claims
+from bridge.analysis.evidence import Evidence
 from bridge.analysis.frames import load_tidy
 from bridge.config import ConfigError
 from tests.fixtures.tidy import make_tidy, write_tidy
@@ -311,3 +313,14 @@ def test_the_tables_hold_every_claim_and_block_and_are_the_same_bytes(tmp_path):
         text = (tmp_path / "a" / f"claims.{kind}").read_bytes()
         assert text == (tmp_path / "b" / f"claims.{kind}").read_bytes()
     assert "needs the row sasr" in (tmp_path / "a" / "claims.md").read_text()
+
+
+def test_a_verdict_that_only_the_adjustment_took_away_says_so():
+    """An effect twice the detectable one that is undecided would puzzle a reader otherwise."""
+    item = Evidence("A minus B", 9.0, 1.0, 17.0, "points", 0.01, 4.0, 1, p_adjusted=0.2)
+    assert _sentence(item) == (
+        "A minus B: +9.0 [+1.0, +17.0] points, p = 0.20 (p = 0.010 before the adjustment), 4.0 "
+        "points could have been seen"
+    )
+    assert "before" not in _sentence(replace(item, p_value=0.1))
+    assert "before" not in _sentence(replace(item, p_adjusted=0.02))

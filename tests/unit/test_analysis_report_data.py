@@ -121,3 +121,15 @@ def test_missing_values_are_empty_text(tidy):
         answers.loc[0, "extracted"] = gap
         (block,) = answer_data(tidy, answers, CLASSES)["blocks"]
         assert block["questions"][0]["answers"]["base"]["extracted"] == ""
+
+
+def test_limits_of_a_share_stay_between_0_and_1_and_those_of_a_length_do_not(tmp_path):
+    tables = make_tidy(models=("m",), methods=("rl_zero",), sizes=(20,), n_steps=10)
+    rows = tables["dynamics"]
+    rows["heldout_accuracy"] = rows["seed"].map({0: 0.9, 1: 1.0, 2: 1.0})
+    rows["response_length_mean"] = rows["seed"].map({0: 1.0, 1: 40.0, 2: 41.0})
+    (block,) = curve_data(load_tidy(write_tidy(tmp_path, tables)), {"rl_zero": "m0"})["blocks"]
+    y = block["curves"][0]["y"]
+    assert max(y["heldout_accuracy"]["high"]) == 1.0
+    assert 0.8 < min(y["heldout_accuracy"]["low"]) < 0.9
+    assert min(y["response_length_mean"]["low"]) < 0
