@@ -86,6 +86,11 @@ class TrainingConfig(Closed):
     """Rollouts per prompt (the group size)."""
     max_response_tokens: int = Field(ge=1)
     temperature: float = Field(1.0, gt=0)
+    engine: Literal["native", "vllm"] = "native"
+    """What draws the rollouts. The engines agree in log-probs, but the same seed draws other
+    tokens."""
+    kv_cache_gib: float = Field(1.0, gt=0)
+    """Memory for vLLM's keys and values; more lets more rows decode at once."""
     sft_batch_size: int = Field(16, ge=1)
     lr_sft: float = Field(ge=0)
     """Learning rate of pure SFT steps, from the documented grid."""
@@ -139,7 +144,12 @@ class EvaluationConfig(Closed):
     """Questions per benchmark that get sampled answers: the first ones; the greedy answer is
     always taken on all of them."""
     temperature: float = Field(1.0, gt=0)
+    engine: Literal["hf", "vllm"] = "hf"
+    """What draws the answers: lm-eval's ``hf`` model, or vLLM."""
+    kv_cache_gib: float = Field(1.0, gt=0)
+    """Memory for vLLM's keys and values; more lets more rows decode at once."""
     batch_size: int = Field(128, ge=1)
+    """Questions that the ``hf`` model answers at once; vLLM batches by its memory."""
 
     @model_validator(mode="after")
     def _samples_have_questions(self) -> EvaluationConfig:

@@ -25,8 +25,9 @@ class Completion:
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     """Log-probability of each token under the sampling policy at the sampling temperature."""
-    entropies: tuple[float, ...]
-    """Entropy in nats of the distribution each token was drawn from."""
+    entropies: tuple[float, ...] | None
+    """Entropy in nats of the distribution each token was drawn from; None where the engine does not
+    see the whole distribution."""
     truncated: bool
     """The length limit ended it, not the policy."""
 
@@ -36,6 +37,14 @@ class Engine(Protocol):
 
     def sync(self) -> None:
         """Take over the trainer's current weights (a no-op where they are shared)."""
+        ...
+
+    def sleep(self) -> None:
+        """Give back what device memory can be; a sync meanwhile waits for the wake-up."""
+        ...
+
+    def wake(self) -> None:
+        """Be ready to generate from the current weights; a generation also does it by itself."""
         ...
 
     def generate(

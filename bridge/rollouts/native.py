@@ -92,6 +92,12 @@ class NativeEngine:
         if self._refresh is not None:
             self._refresh()
 
+    def sleep(self) -> None:
+        """Nothing to give back: the model is the trainer's own, the cache lives for one call."""
+
+    def wake(self) -> None:
+        """It never sleeps."""
+
     @torch.inference_mode()
     def generate(
         self, prompts: Sequence[Prompt], *, max_new_tokens: int, temperature: float

@@ -52,7 +52,7 @@ class Collector:
         *,
         draw: Callable[[int], list[Problem]],
         name: str = "rollout",
-    ) -> tuple[list[Group], dict[str, float]]:
+    ) -> tuple[list[Group], dict[str, float | None]]:
         """Return the step's groups and its rollout statistics.
 
         Args:
@@ -124,6 +124,8 @@ class Collector:
             )
             for k, (r, ids) in enumerate(zip(requests, prompt_ids, strict=True))
         ]
+        with self.stopwatch.stage("sync"):
+            self.engine.wake()
         with self.stopwatch.stage("rollout"):
             drawn = self.engine.generate(
                 prompts,
@@ -155,7 +157,8 @@ class Collector:
             for seed, completion in zip(prompt.seeds, completions, strict=True):
                 verdict = next(graded).verdict
                 verdicts[verdict] += 1
-                entropies += completion.entropies
+                if completion.entropies is not None:
+                    entropies += completion.entropies
                 rows.append(
                     Row(
                         kind="hybrid" if request.prefix_ids else "rollout",
@@ -193,7 +196,7 @@ def _statistics(
     groups: Sequence[Group],
     entropies: Sequence[float],
     verdicts: Counter[Verdict],
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     rows = [row for group in groups for row in group.rows]
     lengths = [len(row.response_ids) - row.prefix_tokens for row in rows]
     return {
@@ -203,7 +206,7 @@ def _statistics(
         "response_length_max": max(lengths),
         "truncated_share": sum(row.truncated for row in rows) / len(rows),
         "zero_spread_share": sum(len(set(g.rewards)) == 1 for g in groups) / len(groups),
-        "entropy": sum(entropies) / len(entropies),
+        "entropy": sum(entropies) / len(entropies) if entropies else None,
         "unparsed_share": verdicts["unparsed"] / len(rows),
         "grader_timeouts": float(verdicts["timeout"]),
     }

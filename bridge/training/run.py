@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bridge.config import LocalModel
+from bridge.config import LocalModel, TrainingConfig
 from bridge.grading.pool import GraderPool
 from bridge.grading.verdicts import GRADER_VERSION
 from bridge.planning import RunSpec, load_family, load_method
@@ -35,7 +35,9 @@ from bridge.records import (
     write_json,
     writing,
 )
+from bridge.rollouts.base import Engine
 from bridge.rollouts.native import NativeEngine
+from bridge.rollouts.vllm import VllmEngine
 from bridge.training.experience import Collector
 from bridge.training.probes import Probes
 from bridge.training.session import Run
@@ -128,18 +130,35 @@ def _set_up(spec: RunSpec, folder: RunFolder, grader: GraderPool, base_path: Pat
     )
     reference = load_policy(base_path) if spec.training.kl_coef > 0 else None
     trainer = Trainer(policy, method, spec.training, reference)
-    engine = NativeEngine(
-        policy.sampler.model,
-        eos_token_id=base.eos_token_id,
-        pad_token_id=base.pad_token_id,
-        refresh=policy.refresh,
-    )
     stopwatch = Stopwatch()
     collector = Collector(
-        policy.sampler, engine, grader, spec.training, seed=spec.seed, stopwatch=stopwatch
+        policy.sampler,
+        _engine(spec.training, policy, base_path),
+        grader,
+        spec.training,
+        seed=spec.seed,
+        stopwatch=stopwatch,
     )
     probes = Probes(policy, trainer, collector, dataset, spec.training)
     return Run(spec, folder, method, dataset, policy, trainer, collector, probes, stopwatch)
+
+
+def _engine(training: TrainingConfig, policy: TrainablePolicy, base_path: Path) -> Engine:
+    sampler = policy.sampler
+    if training.engine == "vllm":
+        return VllmEngine(
+            base_path,
+            end_token_ids=[sampler.eos_token_id],
+            dtype=sampler.model.dtype,
+            kv_cache_gib=training.kv_cache_gib,
+            weights=lambda: ((n, p.detach()) for n, p in policy.model.named_parameters()),
+        )
+    return NativeEngine(
+        sampler.model,
+        eos_token_id=sampler.eos_token_id,
+        pad_token_id=sampler.pad_token_id,
+        refresh=policy.refresh,
+    )
 
 
 def _loop(run: Run) -> None:

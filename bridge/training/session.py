@@ -72,7 +72,7 @@ class Run:
             self.policy.refresh()
             _copy_weights(self.policy.sampler, self.trainer.reference)
         groups: Sequence[Group] = ()
-        statistics: dict[str, float] = {}
+        statistics: dict[str, float | None] = {}
         shadow: StepBatch | None = None
         if phase.kind != "sft":
             groups, statistics, shadow = self._rollouts(step)
@@ -82,6 +82,8 @@ class Run:
                 self.method.demonstrations_wanted(step), "demonstrations"
             )
         ]
+        with self.stopwatch.stage("sync"):
+            self.collector.engine.sleep()
         with self.stopwatch.stage("update"):
             rows = self.method.rows(groups, demonstrations, step)
             batch = StepBatch(tuple(rows), tuple(groups), shadow)
@@ -107,7 +109,7 @@ class Run:
             **scalars,
         }
 
-    def _rollouts(self, step: int) -> tuple[list[Group], dict[str, float], StepBatch | None]:
+    def _rollouts(self, step: int) -> tuple[list[Group], dict[str, float | None], StepBatch | None]:
         """The step's groups with their statistics, and the shadow's groups where wanted."""
         demonstrated = self.method.demonstrated_prompts(step)
         wanted = self.spec.training.prompts_per_step

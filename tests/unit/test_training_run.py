@@ -241,6 +241,8 @@ class Asked:
 
     def sync(self) -> None: ...
 
+    def wake(self) -> None: ...
+
     def generate(self, prompts: Any, **settings: Any) -> Any:
         self.prompts.extend(prompts)
         raise StopIteration
