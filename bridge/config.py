@@ -67,7 +67,20 @@ class LocalModel(Closed):
     path: str
 
 
-ModelConfig = Annotated[TinyModel | LocalModel, Field(discriminator="source")]
+class HubModel(Closed):
+    """A model of the Hugging Face hub at a pinned commit; safetensors only, none of its code."""
+
+    source: Literal["hub"]
+    repo: str = Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
+    revision: str = Field(pattern="^[0-9a-f]{40}$")
+    """Commit id; a branch or a tag could move."""
+    prompt: Literal["chat-template", "qwen-boxed"] = "chat-template"
+    """The tokenizer's own chat template, or SimpleRL's for Qwen base models."""
+    pad_token: str | None = None
+    """Token of the vocabulary to pad with, for a tokenizer that names none."""
+
+
+ModelConfig = Annotated[TinyModel | LocalModel | HubModel, Field(discriminator="source")]
 
 
 class DatasetConfig(Closed):
@@ -275,7 +288,7 @@ def validate(schema: type[M], raw: Any, where: Path | str, prefix: str = "") -> 
     except ValidationError as error:
         # A misspelt key is also a missing one; the misspelling says more.
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        location = tuple(part for part in first["loc"] if part not in ("tiny", "local"))
+        location = tuple(part for part in first["loc"] if part not in ("tiny", "local", "hub"))
         key = ".".join(str(part) for part in location)
         full_key = f"{prefix}.{key}".strip(".")
         raise ConfigError(f"{where}: {full_key}: {_explain(schema, first, location)}") from None

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from bridge.config import LocalModel, TrainingConfig
+from bridge.config import HubModel, LocalModel, TrainingConfig
 from bridge.grading.pool import GraderPool
 from bridge.grading.verdicts import GRADER_VERSION
 from bridge.planning import RunSpec, load_family, load_method
 from bridge.policies.checkpoint import load_policy, save_policy
+from bridge.policies.hub_model import prepare_hub_model
 from bridge.policies.trainable import ADAPTER, BASE, SHADOW, TrainablePolicy
 from bridge.problems.base import check_disjoint, check_problems
 from bridge.records import (
@@ -276,7 +277,8 @@ def _base_path(spec: RunSpec, results: Path) -> Path:
     model = spec.model_config
     if isinstance(model, LocalModel):
         return Path(model.path)
-    return base_folder(results, spec.suite, spec.model)
+    folder = base_folder(results, spec.suite, spec.model)
+    return prepare_hub_model(model, folder) if isinstance(model, HubModel) else folder
 
 
 def _base_hash(base_path: Path) -> str:
