@@ -7,7 +7,7 @@ rule collect:
     log:
         "results/{suite}/logs/collect.log",
     conda:
-        "../envs/report.yaml"
+        "../envs/evaluate.yaml"
     threads: 1
     resources:
         mem_mb=2000,

@@ -110,3 +110,13 @@ def test_committed_tables_rebuild_those_of_the_run_without_torch(
     assert done.returncode == 0, done.stderr
     made = _hashes(tmp_path)
     assert {name: made.get(name) for name in shown} == shown
+
+
+def test_planning_the_default_suite_needs_no_grader(root: Path) -> None:
+    """The small environment of `make figures` plans too, and has no math-verify."""
+    code = (
+        "import sys; from pathlib import Path; from bridge.planning import load_plan;"
+        "load_plan('laptop', root=Path());"
+        "assert not [m for m in sys.modules if m.startswith('bridge.grading')]"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
