@@ -83,6 +83,14 @@ class HubModel(Closed):
 ModelConfig = Annotated[TinyModel | LocalModel | HubModel, Field(discriminator="source")]
 
 
+def _check_temperature(engine: str, temperature: float) -> None:
+    # vLLM refuses more than 2, and raises less than 0.01 to 0.01 with a line in its log.
+    if engine == "vllm" and not 0.01 <= temperature <= 2.0:
+        raise ValueError(
+            f"engine vllm samples at temperatures from 0.01 to 2, not {temperature}; use another"
+        )
+
+
 class DatasetConfig(Closed):
     """A problem family with its options."""
 
@@ -141,6 +149,11 @@ class TrainingConfig(Closed):
     """A loss above this, or one that is not finite, ends the run with status ``diverged``."""
 
     @model_validator(mode="after")
+    def _engine_can_sample(self) -> TrainingConfig:
+        _check_temperature(self.engine, self.temperature)
+        return self
+
+    @model_validator(mode="after")
     def _rewards_differ(self) -> TrainingConfig:
         if self.reward_correct <= self.reward_wrong:
             raise ValueError("reward_correct must be greater than reward_wrong")
@@ -163,6 +176,11 @@ class EvaluationConfig(Closed):
     """Memory for vLLM's keys and values; more lets more rows decode at once."""
     batch_size: int = Field(128, ge=1)
     """Questions that the ``hf`` model answers at once; vLLM batches by its memory."""
+
+    @model_validator(mode="after")
+    def _engine_can_sample(self) -> EvaluationConfig:
+        _check_temperature(self.engine, self.temperature)
+        return self
 
     @model_validator(mode="after")
     def _samples_have_questions(self) -> EvaluationConfig:

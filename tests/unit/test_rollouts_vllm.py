@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from bridge.config import EvaluationConfig
 from bridge.records import RecordError
 from bridge.rollouts.base import Prompt
 from bridge.rollouts.vllm import VllmEngine
 from bridge.training.session import SYNC_GAP_LIMIT, _check_sync_gap
+from tests.fixtures.tiny_run import make_training
 
 END = 3
 Start = Callable[..., tuple[VllmEngine, "Recorder"]]
@@ -182,6 +185,16 @@ def test_vllm_that_is_missing_or_cannot_start_is_one_sentence(
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(RecordError, match=r"^vLLM cannot be imported \(.*set engine: native\.$"):
         start()
+
+
+@pytest.mark.parametrize("temperature", [0.005, 2.1])
+def test_temperatures_that_vllm_would_refuse_or_change_are_refused(temperature: float) -> None:
+    make_training(temperature=temperature)
+    with pytest.raises(ValidationError, match=f"from 0.01 to 2, not {temperature}"):
+        make_training(temperature=temperature, engine="vllm")
+    evaluation = {"max_response_tokens": 1, "n_samples": 1, "sampled_questions": 1}
+    with pytest.raises(ValidationError, match=f"from 0.01 to 2, not {temperature}"):
+        EvaluationConfig(**evaluation, temperature=temperature, engine="vllm")
 
 
 def test_a_gap_above_the_limit_ends_the_run() -> None:
