@@ -44,7 +44,10 @@ TWINS: Final[Mapping[str, str]] = {
 class RealOptions(DataOptions):
     """Options of every family of real data that is trained on."""
 
-    demonstrations: tuple[Literal["human", "math_traces_gptoss", "deepmath_103k"], ...] = ("human",)
+    # Not strict: a recorded configuration is JSON, which has lists where this is a tuple.
+    demonstrations: tuple[Literal["human", "math_traces_gptoss", "deepmath_103k"], ...] = Field(
+        ("human",), strict=False
+    )
     """Sources of demonstrations, the preferred one first; empty for none."""
     max_demonstration_tokens: int = Field(3000, ge=1)
     tokenizer: str | None = None

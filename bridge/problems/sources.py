@@ -72,7 +72,10 @@ class DataOptions(Closed):
 
     data_root: str | None = None
     """Folder with one folder per set; BRIDGE_DATA_ROOT if that is set, else the hub."""
-    revisions: tuple[Annotated[str, Field(pattern="^[a-z0-9_]+@[0-9a-f]{40}$")], ...] = ()
+    # Not strict: a recorded configuration is JSON, which has lists where this is a tuple.
+    revisions: tuple[Annotated[str, Field(pattern="^[a-z0-9_]+@[0-9a-f]{40}$")], ...] = Field(
+        (), strict=False
+    )
     """``set@commit`` for sets whose commit the manifest does not pin, or to pin another."""
 
 
