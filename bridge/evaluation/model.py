@@ -73,7 +73,7 @@ class Policy(HFLM):
             )
         self.folder = folder
         self.generated: list[Generated] = []
-        self._end_ids = _end_ids(model.generation_config, tokenizer)
+        self._end_ids = end_ids(model.generation_config, tokenizer)
         self._end_text = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         model.generation_config = GenerationConfig(
             eos_token_id=self._end_ids, pad_token_id=self.tokenizer.pad_token_id
@@ -204,7 +204,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
-def _end_ids(config: GenerationConfig, tokenizer: Any) -> list[int]:
+def end_ids(config: GenerationConfig, tokenizer: Any) -> list[int]:
     """All tokens that end an answer: the generation config's and the tokenizer's."""
     named = config.eos_token_id
     ids = set(named if isinstance(named, list) else [named]) | {tokenizer.eos_token_id}

@@ -38,7 +38,11 @@ LoadPolicy = Callable[[Path, EvaluationConfig], Any]
 
 
 def load_policy(folder: Path, evaluation: EvaluationConfig) -> Any:
-    """Return the checkpoint as lm-eval's ``hf`` model, see :mod:`bridge.evaluation.model`."""
+    """Return the checkpoint as an lm-eval model, see :mod:`bridge.evaluation.model`."""
+    if evaluation.engine == "vllm":
+        from bridge.evaluation.engine_model import vllm_policy
+
+        return vllm_policy(folder, kv_cache_gib=evaluation.kv_cache_gib)
     from bridge.evaluation.model import Policy
 
     return Policy(
@@ -157,6 +161,7 @@ def _measure(
                 "greedy": scores.decoding(greedy),
                 "sampled": scores.decoding(sampled) if sampled else None,
                 "n_samples": evaluation.n_samples,
+                "engine": evaluation.engine,
                 "batch_size": evaluation.batch_size,
                 "seed": seed,
                 "threads": threads,
