@@ -28,9 +28,14 @@ from tests.fixtures.tidy import METHODS, ZOO, make_tidy, write_tidy
 
 OPENINGS = 5
 TIMES = """
-const [page] = performance.getEntriesByType('navigation');
-const [paint] = performance.getEntriesByName('first-contentful-paint');
-return [paint.startTime, page.domContentLoadedEventEnd, page.loadEventEnd].map((t) => t / 1000);
+const answer = arguments[0];
+const wait = () => {
+  const [page] = performance.getEntriesByType('navigation');
+  const [paint] = performance.getEntriesByName('first-contentful-paint');
+  if (!paint || !page.loadEventEnd) return setTimeout(wait, 10);
+  answer([paint.startTime, page.domContentLoadedEventEnd, page.loadEventEnd].map((t) => t / 1000));
+};
+wait();
 """
 
 
@@ -71,7 +76,7 @@ def opened(page: Path, profile: Path) -> None:
         for _ in range(OPENINGS):
             browser.get("about:blank")
             browser.get(page.as_uri())
-            found.append(browser.execute_script(TIMES))
+            found.append(browser.execute_async_script(TIMES))
     for name, seconds in zip(
         ("first paint", "usable", "loaded"), zip(*found, strict=True), strict=True
     ):
