@@ -69,6 +69,9 @@ class VllmEngine:
             dtype=str(dtype).removeprefix("torch."),
             load_format="safetensors" if weights is None else "dummy",
             kv_cache_memory_bytes=int(kv_cache_gib * 2**30),
+            # Beside a given cache size this only says how much must be free: 92 % by default, which
+            # a device that also holds a trainer never has.
+            gpu_memory_utilization=0.01,
             max_model_len=-1,  # the model's context, or what the memory holds of it
             enable_sleep_mode=self._can_sleep,
             enforce_eager=not torch.cuda.is_available(),

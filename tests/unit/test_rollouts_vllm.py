@@ -139,6 +139,8 @@ def test_without_a_trainer_the_checkpoint_s_weights_stay(start: Start) -> None:
 def test_on_a_gpu_it_sleeps_until_it_is_needed_and_wakes_with_new_weights(start: Start) -> None:
     engine, vllm = start(cuda=True)
     assert vllm.options["enable_sleep_mode"] and not vllm.options["enforce_eager"]
+    assert vllm.options["kv_cache_memory_bytes"] == 2**29
+    assert vllm.options["gpu_memory_utilization"] == 0.01  # the trainer is on the device too
     vllm.calls.clear()
     for act in (engine.sleep, engine.sleep, engine.sync):
         act()
