@@ -24,7 +24,7 @@ from bridge.rollouts.native import NativeEngine
 from bridge.rollouts.vllm import VllmEngine
 from bridge.seeds import derive_seed
 from bridge.training import run as run_module
-from bridge.training.run import train_run
+from bridge.training.run import Run, train_run
 from tests.fixtures.evaluation import finish
 from tests.fixtures.evaluation import make_spec as make_evaluation_spec
 from tests.fixtures.tiny_run import TextGrader, make_base, make_spec, read_lines
@@ -251,6 +251,27 @@ def test_a_whole_run_trains_and_repeats(
     weights = [load_policy(f).model.state_dict() for f in (base, first.policy)]
     assert any(not torch.equal(weights[0][n], weights[1][n]) for n in weights[0])
     assert "vllm" in " ".join(json.loads(first.done.read_text())["versions"])
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_bytes(
+    base: Path, tmp_path: Path, no_workers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(base, "rl_zero", probe_every=2)
+    whole = train(spec, tmp_path / "whole")
+    step = Run.step
+
+    def dying(self: Run) -> dict[str, Any]:
+        if self.counters.step == 2:
+            raise KeyboardInterrupt
+        return step(self)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "step", dying)
+        train(spec, tmp_path / "stopped")
+    stopped = train(spec, tmp_path / "stopped")
+    assert stopped.dynamics.read_bytes() == whole.dynamics.read_bytes()
+    weights = [(f.policy / "model.safetensors").read_bytes() for f in (whole, stopped)]
+    assert weights[0] == weights[1]
 
 
 def test_a_sync_that_is_skipped_ends_the_run_in_one_sentence(
