@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from bridge.analysis.canvas import GREY, PAGE_IN, look, new_figure, save
-from bridge.analysis.palette import DASHED, SOLID, DashPattern
+from bridge.analysis.palette import DASHED, DOTTED, SOLID, DashPattern
 
 ORDERS = ("SFT then RL", "RL then SFT")
 TARGET_STYLES: dict[str, tuple[str, str]] = {
@@ -27,14 +27,20 @@ TARGET_STYLES: dict[str, tuple[str, str]] = {
     "verifier format, 30 % noise": ("#0072B2", "^"),
     "bare label": ("#D55E00", "D"),
 }
-LINE_STYLES: dict[str, DashPattern] = {"free logits": SOLID, "shared map": DASHED}
+LINE_STYLES: dict[str, DashPattern] = {
+    "free logits": SOLID,
+    "shared map": DASHED,
+    "k1 in the reward": SOLID,
+    "k3 in the loss": DASHED,
+    "no penalty": DOTTED,
+}
 TICKS = (-1.0, -0.1, 0.0, 0.1, 1.0, 10.0, 100.0)
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 LOSS, REWARD = "SFT loss L (nats per sequence)", "reward J"
 
 
-def phase_courses(frame: pd.DataFrame) -> Figure:
-    """L and J across the change of phase, a column per order.
+def phase_courses(frame: pd.DataFrame, loss: str = LOSS, reward: str = REWARD) -> Figure:
+    """L and J across the change of phase, a column per order; labels of both axes.
 
     Args:
         frame: columns order, target, parameters, progress (0 to 1 in the first phase, 1 to 2 in
@@ -44,7 +50,7 @@ def phase_courses(frame: pd.DataFrame) -> Figure:
     figure = new_figure(PAGE_IN, 4.3)
     panels = figure.subplots(2, 2, sharex="col", sharey="row", squeeze=False)
     for column, order in enumerate(ORDERS):
-        for row, (quantity, label) in enumerate((("loss", LOSS), ("reward", REWARD))):
+        for row, (quantity, label) in enumerate((("loss", loss), ("reward", reward))):
             axes = panels[row, column]
             _course_panel(axes, frame[frame["order"] == order], quantity)
             if column == 0:
@@ -196,3 +202,25 @@ def draw_exact(tables: Path, figures: Path) -> None:
         save(phase_courses(pd.read_csv(tables / "courses.csv")), figures, "coupling_courses")
         save(predicted_observed(changes), figures, "coupling_predictions")
         save(sign_rates(pd.read_csv(tables / "signs.csv")), figures, "coupling_signs")
+
+
+def draw_generation(tables: Path, figures: Path) -> None:
+    """Draw the figures of a suite with real generation: courses at one beta, and predictions.
+
+    Courses are means over seeds at the beta that most arms have; an order that the suite lacks
+    leaves its column empty.
+    """
+    courses = pd.read_csv(tables / "courses.csv")
+    courses = courses[courses["order"].isin(ORDERS)]
+    beta = courses["beta"].mode().min()
+    shown = courses[courses["beta"] == beta]
+    cell = ["order", "target", "parameters", "progress"]
+    means = shown.groupby(cell, sort=False)[["loss", "reward"]].mean().reset_index()
+    changes = pd.read_csv(tables / "changes.csv").rename(columns={"loss_change": "observed"})
+    changes["parameters"] = changes["penalty"]
+    with look():
+        figure = phase_courses(means, "SFT loss L (nats per token)", "held-out accuracy, greedy")
+        save(figure, figures, "coupling_courses")
+        if "predicted" in changes:
+            predicted = changes.dropna(subset=["predicted", "observed", "residual"])
+            save(predicted_observed(predicted), figures, "coupling_predictions")

@@ -200,3 +200,18 @@ def test_the_command_writes_tables_and_figures(
     drawn = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert len(drawn) == 12
     assert all((tmp_path / "figures" / name).stat().st_size > 5000 for name in drawn)
+
+
+def test_where_sft_has_converged_in_a_class_too_small_rl_can_only_raise_the_loss() -> None:
+    """At the minimum of L its gradient is zero, so the gap decides nothing any more."""
+    task = tasks(n=8, eps=0.3)
+    start = task.problem.log_start
+    sft = train(task, start, parameters="shared map", objective="sft", steps=4000)
+    gap, rate = first_order_coupling(task.problem, sft.log_p, feature_kernel(task.features))
+    assert (gap < -0.02).any()
+    assert np.abs(rate).max() < 1e-4
+    tuned = replace(task, problem=task.problem.started_at(sft.log_p))
+    rl = train(tuned, sft.log_p, parameters="shared map", objective="rl", steps=100, beta=0.5)
+    assert (rl.loss[-1] > rl.loss[0]).all()
+    promised = tabular.coupling_constant(tuned.problem, 0.5)
+    assert (promised < 0).any()

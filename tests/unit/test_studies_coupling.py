@@ -1,0 +1,227 @@
+"""Arms, refusals and tables of the coupling study with real generation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bridge.config import ConfigError
+from bridge.planning import Plan, load_plan
+from bridge.policies.checkpoint import Policy
+from bridge.problems.base import Dataset, Problem
+from bridge.records import RunFolder, jsonl
+from bridge.studies import coupling, measuring
+from bridge.studies.coupling import Study, predict
+from bridge.studies.coupling_arms import (
+    CouplingError,
+    arms,
+    check_demonstrations,
+    check_probes,
+    check_same_scores,
+    target_name,
+)
+from bridge.studies.coupling_tables import courses, sign_table
+from bridge.studies.measuring import check_phases_agree, demonstration_losses
+from tests.fixtures.tiny_run import PROBLEM, load_double, make_base, make_training
+
+
+@pytest.fixture(scope="module")
+def plan(root: Path) -> Plan:
+    return load_plan("coupling", root=root)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    return load_double(make_base(tmp_path_factory.mktemp("coupling") / "base", steps=5))
+
+
+def test_every_second_phase_has_the_run_that_ends_where_it_starts(plan: Plan) -> None:
+    found = arms(plan)
+    assert {arm.order for arm in found} == {
+        "SFT then RL",
+        "RL then SFT",
+        "SFT then SFT",
+        "RL then RL",
+    }
+    for arm in found:
+        assert (arm.first.seed, arm.first.dataset) == (arm.whole.seed, arm.whole.dataset)
+        assert arm.first.method_options["second_steps"] == 0
+        assert arm.first.method_options["steps"] == arm.options.steps
+        if arm.options.first == "rl":
+            assert arm.first.method_options["kl_in_reward"] == arm.options.kl_in_reward
+    betas = {arm.beta for arm in found if arm.penalty == "k1 in the reward"}
+    assert betas == {0.01, 0.04, 0.1, 0.5, 1.0}
+    assert {arm.penalty for arm in found} == {"k1 in the reward", "k3 in the loss", "no penalty"}
+    assert {target_name(arm.whole) for arm in found} == {
+        "verifier format",
+        "verifier format, 30 % noise",
+        "bare label",
+    }
+
+
+def test_a_second_phase_without_its_first_is_refused(plan: Plan) -> None:
+    kept = tuple(s for s in plan.runs if s.label != "sft")
+    with pytest.raises(CouplingError, match="second_steps: 0"):
+        arms(replace(plan, runs=kept))
+
+
+def test_a_theory_arm_without_beta_is_refused_before_anything_runs(root: Path) -> None:
+    overrides = {"methods": {"sft_rl_k1_0.1": {"options": {"kl_in_reward": 0.0}}}}
+    with pytest.raises(ConfigError, match="beta above 0"):
+        load_plan("coupling", root=root, overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "paid", "reason"),
+    [
+        ("boxed", 0.5, "50% of the"),
+        ("noisy", 0.4, "70% were promised"),
+        ("bare", 0.9, "target: box"),
+    ],
+)
+def test_demonstrations_that_are_not_what_was_promised_are_refused(
+    plan: Plan, dataset: str, paid: float, reason: str
+) -> None:
+    spec = next(s for s in plan.runs if s.dataset == dataset)
+    with pytest.raises(CouplingError, match=reason):
+        check_demonstrations(spec, paid)
+    check_demonstrations(spec, {"boxed": 1.0, "noisy": 0.7, "bare": 0.0}[dataset])
+
+
+def test_a_probe_question_that_is_trained_on_is_refused() -> None:
+    check_probes("d", ["find a"], ["find b"])
+    with pytest.raises(CouplingError, match="FIND  a"):
+        check_probes("d", ["find a", "find c"], ["find b", "FIND  a"])
+
+
+def test_both_phases_score_alike_unless_the_temperature_or_the_prompt_changes(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems = [replace(PROBLEM, id=str(i), demonstration=f"\\boxed{{ {i} }}") for i in range(3)]
+    check_phases_agree("run", policy, problems, make_training())
+    with pytest.raises(CouplingError, match="one prompt template"):
+        check_phases_agree("run", policy, problems, make_training(temperature=0.7))
+    real = measuring.demonstration_row
+
+    def other_template(policy: Policy, problem: Problem) -> Any:
+        row = real(policy, problem)
+        return replace(row, prompt_ids=row.prompt_ids[1:])
+
+    monkeypatch.setattr(measuring, "demonstration_row", other_template)
+    with pytest.raises(CouplingError, match="one prompt template"):
+        check_phases_agree("run", policy, problems, make_training())
+
+
+def test_a_number_that_is_not_one_does_not_pass_as_equal() -> None:
+    with pytest.raises(CouplingError):
+        check_same_scores("run", [0.0], [float("nan")])
+
+
+def test_the_loss_is_the_trainers_per_token_loss_times_the_tokens(policy: Policy) -> None:
+    from tests.fixtures.tiny_run import make_trainer
+
+    problem = replace(PROBLEM, demonstration="a = 3 + 4 = 7 ; \\boxed{ 7 }")
+    row = measuring.demonstration_row(policy, problem)
+    per_token = make_trainer(policy, make_training()).demonstration_loss([row])
+    losses = demonstration_losses(policy, [problem])
+    assert losses[0] == pytest.approx(per_token * len(row.response_ids), abs=1e-9)
+
+
+def test_nothing_is_predicted_once_a_second_phase_has_begun(plan: Plan, tmp_path: Path) -> None:
+    found = arms(plan)
+    folder: RunFolder = found[0].whole.folder(tmp_path)
+    folder.path.mkdir(parents=True)
+    folder.dynamics.write_text("{}\n")
+    with pytest.raises(CouplingError, match="before the predictions were written"):
+        predict(Study(plan, tmp_path, 4, 4), found, None)  # type: ignore[arg-type]
+
+
+def test_probes_hold_demonstrated_validation_problems() -> None:
+    problems = tuple(
+        Problem(str(i), f"q {i}", "1", 1, demonstration="x" if i % 2 else None) for i in range(9)
+    )
+    study = Study(None, Path(), 3, 4)  # type: ignore[arg-type]
+    assert [p.id for p in study.probe(Dataset((), problems))] == ["1", "3", "5"]
+    assert coupling.Study is Study
+
+
+def changes(**columns: Any) -> pd.DataFrame:
+    """Three seeds of SFT then RL with their controls."""
+    rows = []
+    for seed, observed in enumerate((1.0, 1.2, 1.1)):
+        cell = {"model": "m", "target": "bare label", "dataset": "bare", "seed": seed}
+        rows.append(
+            {
+                **cell,
+                "order": "SFT then RL",
+                "penalty": "k1 in the reward",
+                "beta": 0.1,
+                "gap": 0.2,
+                "predicted": 2.0,
+                "loss_change": observed,
+                "reward_change": 0.3,
+                "residual": 0.4,
+                **columns,
+            }
+        )
+        rows.append(
+            {
+                **cell,
+                "order": "SFT then SFT",
+                "penalty": "no penalty",
+                "beta": 0.0,
+                "gap": 0.2,
+                "loss_change": -0.5,
+                "reward_change": 0.0,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def test_the_sign_table_needs_an_interval_on_the_predicted_side() -> None:
+    row: Any = sign_table(changes()).iloc[0]
+    assert (row["seeds"], row["quantity"], row["predicted_sign"]) == (3, "L", 1.0)
+    # t interval of 1.0, 1.2, 1.1: 1.1 +- 4.303 * 0.1 / sqrt(3)
+    assert [row["low"], row["high"]] == pytest.approx([1.1 - 0.2484, 1.1 + 0.2484], abs=1e-3)
+    assert row["supported"]
+    assert row["control"] == -0.5
+    assert row["beats_control"]
+    wrong: Any = sign_table(changes(predicted=-2.0)).iloc[0]
+    assert not wrong["supported"]
+    assert not wrong["beats_control"]
+    assert wrong["right"] == 0.0
+
+
+def test_one_seed_supports_nothing() -> None:
+    frame = changes()
+    row: Any = sign_table(frame[frame["seed"] == 0]).iloc[0]
+    assert not row["supported"]
+    assert np.isinf(row["low"])
+
+
+def test_without_a_size_the_gap_gives_the_sign() -> None:
+    frame = changes(predicted=float("nan"))
+    row: Any = sign_table(frame).iloc[0]
+    assert row["predicted_sign"] == 1.0
+    turned = frame.assign(order=frame["order"].replace({"SFT then RL": "RL then SFT"}))
+    row = sign_table(turned).iloc[0]
+    assert (row["quantity"], row["predicted_sign"], row["supported"]) == ("J", -1.0, False)
+
+
+def test_courses_join_both_phases(plan: Plan, tmp_path: Path) -> None:
+    arm = next(a for a in arms(plan) if a.order == "SFT then RL")
+    folder = arm.whole.folder(tmp_path)
+    folder.path.mkdir(parents=True)
+    probed = {"heldout_accuracy": 0.5, "train_accuracy": 0.5}
+    probed |= {"demo_loss_heldout": 1.5, "demo_loss_train": 1.0}
+    lines = [{"step": step, **probed} for step in (0, 15, 30, 50, 70)]
+    lines.insert(1, {"step": 1})
+    folder.dynamics.write_text(jsonl(lines))
+    frame = courses(tmp_path, [arm])
+    assert frame["progress"].tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert set(frame["loss"]) == {1.5}
