@@ -8,6 +8,8 @@ Three measures per pair of sets, from strict to loose:
 - 8-gram: a run of eight words or signs that also stands in a training text. Problems made from one
   pattern share many of them without sharing a question, so the mean share stands beside the count.
 
+An instruction that follows every question of a family is taken off first.
+
 Pure text, no model code. Left out: what a base model saw in pre-training; of real base models
 nobody outside knows it.
 """
@@ -22,6 +24,7 @@ from typing import Any
 
 from bridge.planning import Plan, load_family
 from bridge.problems.base import Problem
+from bridge.problems.prompts import posed
 from bridge.records import canonical_json
 
 N = 8
@@ -56,15 +59,15 @@ def _family_rows(name: str, options_json: str) -> tuple[Row, ...]:
     evaluation["validation"] = dataset.validation
     shown = dataset.demonstrations
     training = {
-        "prompts": (dataset.train, [p.question for p in dataset.train]),
-        "demonstrations": (shown, [f"{p.question} {p.demonstration}" for p in shown]),
+        "prompts": (dataset.train, [posed(p.question) for p in dataset.train]),
+        "demonstrations": (shown, [f"{posed(p.question)} {p.demonstration}" for p in shown]),
     }
     return tuple(
         {"training_set": training_set, "benchmark": benchmark, "n_training": len(texts)}
         | seen.shared(problems)
         for training_set, (members, texts) in training.items()
         if texts
-        for seen in [_Seen((p.question for p in members), texts)]
+        for seen in [_Seen((posed(p.question) for p in members), texts)]
         for benchmark, problems in evaluation.items()
     )
 
@@ -102,7 +105,7 @@ class _Seen:
 
     def shared(self, problems: Iterable[Problem]) -> Row:
         """Counts over the questions of one evaluation set."""
-        questions = [problem.question for problem in problems]
+        questions = [posed(problem.question) for problem in problems]
         shares = []
         for question in questions:
             own = list(ngrams(question))

@@ -32,6 +32,7 @@ PACKAGE = "bridge"
 # Started as a program by its path, so no import statement leads to it.
 _GRADER = "bridge.grading.mathematics"
 _TASKS = "bridge/evaluation/tasks"
+_MANIFEST = "bridge/problems/manifest.yaml"
 _PUBLISHED = "results/published/*.csv"
 _TUNED = "results/cached/tune/*.parquet"
 _CLAIMS = "claims.yaml"
@@ -49,14 +50,21 @@ def prepare_fingerprint(families: Iterable[str], root: Path = ROOT) -> str:
 def train_fingerprint(spec: RunSpec, root: Path = ROOT) -> str:
     """Code behind a trained policy: the trainer, the run's method and its family."""
     plugins = (f"bridge.methods.{spec.method}", f"bridge.problems.{spec.family}")
-    return fingerprint(("bridge.training.run", _GRADER, *plugins), root=root)
+    entries = ("bridge.training.run", _GRADER, *plugins)
+    return fingerprint(entries, _data_of(spec.family, root), root=root)
 
 
 def evaluate_fingerprint(spec: RunSpec, root: Path = ROOT) -> str:
     """Code behind a run's scores, given its policy."""
     entries = ("bridge.evaluation.runner", _GRADER, f"bridge.problems.{spec.family}")
-    data = (f"{_TASKS}/_*.yaml", f"{_TASKS}/{spec.family}/*.yaml")
+    data = (f"{_TASKS}/_*.yaml", f"{_TASKS}/{spec.family}/*.yaml", *_data_of(spec.family, root))
     return fingerprint(entries, data, root=root)
+
+
+def _data_of(family: str, root: Path) -> tuple[str, ...]:
+    """The manifest, for a family of real data."""
+    real = "bridge.problems.sources" in closure((f"bridge.problems.{family}",), root=root)
+    return (_MANIFEST,) if real else ()
 
 
 def show_fingerprint(job: str, root: Path = ROOT) -> str:

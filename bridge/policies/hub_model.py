@@ -22,7 +22,7 @@ from bridge.records import content_hash, read_json, write_json
 FILES: Final = ("*.safetensors", "*.json", "*.jinja", "merges.txt")
 
 # SimpleRL's template of this name; the words after the problem come with the problem itself
-# (bridge.problems.real.BOXED), as they do for every other model.
+# (bridge.problems.prompts.BOXED), as they do for every other model.
 QWEN_BOXED: Final = (
     "{% if messages[0]['role'] != 'system' %}"
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"

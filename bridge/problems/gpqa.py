@@ -8,7 +8,8 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from bridge.problems.base import Dataset, Problem, ProblemError
-from bridge.problems.real import LETTER, to_problem
+from bridge.problems.prompts import LETTER
+from bridge.problems.real import to_problem
 from bridge.problems.sources import DataOptions, load_set
 
 BENCHMARK = "gpqa_diamond"

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from bridge.problems.base import Dataset, Problem, ProblemError
 from bridge.problems.demonstrations import Coverage
-from bridge.problems.real import BOXED, RealOptions, assemble, cached, draw, offers_of, to_problem
+from bridge.problems.prompts import BOXED
+from bridge.problems.real import RealOptions, assemble, cached, draw, offers_of, to_problem
 from bridge.problems.sources import Item, load_set
 
 BENCHMARK = "gsm8k"

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from bridge.grading.logic import roles
 from bridge.problems.base import Dataset, Problem, ProblemError
 from bridge.problems.demonstrations import Coverage
-from bridge.problems.real import ROLES, RealOptions, assemble, cached, draw, offers_of, to_problem
+from bridge.problems.prompts import ROLES
+from bridge.problems.real import RealOptions, assemble, cached, draw, offers_of, to_problem
 from bridge.problems.sources import Item, load_set
 
 BENCHMARK = "kk_test"

@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 from bridge.problems.base import Dataset, Problem
 from bridge.problems.demonstrations import Coverage, Offer
-from bridge.problems.real import BOXED, TWINS, RealOptions, assemble, cached, draw, offers_of
+from bridge.problems.prompts import BOXED
+from bridge.problems.real import TWINS, RealOptions, assemble, cached, draw, offers_of
 from bridge.problems.real import to_problem as _problem
 from bridge.problems.sources import Item, load_set
 

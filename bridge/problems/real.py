@@ -15,16 +15,6 @@ from bridge.problems.demonstrations import Coverage, Offer, choose, token_limit
 from bridge.problems.sources import DataOptions, Item
 from bridge.seeds import derive_seed
 
-# SimpleRL's qwen-boxed user turn; other models get the same words inside their own chat template.
-BOXED: Final = "\nPlease reason step by step, and put your final answer within \\boxed{}."
-LETTER: Final = (
-    "\nPlease reason step by step, and put the letter of the right option within \\boxed{}."
-)
-ROLES: Final = (
-    "\nPlease reason step by step, and put who is what within \\boxed{}, "
-    "like \\boxed{Zoe is a knight, Max is a knave}."
-)
-
 # Training problems that also are evaluation questions, in the same or in other words: identity ->
 # question. All pairs that share numbers and answer and half of their word 5-grams were read by eye.
 TWINS: Final[Mapping[str, str]] = {

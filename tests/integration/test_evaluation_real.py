@@ -11,7 +11,7 @@ import pytest
 
 from bridge.evaluation.answers import TASKS
 from bridge.policies.tiny import build_model, build_tokenizer, save_base
-from bridge.problems.real import BOXED
+from bridge.problems.prompts import BOXED
 from tests.fixtures.evaluation import read_rows
 from tests.fixtures.real_data import data_root
 

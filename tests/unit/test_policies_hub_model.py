@@ -21,7 +21,7 @@ from bridge.policies import hub_model
 from bridge.policies.checkpoint import CheckpointError, load_policy
 from bridge.policies.hub_model import prepare_hub_model
 from bridge.policies.tiny import build_model, save_base
-from bridge.problems.real import BOXED
+from bridge.problems.prompts import BOXED
 from bridge.records import folder_hash, read_json
 from bridge.training.run import train_run
 from tests.fixtures.tiny_run import make_spec

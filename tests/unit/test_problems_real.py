@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from unittest.mock import Mock
 import pytest
 
 from bridge import hub
+from bridge.contamination import _Seen
+from bridge.fingerprint import evaluate_fingerprint, train_fingerprint
 from bridge.grading import GraderPool
 from bridge.hub import HubError
 from bridge.problems import sources
@@ -21,8 +24,11 @@ from bridge.problems.demonstrations import choose, token_limit
 from bridge.problems.hub_rows import READERS
 from bridge.problems.identity import identity
 from bridge.problems.mathematics import FAMILY, MathematicsOptions, _completion
+from bridge.problems.prompts import BOXED, posed
+from bridge.problems.real import to_problem
 from bridge.problems.repairs import repaired
 from bridge.problems.sources import DataOptions, Entry, HubSource, Item, content_hash, load_set
+from tests.fixtures.evaluation import make_spec
 
 COMMIT = "a" * 40
 ROWS = [
@@ -394,3 +400,25 @@ def test_the_manifest_is_complete() -> None:
         assert entry.licence and entry.origin
         assert entry.hub is None or entry.hub.reader in READERS
         assert entry.without is None or entry.without in entries
+
+
+def test_the_instruction_is_no_contamination() -> None:
+    problems = [to_problem(item("a", "How many?"), BOXED), to_problem(item("b", "Why so?"), BOXED)]
+    assert [posed(p.question) for p in problems] == ["How many?", "Why so?"]
+    texts = [posed(problems[0].question)]
+    shared = _Seen(texts, texts).shared(problems)
+    assert (shared["n_exact"], shared["n_overlapping"]) == (1, 1)
+
+
+def test_the_manifest_reruns_real_families_only(root: Path, tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__")
+    copy = tmp_path / "copy"
+    shutil.copytree(root / "bridge", copy / "bridge", ignore=ignored)
+    changed = tmp_path / "changed"
+    shutil.copytree(copy, changed)
+    with (changed / "bridge" / "problems" / "manifest.yaml").open("a") as stream:
+        stream.write("# a word\n")
+    specs = {"real": make_spec("mathematics"), "synthetic": make_spec("chains")}
+    for job in (train_fingerprint, evaluate_fingerprint):
+        same = {name: job(spec, copy) == job(spec, changed) for name, spec in specs.items()}
+        assert same == {"real": False, "synthetic": True}
