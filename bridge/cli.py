@@ -91,7 +91,7 @@ def figures(args: argparse.Namespace) -> None:
     """Draw the figures."""
     from bridge.analysis.figures import build_figures
 
-    build_figures(tidy_folder(args), figures_folder(args))
+    build_figures(tidy_folder(args), figures_folder(args), args.processes)
 
 
 def report(args: argparse.Namespace) -> None:
@@ -226,6 +226,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--expect", metavar="HASH", help="refuse any other configuration")
         else:
             sub.add_argument("--tidy", type=Path, metavar="FOLDER", help="read tidy tables here")
+        if name == "figures":
+            sub.add_argument("--processes", type=int, default=1, help="how many draw at a time")
     add("cache", cache, "copy the tidy tables of a finished suite to results/cached")
     add("status", status, "print what is done, running, failed and waiting")
     sub = add(

@@ -54,14 +54,15 @@ rule draw:
         "results/{suite}/logs/figures.log",
     conda:
         "../envs/report.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=2000,
     params:
         tidy=tidy_folder,
         code=figures_code,
     shell:
-        "python -m bridge figures --suite {wildcards.suite} --tidy {params.tidy} > {log} 2>&1"
+        "python -m bridge figures --suite {wildcards.suite} --tidy {params.tidy}"
+        " --processes {threads} > {log} 2>&1"
 
 
 rule report:

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
 
 from bridge.analysis.palette import Style, style
 from bridge.analysis.render import printable
@@ -93,8 +94,17 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     # Lay out once; each format would otherwise do it again.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
+    _settle(figure)
     for extension in FORMATS:
         figure.savefig(folder / f"{name}.{extension}", metadata=UNDATED[extension])
+
+
+def _settle(figure: Figure) -> None:
+    """Round the places that the layout found: its solver's last digits differ between processes."""
+    for part in figure.subfigs:
+        part.bbox_relative.set_points(part.bbox_relative.get_points().round(5))
+    for axes in figure.axes:
+        axes.set_position(Bbox(axes.get_position().get_points().round(5)))
 
 
 def line_keywords(looks: Style, width: float = 1.3) -> dict[str, Any]:

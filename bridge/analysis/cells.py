@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import pandas as pd
 
@@ -41,7 +42,7 @@ class Cell:
         return max(self.counts, key=lambda word: self.counts[word])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """Cells of one (model, dataset); columns are the benchmarks and, last, their average.
 
@@ -76,6 +77,7 @@ def greedy(answers: pd.DataFrame) -> Array:
     return answers["greedy_correct"].to_numpy(float)
 
 
+@lru_cache(maxsize=4)
 def build_blocks(tidy: Tidy, metric: Metric = greedy) -> list[Block]:
     """Cells of every block of a suite under one metric (a fraction per question)."""
     return [_block(tidy, model, dataset, metric) for model, dataset in tidy.blocks]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from statistics import median
 
 import numpy as np
@@ -156,6 +157,7 @@ def adjusted(contrasts: Sequence[Contrast]) -> list[Contrast]:
     ]
 
 
+@lru_cache(maxsize=64)
 def block_differences(block: Block) -> list[Contrast]:
     """All methods against each baseline that has numbers, in every column.
 

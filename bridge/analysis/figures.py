@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -32,12 +34,20 @@ DRAWN: dict[str, Callable[[Tidy], Figure]] = {
 }
 
 
-def build_figures(tidy_dir: Path, out_dir: Path) -> None:
-    """Write each figure of `CAPTIONS` to `out_dir` as png, pdf and svg.
+def build_figures(tidy_dir: Path, out_dir: Path, processes: int = 1) -> None:
+    """Write each figure of `CAPTIONS` to `out_dir` as png, pdf and svg, some at a time.
 
     Raises `frames.TidyError` if the tidy tables cannot be shown. Same input, same bytes.
     """
-    tidy = load_tidy(tidy_dir)
-    with look():
+    draw = partial(_draw, load_tidy(tidy_dir), out_dir)
+    if processes == 1:
         for name in CAPTIONS:
-            save(DRAWN[name](tidy), out_dir, name)
+            draw(name)
+        return
+    with ProcessPoolExecutor(processes) as pool:
+        list(pool.map(draw, CAPTIONS))
+
+
+def _draw(tidy: Tidy, out_dir: Path, name: str) -> None:
+    with look():
+        save(DRAWN[name](tidy), out_dir, name)

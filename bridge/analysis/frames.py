@@ -85,7 +85,8 @@ class TidyError(ValueError):
     """Tidy tables that cannot be shown; the message names the file, the column or the run."""
 
 
-@dataclass(frozen=True)
+# Told apart by identity, so that what is computed from one can be kept.
+@dataclass(frozen=True, eq=False)
 class Tidy:
     """The four checked tables of one suite, and the orders everything is shown in."""
 

@@ -103,7 +103,7 @@ def refusal(done_stderr: str) -> str:
     ("arguments", "said"),
     [
         (["suit=smoke"], "--config: suit: unknown key; did you mean 'suite'?"),
-        (["suite=smokey"], "suites/smokey.yaml: no such file; files there: few, laptop"),
+        (["suite=smokey"], "suites/smokey.yaml: no such file; files there: "),
         (["threads=two"], "--config: threads: Input should be a valid integer"),
         (
             ["suite=smoke", "overrides={training: {lr_slt: 1}}"],
