@@ -7,7 +7,7 @@ the policy at the change of phase is the final policy of that one-phase run, bit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -155,6 +155,54 @@ def check_same_scores(name: str, sft: Sequence[float], rl: Sequence[float]) -> N
             f"{name}: the two phases score the same checkpoint's demonstrations differently by up "
             f"to {largest:.2g} nats per token, so a jump of the loss at the change of phase would "
             "be the code's; use one prompt template and training.temperature 1."
+        )
+
+
+def check_predictions(found: Sequence[Arm], hashes: Iterable[tuple[str, str]]) -> None:
+    """Refuse predictions that were made for other runs than the suite has now.
+
+    Args:
+        hashes: training hashes (run of two phases, its first phase) of the written predictions.
+
+    Raises:
+        CouplingError: naming the first run without a prediction of its own.
+    """
+    known = set(hashes)
+    for arm in found:
+        if (arm.whole.train_hash, arm.first.train_hash) not in known:
+            raise CouplingError(
+                f"{arm.whole.label}/{arm.whole.dataset}/seed{arm.whole.seed} is not the run that "
+                "predictions.csv was written for; delete the suite's folder coupling and its runs "
+                "of two phases, and run the study again."
+            )
+
+
+def check_change_of_phase(
+    arm: Arm, whole: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]]
+) -> None:
+    """Refuse a run whose policy at the change of phase is not that of its first-phase run.
+
+    Args:
+        whole, alone: lines of both runs' dynamics.
+
+    Raises:
+        CouplingError: with both losses on the held-out demonstrations, nats per token.
+    """
+    steps = arm.options.steps
+    ours, theirs = (
+        next((line.get("demo_loss_heldout") for line in lines if line["step"] == steps), None)
+        for lines in (whole, alone)
+    )
+    if ours is None or theirs is None:
+        raise CouplingError(
+            f"{arm.whole.label}: nothing was measured at the change of phase, step {steps}; let "
+            "training.probe_every divide the steps of the first phase."
+        )
+    if not abs(ours - theirs) <= 1e-6:
+        raise CouplingError(
+            f"{arm.whole.label}/{arm.whole.dataset}/seed{arm.whole.seed}: the loss at the change "
+            f"of phase is {ours:.7g} here and {theirs:.7g} in {arm.first.label}, so predictions "
+            "belong to another policy; train both with the same code and threads."
         )
 
 

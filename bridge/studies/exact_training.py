@@ -27,9 +27,6 @@ Parameters = Literal["free logits", "shared map"]
 Objective = Literal["rl", "sft"]
 Target = Literal["verifier format", "bare label"]
 
-ANSWERS = ("tagged 0", "tagged 1", "bare 0", "bare 1")
-"""The four answers to a yes/no question; a strict verifier pays the tagged gold label only."""
-
 
 @dataclass(frozen=True)
 class Task:
@@ -38,8 +35,6 @@ class Task:
     problem: Problem
     features: Array
     """[..., prompts, features]"""
-    gold: Array
-    """[..., prompts]: 0.0 or 1.0."""
 
 
 def label_tasks(
@@ -47,6 +42,8 @@ def label_tasks(
 ) -> Task:
     """``n`` tasks of judging ``prompts`` items, with demonstrations in one of two formats.
 
+    The answers are tagged 0, tagged 1, bare 0 and bare 1; a strict verifier pays the tagged gold
+    label only.
     The gold label is a linear function of the features with noise, so a shared map can learn most
     of it. The base policy writes mostly bare labels and is right a little more often than not.
 
@@ -57,8 +54,8 @@ def label_tasks(
     phi = rng.normal(size=(n, prompts, features))
     phi /= np.linalg.norm(phi, axis=-1, keepdims=True)
     teacher = rng.normal(size=(n, features, 1))
-    gold = ((phi @ teacher)[..., 0] + 0.3 * rng.normal(size=(n, prompts)) > 0).astype(np.float64)
-    is_gold = np.stack([gold == 0, gold == 1, gold == 0, gold == 1], axis=-1)
+    gold = (phi @ teacher)[..., 0] + 0.3 * rng.normal(size=(n, prompts)) > 0
+    is_gold = np.stack([~gold, gold, ~gold, gold], axis=-1)
     tagged = np.array([True, True, False, False])
     base = rng.normal(0, 0.5, (n, prompts, 4)) + 0.5 * is_gold - 1.0 * tagged
     taught = tagged if target == "verifier format" else ~tagged
@@ -69,7 +66,7 @@ def label_tasks(
         expert=expert,
         reward=(is_gold & tagged).astype(np.float64),
     )
-    return Task(problem, phi, gold)
+    return Task(problem, phi)
 
 
 def logit_gradient(problem: Problem, log_p: Array, objective: Objective, beta: float) -> Array:

@@ -10,24 +10,34 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bridge.analysis.coupling import draw_generation
 from bridge.config import ConfigError
 from bridge.planning import Plan, load_plan
 from bridge.policies.checkpoint import Policy
 from bridge.problems.base import Dataset, Problem
 from bridge.records import RunFolder, jsonl
-from bridge.studies import coupling, measuring
+from bridge.studies import measuring
 from bridge.studies.coupling import Study, predict
 from bridge.studies.coupling_arms import (
     CouplingError,
     arms,
+    check_change_of_phase,
     check_demonstrations,
+    check_predictions,
     check_probes,
     check_same_scores,
     target_name,
 )
 from bridge.studies.coupling_tables import courses, sign_table
 from bridge.studies.measuring import check_phases_agree, demonstration_losses
-from tests.fixtures.tiny_run import PROBLEM, load_double, make_base, make_training
+from bridge.training.streams import demonstration_row
+from tests.fixtures.tiny_run import (
+    PROBLEM,
+    load_double,
+    make_base,
+    make_trainer,
+    make_training,
+)
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +116,9 @@ def test_both_phases_score_alike_unless_the_temperature_or_the_prompt_changes(
     check_phases_agree("run", policy, problems, make_training())
     with pytest.raises(CouplingError, match="one prompt template"):
         check_phases_agree("run", policy, problems, make_training(temperature=0.7))
-    real = measuring.demonstration_row
 
     def other_template(policy: Policy, problem: Problem) -> Any:
-        row = real(policy, problem)
+        row = demonstration_row(policy, problem)
         return replace(row, prompt_ids=row.prompt_ids[1:])
 
     monkeypatch.setattr(measuring, "demonstration_row", other_template)
@@ -123,10 +132,8 @@ def test_a_number_that_is_not_one_does_not_pass_as_equal() -> None:
 
 
 def test_the_loss_is_the_trainers_per_token_loss_times_the_tokens(policy: Policy) -> None:
-    from tests.fixtures.tiny_run import make_trainer
-
     problem = replace(PROBLEM, demonstration="a = 3 + 4 = 7 ; \\boxed{ 7 }")
-    row = measuring.demonstration_row(policy, problem)
+    row = demonstration_row(policy, problem)
     per_token = make_trainer(policy, make_training()).demonstration_loss([row])
     losses = demonstration_losses(policy, [problem])
     assert losses[0] == pytest.approx(per_token * len(row.response_ids), abs=1e-9)
@@ -141,13 +148,33 @@ def test_nothing_is_predicted_once_a_second_phase_has_begun(plan: Plan, tmp_path
         predict(Study(plan, tmp_path, 4, 4), found, None)  # type: ignore[arg-type]
 
 
+def test_predictions_of_other_runs_are_refused(plan: Plan) -> None:
+    found = arms(plan)
+    hashes = [(arm.whole.train_hash, arm.first.train_hash) for arm in found]
+    check_predictions(found, hashes)
+    with pytest.raises(CouplingError, match="is not the run that"):
+        check_predictions(found, [(whole, "changed") for whole, _ in hashes])
+
+
+def test_a_first_phase_that_ended_elsewhere_is_refused(plan: Plan) -> None:
+    arm = next(a for a in arms(plan) if a.order == "SFT then RL")
+
+    def lines(loss: float | None) -> list[dict[str, float | None]]:
+        return [{"step": 0}, {"step": 30, "demo_loss_heldout": loss}]
+
+    check_change_of_phase(arm, [*lines(1.0), {"step": 31, "demo_loss_heldout": 2.0}], lines(1.0))
+    with pytest.raises(CouplingError, match="another policy"):
+        check_change_of_phase(arm, lines(1.0), lines(1.00001))
+    with pytest.raises(CouplingError, match="probe_every"):
+        check_change_of_phase(arm, lines(None), lines(1.0))
+
+
 def test_probes_hold_demonstrated_validation_problems() -> None:
     problems = tuple(
         Problem(str(i), f"q {i}", "1", 1, demonstration="x" if i % 2 else None) for i in range(9)
     )
     study = Study(None, Path(), 3, 4)  # type: ignore[arg-type]
     assert [p.id for p in study.probe(Dataset((), problems))] == ["1", "3", "5"]
-    assert coupling.Study is Study
 
 
 def changes(**columns: Any) -> pd.DataFrame:
@@ -225,3 +252,24 @@ def test_courses_join_both_phases(plan: Plan, tmp_path: Path) -> None:
     frame = courses(tmp_path, [arm])
     assert frame["progress"].tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
     assert set(frame["loss"]) == {1.5}
+
+
+def test_the_figures_of_a_suite_are_drawn(tmp_path: Path) -> None:
+    rows = [
+        {
+            "order": order,
+            "target": "bare label",
+            "parameters": "k1 in the reward",
+            "beta": 0.1,
+            "progress": progress,
+            "loss": 1.0 + progress,
+            "reward": 0.5,
+        }
+        for order in ("SFT then RL", "RL then SFT", "SFT then SFT")
+        for progress in (0.0, 1.0, 2.0)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "courses.csv", index=False)
+    changes().to_csv(tmp_path / "changes.csv", index=False)
+    draw_generation(tmp_path, tmp_path / "figures")
+    names = {path.name for path in (tmp_path / "figures").glob("*.png")}
+    assert names == {"coupling_courses.png", "coupling_predictions.png"}
