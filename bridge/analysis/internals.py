@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from bridge.analysis.canvas import (
     COLUMN_IN,
@@ -21,13 +22,13 @@ from bridge.analysis.frames import Tidy, block_of
 from bridge.analysis.palette import style
 
 QUANTITIES = {
-    "teacher_sft_norm": "gradient of w: demonstrations",
-    "teacher_rl_norm": "gradient of w: rewards",
-    "teacher_shadow_norm": "gradient of w: rewards, shadow",
-    "gain_gradient_norm": "rewards minus shadow",
-    "cooperative_gain": "cooperative gain",
-    "shadow_distance": "distance of shadow and base",
-    "adapter_norm": "norm of the adapter",
+    "teacher_sft_norm": "gradient of w:\ndemonstrations",
+    "teacher_rl_norm": "gradient of w:\nrewards",
+    "teacher_shadow_norm": "gradient of w:\nrewards at the shadow",
+    "gain_gradient_norm": "gradient of w:\nrewards minus shadow's",
+    "cooperative_gain": "true gain in reward,\nsampled on held-out prompts",
+    "shadow_distance": "distance of shadow\nand base weights",
+    "adapter_norm": "norm of the adapter's\nupdate of the weights",
 }
 MARK = "teacher_sft_norm"
 """Only methods with an adapter that learns from demonstrations log this."""
@@ -53,7 +54,7 @@ def bridge_internals(tidy: Tidy) -> Figure:
         return figure
     names = [name for name in QUANTITIES if name in rows]
     n_rows = -(-len(names) // PER_ROW)
-    figure = new_figure(PAGE_IN, (1.55 * n_rows + 0.2) * len(blocks) + 0.5)
+    figure = new_figure(PAGE_IN, (1.7 * n_rows + 0.2) * len(blocks) + 0.5)
     parts = figure.subfigures(len(blocks), 1, squeeze=False)
     for part, ((model, dataset), methods) in zip(parts[:, 0], blocks, strict=True):
         suptitle(part, f"{model} · {dataset}")
@@ -85,7 +86,8 @@ def _panel(axes: Axes, block: pd.DataFrame, quantity: str, methods: list[str]) -
     positive = values[values > 0]
     if (values >= 0).all() and len(positive) and positive.max() / positive.min() > WIDE:
         axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.locator_params(axis="y", nbins=4)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.tick_params(labelsize=6)
