@@ -75,8 +75,8 @@ def other(annotation: Any, value: Any) -> Any:
 def changed(model: BaseModel) -> Iterator[tuple[str, Any]]:
     """The model with one field changed, for each field at any depth; a change really is one."""
     for name, field in type(model).model_fields.items():
-        if name == "source":
-            continue  # The tag of the kind of model, not a setting.
+        if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1:
+            continue  # One value only: a tag, or an option that a method fixes.
         value = getattr(model, name)
         if isinstance(value, BaseModel):
             for inner, altered in changed(value):
