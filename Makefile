@@ -40,6 +40,10 @@ reproduce: $(laptop) ## set up, run every cell of the suite, print the main tabl
 figures: $(report) ## rebuild tables and figures from the cached results, without torch
 	$(call in,.venv-report) snakemake --cores $(cores) figures --config suite=$(suite) source=cached $(args)
 
+.PHONY: tune
+tune: $(laptop) ## run the grid of learning rates and print what it chooses
+	$(call in,.venv) snakemake --cores $(cores) tune --config suite=tune $(args)
+
 .PHONY: test
 test: $(dev) ## all tests, two at a time
 	$(call in,.venv) OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile $(args)
