@@ -217,6 +217,9 @@ class Suite(Closed):
     training: TrainingConfig
     evaluation: EvaluationConfig
     methods: dict[Name, MethodConfig] = {}
+    train_on_benchmarks: tuple[Name, ...] = ()
+    """Benchmarks whose questions a training set may hold; without being named here such a suite is
+    refused. The table of contamination counts them all the same."""
     grid: tuple[GridBlock, ...] = Field(min_length=1)
 
 

@@ -53,6 +53,8 @@ class RunSpec:
     method_options: dict[str, Any]
     training: TrainingConfig
     evaluation: EvaluationConfig
+    train_on_benchmarks: tuple[str, ...] = ()
+    """A permission that changes no number, so it is in no hash."""
 
     def as_dict(self) -> dict[str, Any]:
         """The merged configuration as plain JSON values, as ``spec.json`` holds it."""
@@ -69,6 +71,7 @@ class RunSpec:
             "method_options": self.method_options,
             "training": self.training.model_dump(mode="json"),
             "evaluation": self.evaluation.model_dump(mode="json"),
+            "train_on_benchmarks": list(self.train_on_benchmarks),
             "train_hash": self.train_hash,
             "spec_hash": self.spec_hash,
         }
@@ -181,6 +184,10 @@ def load_plan(name: str, *, root: Path, overrides: dict[str, Any] | None = None)
 
 def _expand(name: str, suite: Suite, path: Path) -> tuple[RunSpec, ...]:
     runs: dict[tuple[str, str, str, int], RunSpec] = {}
+    for benchmark in suite.train_on_benchmarks:
+        families = {config.family for config in suite.datasets.values()}
+        known = [name for family in families for name in load_family(family).benchmark_names()]
+        _known("benchmark", benchmark, known, f"{path}: train_on_benchmarks: ")
     for i, block in enumerate(suite.grid):
         for model in block.models:
             _known("model", model, suite.models, f"{path}: grid.{i}.models: ")
@@ -243,6 +250,7 @@ def _spec(
         method_options=options.model_dump(mode="json"),
         training=training,
         evaluation=suite.evaluation,
+        train_on_benchmarks=suite.train_on_benchmarks,
     )
 
 

@@ -114,7 +114,8 @@ def check_disjoint(
         if (twin := known.get(_normalised(problem.question))) is not None:
             raise ProblemError(
                 f"{test_name}: question '{problem.id}' is also training question '{twin}' of "
-                f"{train_name}; remove one of them."
+                f"{train_name}; remove one of them, or name the benchmark in the suite's "
+                "train_on_benchmarks."
             )
 
 

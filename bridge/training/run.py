@@ -109,7 +109,8 @@ def _set_up(spec: RunSpec, folder: RunFolder, grader: GraderPool, base_path: Pat
     for name in family.benchmark_names():
         questions = family.benchmark(name, options)
         check_problems(name, questions)
-        check_disjoint(f"{spec.dataset} train", dataset.train, name, questions)
+        if name not in spec.train_on_benchmarks:
+            check_disjoint(f"{spec.dataset} train", dataset.train, name, questions)
 
     method_class = load_method(spec.method)
     method = method_class(

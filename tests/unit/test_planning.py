@@ -190,6 +190,10 @@ def no_time_left(raw: dict[str, Any]) -> None:
     }
 
 
+def unknown_benchmark(raw: dict[str, Any]) -> None:
+    raw["train_on_benchmarks"] = ["rung11"]
+
+
 def untaught_family(raw: dict[str, Any]) -> None:
     raw["datasets"]["chains"] = {"family": "equations"}
 
@@ -219,6 +223,10 @@ def teach_unknown(raw: dict[str, Any]) -> None:
             "methods.sft.training.lr_sftt: unknown key; did you mean 'lr_sft'?",
         ),
         (no_time_left, "methods.cold_start: no time is left for RL"),
+        (
+            unknown_benchmark,
+            "train_on_benchmarks: unknown benchmark 'rung11'; did you mean 'rung1'?",
+        ),
         (untaught_family, "does not cover the family 'equations'"),
         (teach_unknown, "unknown problem family 'rings'"),
     ],
@@ -300,6 +308,7 @@ def test_a_new_field_of_a_run_has_to_be_thought_about() -> None:
     assert set(RunSpec.__dataclass_fields__) == {
         *("suite", "model", "dataset", "label", "seed", "model_config", "family"),
         *("dataset_options", "method", "method_options", "training", "evaluation"),
+        "train_on_benchmarks",
     }
 
 

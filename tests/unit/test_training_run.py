@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -402,6 +403,17 @@ def test_faulty_data_is_refused_before_training(base: Path, tmp_path: Path, bad_
         train_run(spec, results=tmp_path, threads=1)
     assert bad_data in one_sentence(error)
     assert not spec.folder(tmp_path).dynamics.exists()
+
+
+@pytest.mark.parametrize("bad_data", ["test question"], indirect=True)
+def test_a_named_benchmark_may_be_trained_on(base: Path, tmp_path: Path, bad_data: str) -> None:
+    first, second = load_family("chains").benchmark_names()[:2]
+    spec = make_spec(base, "rl_zero")
+    with pytest.raises(ProblemError):
+        train_run(replace(spec, train_on_benchmarks=(second,)), results=tmp_path, threads=1)
+    named = replace(spec, train_on_benchmarks=(first,))
+    assert train_run(named, results=tmp_path, threads=1) == "done"
+    assert (named.train_hash, named.spec_hash) == (spec.train_hash, spec.spec_hash)
 
 
 def test_a_sampler_with_other_weights_is_noticed(
