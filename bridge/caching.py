@@ -2,8 +2,8 @@
 
 ``results/cached/<suite>/`` gets the tables that tables, figures and report are drawn from, and a
 manifest with the SHA-256 of each, the commits of the runs, and the SHA-256 of every table that the
-run wrote from them (``shown``), so that anyone can prove that a rebuild from the copy gives the same
-bytes. Tables that also read files which change after a run are left out of that.
+run wrote from them (``shown``), so that anyone can prove that a rebuild from the copy gives the
+same bytes. Tables that also read files which change after a run are left out of that.
 ``dynamics`` keeps all its rows: a copy of the default suite stays far below the limit without
 thinning, and one that does not is refused.
 """
