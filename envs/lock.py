@@ -102,7 +102,7 @@ def main() -> None:
         closure = resolve(ENVS / f"{kind}.txt", held, constraints | pins)
         if held:
             closure[held] = pins[held]
-        # nvidia-ml-py, which DeepSpeed asks for, is 50 KB of Python that only reads a driver's counters.
+        # nvidia-ml-py, which DeepSpeed asks for, is a little Python that reads a driver's counters.
         cuda = sorted(n for n in closure if n.startswith("nvidia-") and n != "nvidia-ml-py")
         if cuda and kind not in GPU:
             raise SystemExit(
