@@ -42,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--write", type=Path, help="page whose table is replaced")
+    parser.add_argument("--most", type=int, help="gold answers per set, a draw; all without this")
     parser.add_argument("--sets", nargs="*", help="names in the manifest; all without this")
     args = parser.parse_args()
     shared_pool()
@@ -49,7 +50,10 @@ def main() -> None:
     names = args.sets or [name for name in manifest() if name not in LEFT_OUT]
     rows = []
     for name in names:
-        rows.append(row(name, golds(args.data_root / manifest()[name].file)))
+        found = golds(args.data_root / manifest()[name].file)
+        drawn = found if args.most is None else drawn_from(found, args.most, name)
+        part = f" ({len(drawn)} of {len(found):,})" if len(drawn) < len(found) else ""
+        rows.append(row(name + part, drawn))
         print(rows[-1], file=sys.stderr, flush=True)
     table = "\n".join([*head(), *rows, "", f"Graders: {GRADER_VERSION}."])
     print(table)
@@ -73,6 +77,11 @@ def golds(path: Path) -> list[str]:
     data = path.read_bytes()
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
     return sorted({json.loads(line)["answer"] for line in text.split("\n") if line} - {""})
+
+
+def drawn_from(found: Sequence[str], most: int, name: str) -> list[str]:
+    """At most so many golds; the same ones each time."""
+    return sorted(random.Random(name).sample(found, min(most, len(found))))
 
 
 def row(name: str, origin: Sequence[str]) -> str:

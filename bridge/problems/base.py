@@ -11,7 +11,7 @@ Splits never share a question. Synthetic families get that by construction
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,11 +38,35 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Coverage:
+    """What became of the training problems; the four counts below ``prompts`` are disjoint."""
+
+    prompts: int
+    demonstrated: int
+    unmatched: int
+    """No source has this problem."""
+    wrong: int
+    """Completions exist and are short enough, but none of them earns the reward."""
+    too_long: int
+    """Completions exist, but all exceed the token limit."""
+    by_source: Mapping[str, int]
+
+    def __str__(self) -> str:
+        sources = ", ".join(f"{n} from {name}" for name, n in self.by_source.items()) or "none"
+        return (
+            f"{self.demonstrated} of {self.prompts} prompts have a demonstration ({sources}); "
+            f"{self.unmatched} unmatched, {self.wrong} wrong, {self.too_long} too long"
+        )
+
+
+@dataclass(frozen=True)
 class Dataset:
     """The training side of a family: prompts for RL, demonstrations for SFT, validation prompts."""
 
     train: tuple[Problem, ...]
     validation: tuple[Problem, ...]
+    coverage: Coverage | None = None
+    """Where demonstrations were matched to prompts: how many were found, and why not the others."""
 
     @property
     def demonstrations(self) -> tuple[Problem, ...]:

@@ -4,39 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from bridge.grading import GradeItem, GraderPool
 from bridge.hub import HubError, snapshot
-from bridge.problems.base import ProblemError
+from bridge.problems.base import Coverage, ProblemError
 from bridge.problems.sources import Item
 
 Offer = tuple[str, Mapping[str, Sequence[str]]]
 """Name of a source, and its completions by the identity of the problem."""
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """What became of the training problems; the five counts below ``prompts`` are disjoint."""
-
-    prompts: int
-    demonstrated: int
-    unmatched: int
-    """No source has this problem."""
-    wrong: int
-    """Completions exist and are short enough, but none of them earns the reward."""
-    too_long: int
-    """Completions exist, but all exceed the token limit."""
-    by_source: Mapping[str, int]
-
-    def __str__(self) -> str:
-        sources = ", ".join(f"{n} from {name}" for name, n in self.by_source.items()) or "none"
-        return (
-            f"{self.demonstrated} of {self.prompts} prompts have a demonstration ({sources}); "
-            f"{self.unmatched} unmatched, {self.wrong} wrong, {self.too_long} too long"
-        )
 
 
 def choose(

@@ -8,15 +8,16 @@ the training set nor MATH500 (BRIDGE, section on implementation: 500 further pro
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel
 
 from bridge.problems.base import Dataset, Problem
-from bridge.problems.demonstrations import Coverage, Offer
+from bridge.problems.demonstrations import Offer
 from bridge.problems.prompts import BOXED
-from bridge.problems.real import TWINS, RealOptions, assemble, cached, draw, offers_of
+from bridge.problems.real import TWINS, RealOptions, assemble, draw, offers_of
 from bridge.problems.real import to_problem as _problem
 from bridge.problems.sources import Item, load_set
 
@@ -43,12 +44,7 @@ class Mathematics:
 
     def dataset(self, options: BaseModel) -> Dataset:
         assert isinstance(options, MathematicsOptions)
-        return _build(options)[0]
-
-    def coverage(self, options: BaseModel) -> Coverage:
-        """How many training prompts have a demonstration, and why the others have none."""
-        assert isinstance(options, MathematicsOptions)
-        return _build(options)[1]
+        return _build(options)
 
     def benchmark(self, name: str, options: BaseModel) -> tuple[Problem, ...]:
         assert isinstance(options, MathematicsOptions)
@@ -56,9 +52,9 @@ class Mathematics:
         return tuple(_problem(item, BOXED) for item in load_set(source, options).items)
 
 
-@cached
-def _build(options: RealOptions) -> tuple[Dataset, Coverage]:
-    assert isinstance(options, MathematicsOptions)
+# Once per process and configuration: grading all demonstrations takes seconds.
+@functools.cache
+def _build(options: MathematicsOptions) -> Dataset:
     train = [i for i in load_set(options.train, options).items if i.identity not in TWINS]
     taken = {item.identity for item in train} | set(TWINS)
     spare = {i.identity: i for name in MATH for i in load_set(name, options).items}

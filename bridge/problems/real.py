@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from bridge.grading import GraderPool
 from bridge.problems.base import Dataset, Problem, ProblemError
-from bridge.problems.demonstrations import Coverage, Offer, choose, token_limit
-from bridge.problems.sources import DataOptions, Item
+from bridge.problems.demonstrations import Offer, choose, token_limit
+from bridge.problems.sources import DataOptions, Item, load_set
 from bridge.seeds import derive_seed
 
 # Training problems that also are evaluation questions, in the same or in other words: identity ->
@@ -82,16 +83,16 @@ def assemble(
     offers: Callable[[], Sequence[Offer]],
     options: RealOptions,
     instruction: str,
-) -> tuple[Dataset, Coverage]:
-    """Training problems with their demonstrations, validation problems, and the coverage."""
+) -> Dataset:
+    """Training problems with their demonstrations, and validation problems."""
     fits = token_limit(options.max_demonstration_tokens, options.tokenizer)
     with GraderPool() as pool:
         chosen, coverage = choose(train, offers(), fits=fits, pool=pool)
-    dataset = Dataset(
+    return Dataset(
         tuple(to_problem(item, instruction, chosen.get(item.id)) for item in train),
         tuple(to_problem(item, instruction) for item in validation),
+        coverage,
     )
-    return dataset, coverage
 
 
 def offers_of(name: str, items: Sequence[Item], write: Callable[[Item, str], str]) -> Offer:
@@ -103,8 +104,47 @@ def offers_of(name: str, items: Sequence[Item], write: Callable[[Item, str], str
     return name, completions
 
 
-def cached(
-    build: Callable[[RealOptions], tuple[Dataset, Coverage]],
-) -> Callable[[RealOptions], tuple[Dataset, Coverage]]:
-    """Build each configuration once per process: grading all demonstrations takes seconds."""
-    return functools.cache(build)
+@dataclass(frozen=True)
+class SingleSource:
+    """A family with one training set, a part of which is held out, and one benchmark.
+
+    Its demonstrations are the training set's own solutions.
+    """
+
+    name: str
+    train: str
+    """Training set in the manifest."""
+    test: str
+    """Benchmark's set in the manifest."""
+    benchmark_name: str
+    instruction: str
+    completion: Callable[[Item, str], str]
+    """Makes an assistant turn that ends in a box from a solution."""
+    Options: type[RealOptions] = RealOptions
+
+    def benchmark_names(self) -> tuple[str, ...]:
+        return (self.benchmark_name,)
+
+    def dataset(self, options: BaseModel) -> Dataset:
+        assert isinstance(options, RealOptions)
+        return _held_out(self, options)
+
+    def benchmark(self, name: str, options: BaseModel) -> tuple[Problem, ...]:
+        assert isinstance(options, RealOptions)
+        items = load_set(self.test, options).items
+        return tuple(to_problem(item, self.instruction) for item in items)
+
+
+# Once per process and configuration: grading all demonstrations takes seconds.
+@functools.cache
+def _held_out(family: SingleSource, options: RealOptions) -> Dataset:
+    if set(options.demonstrations) - {"human"}:
+        raise ProblemError(
+            f"{family.name} has its own solutions only; set demonstrations to [human] or []."
+        )
+    items = load_set(family.train, options).items
+    validation = draw(items, options, family.name)
+    held_out = {item.id for item in validation}
+    train = [item for item in items if item.id not in held_out]
+    offers = [offers_of("human", train, family.completion)] if options.demonstrations else []
+    return assemble(train, validation, lambda: offers, options, family.instruction)

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from bridge.planning import RunSpec, load_family, load_method
 from bridge.policies.checkpoint import load_policy, save_policy
 from bridge.policies.hub_model import prepare_hub_model
 from bridge.policies.trainable import ADAPTER, BASE, SHADOW, TrainablePolicy
-from bridge.problems.base import check_disjoint, check_problems
+from bridge.problems.base import Dataset, check_disjoint, check_problems
 from bridge.records import (
     RecordError,
     RunFolder,
@@ -70,6 +71,7 @@ def train_run(spec: RunSpec, *, results: Path, threads: int) -> Status:
         started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         base_path = _base_path(spec, results)
         run = _set_up(spec, folder, grader, base_path)
+        _say_coverage(run)
         demo_reward = run.grade_demonstrations()
         if demo_reward is not None:
             print(f"J(D), reward of the demonstrations: {demo_reward:.4f}", file=sys.stderr)
@@ -95,6 +97,11 @@ def train_run(spec: RunSpec, *, results: Path, threads: int) -> Status:
         # Last: until done.json is on the disk, the checkpoints are all there is of the run.
         shutil.rmtree(folder.resume, ignore_errors=True)
         return status
+
+
+def _say_coverage(run: Run) -> None:
+    if run.dataset.coverage is not None:
+        print(f"{run.spec.dataset}: {run.dataset.coverage}", file=sys.stderr)
 
 
 def _set_up(spec: RunSpec, folder: RunFolder, grader: GraderPool, base_path: Path) -> Run:
@@ -257,6 +264,7 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
         "threads": threads,
         "versions": versions(),
         "git": git_state(),
+        "demonstrations": _demonstrations(run.dataset),
         "hashes": {
             "base_model": _base_hash(base_path),
             "data": content_hash(
@@ -272,6 +280,13 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
         },
         "started_at": started_at,
     }
+
+
+def _demonstrations(dataset: Dataset) -> dict[str, Any]:
+    """How many training prompts have a demonstration and, where they were matched, why not all."""
+    if dataset.coverage is not None:
+        return asdict(dataset.coverage)
+    return {"prompts": len(dataset.train), "demonstrated": len(dataset.demonstrations)}
 
 
 def _base_path(spec: RunSpec, results: Path) -> Path:

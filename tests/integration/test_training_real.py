@@ -36,3 +36,4 @@ def test_sft_and_rl_on_gsm8k(tmp_path: Path) -> None:
     done = read_json(spec.folder(tmp_path / "results").done)
     assert done["n_steps"] == 2
     assert done["demo_reward"] == 1.0, "every demonstration earns the reward"
+    assert done["demonstrations"]["by_source"] == {"human": 6973}, "what was matched is on record"

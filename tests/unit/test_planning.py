@@ -13,7 +13,14 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from bridge.config import ConfigError, EvaluationConfig, LocalModel, TinyModel, TrainingConfig
+from bridge.config import (
+    ConfigError,
+    EvaluationConfig,
+    HubModel,
+    LocalModel,
+    TinyModel,
+    TrainingConfig,
+)
 from bridge.planning import (
     Plan,
     RunSpec,
@@ -68,7 +75,7 @@ def other(annotation: Any, value: Any) -> Any:
     if isinstance(value, tuple):
         return (*value, *(value[-1:] or ("x",)))
     if value is None:
-        return 1  # the options that may be None are numbers
+        return "x" if str in get_args(annotation) else 1
     raise AssertionError(f"how to change {value!r} of {annotation}?")
 
 
@@ -262,7 +269,13 @@ def test_every_evaluation_setting_changes_the_score_hash_alone(plan: Plan) -> No
 
 
 @pytest.mark.parametrize(
-    "model", [TinyModel, LocalModel(source="local", path="models/a")], ids=["tiny", "local"]
+    "model",
+    [
+        TinyModel,
+        LocalModel(source="local", path="models/a"),
+        HubModel(source="hub", repo="owner/name", revision="0" * 40),
+    ],
+    ids=["tiny", "local", "hub"],
 )
 def test_every_model_setting_changes_both_hashes(plan: Plan, model: Any) -> None:
     spec = plan.runs[0]

@@ -93,7 +93,7 @@ def test_a_family_serves_disjoint_sets(
     both = {"demonstrations": ("math_traces_gptoss", "human")}
     options = source.Options(**{"data_root": data_root()} | both | given)
     dataset = source.dataset(options)
-    coverage = source.coverage(options)
+    coverage = dataset.coverage
     assert (len(dataset.train), len(dataset.validation)) == (train, 500)
     assert coverage.by_source == demonstrated
     assert coverage.demonstrated == len(dataset.demonstrations) == sum(demonstrated.values())

@@ -61,6 +61,7 @@ def test_a_finished_run_leaves_a_policy_that_loads_and_no_checkpoints(
 ) -> None:
     folder, done = train(make_spec(base, "bridge"), tmp_path)
     assert done["status"] == "done" and done["policy"] == "policy"
+    assert 0 < done["demonstrations"]["demonstrated"] <= done["demonstrations"]["prompts"]
     assert load_policy(folder.policy).n_parameters == load_policy(base).n_parameters
     assert not folder.resume.exists() and not folder.heartbeat.exists()
     assert [line["step"] for line in read_lines(folder.dynamics)] == [0, 1, 2, 3]
