@@ -7,7 +7,7 @@ Difficulty is the number of statements. The world is made so that a base model c
 and taught by SFT, and neither is the whole answer; how it was calibrated is in
 ``docs/calibration.md``. Three properties matter:
 
-- Pre-training (:meth:`Chains.pretraining`) shows every length and both wordings, but bad habits
+- Pre-training (:meth:`Synthetic.pretraining`) shows every length and both wordings, but bad habits
   dominate: an immediate guess is likelier than reasoning, the more so the longer the chain, and a
   share of the facts is misconceived (:mod:`bridge.problems.habits`).
 - Demonstrations are scarce, stop at ``demonstration_max_steps``, and slip now and then: each
@@ -19,42 +19,18 @@ and taught by SFT, and neither is the whole answer; how it was calibrated is in
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from bridge.problems.base import Dataset, Problem
-from bridge.problems.habits import Writer, exact, misconceived
-from bridge.problems.splits import (
-    Rung,
-    SyntheticOptions,
-    build_benchmark,
-    build_dataset,
-    split_of,
-)
+from bridge.problems.habits import Writer, exact
+from bridge.problems.splits import Rung, SyntheticOptions
+from bridge.problems.synthetic import Synthetic
 
 MODULUS = 10
-MAX_STEPS = 7
-_TRAINED_STEPS = (2, 3, 4, 5)
 _NAMES = tuple("abcdefg")
 _OPERATIONS = {"+": "plus", "-": "minus", "*": "times"}
-
-# P(the base model's text reasons) per number of steps; the rest is an immediate guess.
-_REASONING_SHARE = {1: 0.70, 2: 0.62, 3: 0.34, 4: 0.26, 5: 0.20, 6: 0.15, 7: 0.12}
-_GUESS_RIGHT = 0.2
-# Share of the facts that the base model's corpus gets wrong more often than not.
-_MISCONCEIVED_SHARE = 0.30
-
-
-# Sizes of MATH500, Minerva, OlympiadBench, AIME24 and AMC23.
-_RUNGS = {
-    "rung1": Rung((2, 3), False, 500),
-    "rung2": Rung((4, 5), False, 272),
-    "rung3": Rung((3, 4, 5), True, 675),
-    "rung4": Rung((6,), False, 30),
-    "rung5": Rung((7,), False, 40),
-}
 
 
 class ChainsOptions(SyntheticOptions):
@@ -107,10 +83,6 @@ class _Chain:
         return " ; ".join(parts) + f" ; \\boxed{{ {value} }}"
 
 
-def _alter(result: int, choice: int) -> int:
-    return (result + 1 + choice % (MODULUS - 1)) % MODULUS
-
-
 def _apply(operation: str, left: int, right: int) -> int:
     if operation == "+":
         return (left + right) % MODULUS
@@ -119,54 +91,38 @@ def _apply(operation: str, left: int, right: int) -> int:
     return (left * right) % MODULUS
 
 
-def _draw(rng: random.Random, steps: int) -> _Chain:
-    operations = tuple((rng.choice("+-*"), rng.randint(1, 9)) for _ in range(steps))
-    return _Chain(rng.randint(0, 9), operations)
-
-
-class Chains:
+class Chains(Synthetic[_Chain]):
     """The ``chains`` family, see the module docstring."""
 
     name = "chains"
     Options = ChainsOptions
+    # Sizes of MATH500, Minerva, OlympiadBench, AIME24 and AMC23.
+    rungs: ClassVar = {
+        "rung1": Rung((2, 3), False, 500),
+        "rung2": Rung((4, 5), False, 272),
+        "rung3": Rung((3, 4, 5), True, 675),
+        "rung4": Rung((6,), False, 30),
+        "rung5": Rung((7,), False, 40),
+    }
+    trained_steps = (2, 3, 4, 5)
+    reasoning_share: ClassVar = {1: 0.70, 2: 0.62, 3: 0.34, 4: 0.26, 5: 0.20, 6: 0.15, 7: 0.12}
+    guess_right = 0.2
+    misconceived_share = 0.30
 
-    def benchmark_names(self) -> tuple[str, ...]:
-        return tuple(_RUNGS)
+    def draw(self, rng: random.Random, steps: int) -> _Chain:
+        operations = tuple((rng.choice("+-*"), rng.randint(1, 9)) for _ in range(steps))
+        return _Chain(rng.randint(0, 9), operations)
+
+    def alter(self, result: int, choice: int) -> int:
+        return (result + 1 + choice % (MODULUS - 1)) % MODULUS
+
+    def blind_guess(self, rng: random.Random) -> int:
+        return rng.randrange(MODULUS)
 
     def vocabulary(self) -> tuple[str, ...]:
         digits = tuple(str(d) for d in range(MODULUS))
         words = ("mod", "10", ":", ";", ",", "=", "is", "find", "\\boxed{", "}")
         return digits + words + tuple(_OPERATIONS) + tuple(_OPERATIONS.values()) + _NAMES
-
-    def dataset(self, options: BaseModel) -> Dataset:
-        assert isinstance(options, ChainsOptions)
-        return build_dataset(
-            self.name,
-            options,
-            _draw,
-            steps=_TRAINED_STEPS,
-            demonstration_max_steps=options.demonstration_max_steps,
-            alter=_alter,
-        )
-
-    def benchmark(self, name: str, options: BaseModel) -> tuple[Problem, ...]:
-        assert isinstance(options, ChainsOptions)
-        return build_benchmark(self.name, name, options, _draw, _RUNGS[name])
-
-    def pretraining(self, rng: random.Random, *, habit: bool) -> Iterator[tuple[str, str]]:
-        write = misconceived(rng, _alter, share=_MISCONCEIVED_SHARE)
-        while True:
-            steps = rng.randint(1, MAX_STEPS)
-            chain = _draw(rng, steps)
-            if split_of(chain.canonical()) != "pretrain":
-                continue
-            question = chain.question(worded=rng.random() < 0.3)
-            if not habit or rng.random() < _REASONING_SHARE[steps]:
-                yield question, chain.reasoning(write)
-            else:
-                right = rng.random() < _GUESS_RIGHT
-                guess = chain.answer if right else rng.randrange(MODULUS)
-                yield question, f"\\boxed{{ {guess} }}"
 
 
 FAMILY = Chains()

@@ -15,39 +15,17 @@ trained on.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from bridge.problems.base import Dataset, Problem
-from bridge.problems.habits import Writer, exact, misconceived
-from bridge.problems.splits import (
-    Rung,
-    SyntheticOptions,
-    build_benchmark,
-    build_dataset,
-    split_of,
-)
+from bridge.problems.habits import Writer, exact
+from bridge.problems.splits import Rung, SyntheticOptions
+from bridge.problems.synthetic import Synthetic
 
-MIN_STEPS, MAX_STEPS = 2, 6
-_TRAINED_STEPS = (3, 4)
 _UNKNOWNS = tuple("xyznt")
 _LARGEST = 60
-
-_REASONING_SHARE = {2: 0.36, 3: 0.30, 4: 0.24, 5: 0.17, 6: 0.12}
-_GUESS_RIGHT = 0.25
-# Share of the facts that the base model's corpus gets wrong more often than not.
-_MISCONCEIVED_SHARE = 0.12
-
-
-_RUNGS = {
-    "equations_rung1": Rung((3,), False, 500),
-    "equations_rung2": Rung((4,), False, 272),
-    "equations_rung3": Rung((3, 4), True, 675),
-    "equations_rung4": Rung((5,), False, 30),
-    "equations_rung5": Rung((6,), False, 40),
-}
 
 
 class EquationsOptions(SyntheticOptions):
@@ -138,11 +116,6 @@ class _Equation:
         return " ; ".join(lines) + f" ; \\boxed{{ {answer} }}"
 
 
-def _alter(result: int, choice: int) -> int:
-    """Off by one or two, never below one."""
-    return result + (1, 2, -1, -2)[choice % (4 if result > 2 else 2)]
-
-
 def _draw(rng: random.Random, steps: int) -> _Equation:
     """Draw an equation of the wanted number of steps whose numbers all stay in 1..60."""
     while True:
@@ -169,49 +142,37 @@ def _draw(rng: random.Random, steps: int) -> _Equation:
             return _Equation(rng.choice(_UNKNOWNS), solution, left_x, left_c, right_x, right_c)
 
 
-class Equations:
+class Equations(Synthetic[_Equation]):
     """The ``equations`` family, see the module docstring."""
 
     name = "equations"
     Options = EquationsOptions
+    rungs: ClassVar = {
+        "equations_rung1": Rung((3,), False, 500),
+        "equations_rung2": Rung((4,), False, 272),
+        "equations_rung3": Rung((3, 4), True, 675),
+        "equations_rung4": Rung((5,), False, 30),
+        "equations_rung5": Rung((6,), False, 40),
+    }
+    trained_steps = (3, 4)
+    reasoning_share: ClassVar = {2: 0.36, 3: 0.30, 4: 0.24, 5: 0.17, 6: 0.12}
+    guess_right = 0.25
+    misconceived_share = 0.12
 
-    def benchmark_names(self) -> tuple[str, ...]:
-        return tuple(_RUNGS)
+    def draw(self, rng: random.Random, steps: int) -> _Equation:
+        return _draw(rng, steps)
+
+    def alter(self, result: int, choice: int) -> int:
+        """Off by one or two, never below one."""
+        return result + (1, 2, -1, -2)[choice % (4 if result > 2 else 2)]
+
+    def blind_guess(self, rng: random.Random) -> int:
+        return rng.randint(1, 9)
 
     def vocabulary(self) -> tuple[str, ...]:
         numbers = tuple(str(n) for n in range(_LARGEST + 20))
         words = ("solve", ":", "+", "-", "=", ";", "times", "plus", "minus", "is", "\\boxed{", "}")
         return numbers + words + _UNKNOWNS
-
-    def dataset(self, options: BaseModel) -> Dataset:
-        assert isinstance(options, EquationsOptions)
-        return build_dataset(
-            self.name,
-            options,
-            _draw,
-            steps=_TRAINED_STEPS,
-            demonstration_max_steps=options.demonstration_max_steps,
-            alter=_alter,
-        )
-
-    def benchmark(self, name: str, options: BaseModel) -> tuple[Problem, ...]:
-        assert isinstance(options, EquationsOptions)
-        return build_benchmark(self.name, name, options, _draw, _RUNGS[name])
-
-    def pretraining(self, rng: random.Random, *, habit: bool) -> Iterator[tuple[str, str]]:
-        write = misconceived(rng, _alter, share=_MISCONCEIVED_SHARE)
-        while True:
-            steps = rng.randint(MIN_STEPS, MAX_STEPS)
-            equation = _draw(rng, steps)
-            if split_of(equation.canonical()) != "pretrain":
-                continue
-            question = equation.question(worded=rng.random() < 0.3)
-            if not habit or rng.random() < _REASONING_SHARE[steps]:
-                yield question, equation.reasoning(write)
-            else:
-                right = rng.random() < _GUESS_RIGHT
-                guess = equation.solution if right else rng.randint(1, 9)
-                yield question, f"\\boxed{{ {guess} }}"
 
 
 FAMILY = Equations()

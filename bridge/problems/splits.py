@@ -49,6 +49,8 @@ class SyntheticOptions(BaseModel):
     """Probability that the expert gets one computed number wrong."""
     questions_scale: float = Field(1.0, gt=0.0, le=1.0)
     """Share of each benchmark's questions that is used (smoke tests)."""
+    demonstration_max_steps: int
+    """Longest problem that has a demonstration; families say how long it can be."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,13 @@ def build_dataset(
     draw: Draw[Q],
     *,
     steps: Sequence[int],
-    demonstration_max_steps: int,
     alter: Alter,
 ) -> Dataset:
     """Draw training and validation problems whose numbers of steps go round ``steps``.
 
-    The first ``options.demonstrations`` training problems of at most ``demonstration_max_steps``
-    carry a demonstration by an expert who slips; validation problems carry one without slips.
+    The first ``options.demonstrations`` training problems of at most
+    ``options.demonstration_max_steps`` carry a demonstration by an expert who slips; validation
+    problems carry one without slips.
 
     Raises:
         ProblemError: the family has no more different questions.
@@ -126,7 +128,8 @@ def build_dataset(
         return [_draw_in(family, draw, rng, steps[i % len(steps)], split, seen) for i in range(n)]
 
     train = drawn("train", options.train_size)
-    easy = [i for i, question in enumerate(train) if question.steps <= demonstration_max_steps]
+    limit = options.demonstration_max_steps
+    easy = [i for i, question in enumerate(train) if question.steps <= limit]
     shown = set(easy[: options.demonstrations])
     expert = slipping(
         random.Random(derive_seed(family, "expert", options.seed)), options.slip, alter
