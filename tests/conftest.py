@@ -18,3 +18,20 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 def root() -> Path:
     """The root of the repository."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base model that guesses in a box. Read only: tests of one process share it."""
+    from tests.fixtures.tiny_run import make_base  # torch takes seconds that not all tests need
+
+    return make_base(tmp_path_factory.mktemp("shared") / "base")
+
+
+@pytest.fixture
+def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training runs of this test grade in their own process."""
+    from bridge.training import run
+    from tests.fixtures.tiny_run import TextGrader
+
+    monkeypatch.setattr(run, "GraderPool", TextGrader)

@@ -24,23 +24,13 @@ from bridge.training import checkpoints
 from bridge.training import run as run_module
 from bridge.training.checkpoints import load_checkpoint, save_checkpoint
 from bridge.training.run import Run, train_run
-from tests.fixtures.tiny_run import TextGrader, make_base, make_spec, read_lines
+from tests.fixtures.tiny_run import TextGrader, make_spec, read_lines
 
 METHODS = tuple(name for name in method_names() if name != "untrained")
 
 
 class Killed(BaseException):
     """Stands for SIGKILL where a test stays in one process."""
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("resume") / "base")
-
-
-@pytest.fixture
-def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "GraderPool", TextGrader)
 
 
 def spec_of(base: Path, method: str, **training: Any) -> RunSpec:

@@ -23,11 +23,10 @@ from bridge.rollouts.base import Completion, Prompt
 from bridge.rollouts.native import NativeEngine
 from bridge.rollouts.vllm import VllmEngine
 from bridge.seeds import derive_seed
-from bridge.training import run as run_module
 from bridge.training.run import Run, train_run
 from tests.fixtures.evaluation import finish
 from tests.fixtures.evaluation import make_spec as make_evaluation_spec
-from tests.fixtures.tiny_run import TextGrader, make_base, make_spec, read_lines
+from tests.fixtures.tiny_run import make_base, make_spec, read_lines
 
 pytest.importorskip("vllm", reason="needs vLLM: run `make test-vllm`")
 pytestmark = pytest.mark.vllm
@@ -220,11 +219,6 @@ def test_cached_prefixes_of_older_weights_are_not_used(tmp_path: Path) -> None:
 
 
 # -- whole runs -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "GraderPool", TextGrader)
 
 
 def train(spec: RunSpec, results: Path) -> RunFolder:

@@ -28,12 +28,7 @@ from tests.fixtures.bridge_steps import (
     relative_error,
     run,
 )
-from tests.fixtures.tiny_run import PROBLEM, load_double, make_base, make_method, make_training
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("bridge") / "base")
+from tests.fixtures.tiny_run import PROBLEM, load_double, make_method, make_training
 
 
 @pytest.fixture

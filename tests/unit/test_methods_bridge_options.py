@@ -21,17 +21,11 @@ from tests.fixtures.bridge_steps import batch_of, build, disturb, flat, relative
 from tests.fixtures.tiny_run import (
     TextGrader,
     load_double,
-    make_base,
     make_method,
     make_spec,
     make_training,
     read_lines,
 )
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("bridge") / "base")
 
 
 @pytest.fixture

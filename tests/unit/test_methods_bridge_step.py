@@ -27,16 +27,11 @@ from tests.fixtures.bridge_steps import (
     relative_error,
     run,
 )
-from tests.fixtures.tiny_run import load_double, make_base, make_training
+from tests.fixtures.tiny_run import load_double, make_training
 
 Weights = dict[str, Tensor]
 Parts = tuple[list[Tensor], list[Tensor]]
 """Gradient with respect to the dense weights in use, and to w."""
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("bridge") / "base")
 
 
 class Adam:

@@ -11,7 +11,6 @@ import torch
 from bridge.config import ConfigError
 from bridge.methods.base import StepStats
 from bridge.methods.chord import Chord
-from bridge.training import run as run_module
 from bridge.training.batches import MicroBatch
 from tests.fixtures.method_runs import (
     curve,
@@ -22,17 +21,9 @@ from tests.fixtures.method_runs import (
     same_weights,
     train,
 )
-from tests.fixtures.tiny_run import TextGrader, load_double, make_base, make_spec, make_training
+from tests.fixtures.tiny_run import load_double, make_spec, make_training
 
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("chord") / "base")
-
-
-@pytest.fixture(autouse=True)
-def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "GraderPool", TextGrader)
+pytestmark = pytest.mark.usefixtures("no_workers")
 
 
 def make_chord(training: Any = None, **options: Any) -> Chord:

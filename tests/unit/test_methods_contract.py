@@ -31,9 +31,7 @@ from tests.fixtures.method_runs import curve, same_weights, train, weights
 from tests.fixtures.tiny_run import (
     METHOD_OPTIONS,
     PROBLEM,
-    TextGrader,
     load_double,
-    make_base,
     make_method,
     make_options,
     make_spec,
@@ -42,18 +40,10 @@ from tests.fixtures.tiny_run import (
 )
 from tests.fixtures.toy import ExactGrader, ToyFamily
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 METHODS = method_names()
 TRAINED = tuple(name for name in METHODS if name != "untrained")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("contract") / "base")
-
-
-@pytest.fixture(autouse=True)
-def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "GraderPool", TextGrader)
 
 
 # -- every method -------------------------------------------------------------------------------

@@ -30,13 +30,14 @@ from tests.fixtures.tiny_run import (
     PROBLEM,
     TextGrader,
     load_double,
-    make_base,
     make_method,
     make_options,
     make_spec,
     make_training,
     read_lines,
 )
+
+pytestmark = pytest.mark.usefixtures("no_workers")
 
 OFF = {"filter_groups": False, "mask_truncated": False, "overlong_buffer_tokens": 0}
 DR_GRPO: dict[str, Any] = {
@@ -50,16 +51,6 @@ class HardGrader(TextGrader):
 
     def grade(self, items: Sequence[GradeItem]) -> list[Graded]:
         return [Graded("wrong", None) for _ in items]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("dapo") / "base")
-
-
-@pytest.fixture(autouse=True)
-def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "GraderPool", TextGrader)
 
 
 def make_dapo(training: Any = None, **options: Any) -> Dapo:

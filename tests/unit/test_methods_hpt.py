@@ -10,7 +10,6 @@ import pytest
 from bridge.config import ConfigError
 from bridge.methods.base import StepStats
 from bridge.methods.hpt import HPT
-from bridge.training import run as run_module
 from tests.fixtures.method_runs import (
     curve,
     direction,
@@ -21,24 +20,14 @@ from tests.fixtures.method_runs import (
     train,
 )
 from tests.fixtures.tiny_run import (
-    TextGrader,
     load_double,
-    make_base,
     make_method,
     make_options,
     make_spec,
     make_training,
 )
 
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("hpt") / "base")
-
-
-@pytest.fixture(autouse=True)
-def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "GraderPool", TextGrader)
+pytestmark = pytest.mark.usefixtures("no_workers")
 
 
 def make_hpt(training: Any = None, **options: Any) -> HPT:

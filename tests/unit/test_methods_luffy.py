@@ -26,18 +26,12 @@ from tests.fixtures.method_runs import (
 from tests.fixtures.tiny_run import (
     TextGrader,
     load_double,
-    make_base,
     make_options,
     make_spec,
     make_training,
 )
 
 MODES = ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("luffy") / "base")
 
 
 def make_luffy(training: TrainingConfig | None = None, **options: Any) -> Luffy:

@@ -15,16 +15,13 @@ from bridge.config import ConfigError
 from bridge.methods.base import Group
 from bridge.policies.checkpoint import Policy
 from bridge.policies.scoring import sequence_logprobs
-from bridge.training import run as run_module
 from bridge.training.batches import StepBatch
 from bridge.training.run import train_run
 from bridge.training.session import Run
 from bridge.training.trainer import Trainer
 from tests.fixtures.tiny_run import (
     PROBLEM,
-    TextGrader,
     load_double,
-    make_base,
     make_method,
     make_rows,
     make_spec,
@@ -33,20 +30,12 @@ from tests.fixtures.tiny_run import (
     read_lines,
 )
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 THEORY: dict[str, Any] = {
     "norm_adv_by_std_in_grpo": False,
     "loss_agg_mode": "seq-mean-token-sum",
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("phases") / "base")
-
-
-@pytest.fixture(autouse=True)
-def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "GraderPool", TextGrader)
 
 
 def end(base: Path, results: Path, method: str, **settings: Any) -> dict[str, torch.Tensor]:

@@ -11,30 +11,19 @@ import pytest
 from bridge.config import ConfigError
 from bridge.methods.base import Phase
 from bridge.methods.sasr import SASR
-from bridge.training import run as run_module
 from bridge.training.run import train_run
 from bridge.training.session import Run
 from tests.fixtures.method_runs import curve, same_weights, train
 from tests.fixtures.tiny_run import (
-    TextGrader,
-    make_base,
     make_options,
     make_spec,
     make_training,
     read_lines,
 )
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 WARMUP, SFT, RL = Phase("sft", "warmup"), Phase("sft"), Phase("rl")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("sasr") / "base")
-
-
-@pytest.fixture(autouse=True)
-def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "GraderPool", TextGrader)
 
 
 def make_sasr(*norms: float, seed: int = 0, **options: Any) -> SASR:

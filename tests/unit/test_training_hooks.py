@@ -15,17 +15,9 @@ from bridge.problems.base import Problem
 from bridge.training import run as run_module
 from bridge.training.batches import StepBatch
 from bridge.training.run import train_run
-from tests.fixtures.tiny_run import TextGrader, make_base, make_spec, read_lines
+from tests.fixtures.tiny_run import TextGrader, make_spec, read_lines
 
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("hooks") / "base")
-
-
-@pytest.fixture(autouse=True)
-def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "GraderPool", TextGrader)
+pytestmark = pytest.mark.usefixtures("no_workers")
 
 
 def train_with(

@@ -29,22 +29,13 @@ from tests.fixtures.tiny_run import (
     DATASET,
     PROBLEM,
     TextGrader,
-    make_base,
     make_method,
     make_spec,
     make_training,
     read_lines,
 )
 
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("run") / "base")
-
-
-@pytest.fixture(autouse=True)
-def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "GraderPool", TextGrader)
+pytestmark = pytest.mark.usefixtures("no_workers")
 
 
 def train(spec: RunSpec, results: Path) -> tuple[RunFolder, dict[str, Any]]:

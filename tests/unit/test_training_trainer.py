@@ -28,7 +28,6 @@ from tests.fixtures.slow_reference import (
 from tests.fixtures.tiny_run import (
     PROBLEM,
     load_double,
-    make_base,
     make_method,
     make_rows,
     make_trainer,
@@ -37,11 +36,6 @@ from tests.fixtures.tiny_run import (
 
 MODES: tuple[LossAggMode, ...] = get_args(LossAggMode)
 TERMS: tuple[Term, ...] = get_args(Term)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("trainer") / "base")
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ from tests.fixtures.slow_reference import (
 from tests.fixtures.tiny_run import (
     PROBLEM,
     load_double,
-    make_base,
     make_method,
     make_rows,
     make_trainer,
@@ -35,11 +34,6 @@ from tests.fixtures.tiny_run import (
 )
 
 TERMS: tuple[Term, ...] = get_args(Term)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("trainer") / "base")
 
 
 @pytest.fixture
