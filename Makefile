@@ -44,6 +44,10 @@ figures: $(report) ## rebuild tables and figures from the cached results, withou
 tune: $(laptop) ## run the grid of learning rates and print what it chooses
 	$(call in,.venv) snakemake --cores $(cores) tune --config suite=tune $(args)
 
+.PHONY: coupling
+coupling: $(laptop) ## can SFT and RL be decoupled: the study with real generation, about 40 minutes on two cores
+	$(call in,.venv) snakemake --cores $(cores) --rerun-incomplete coupling --config suite=$(if $(filter command% environment%,$(origin suite)),$(suite),coupling) $(args)
+
 .PHONY: test
 test: $(dev) ## all tests, two at a time
 	$(call in,.venv) OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile $(args)

@@ -144,6 +144,9 @@ class TrainingConfig(Closed):
     probe_every: int = Field(ge=1)
     """Steps between two measurements on the held-out probe."""
     probe_size: int = Field(64, ge=1)
+    probe_samples: int = Field(0, ge=0)
+    """Answers drawn per probe prompt at each measurement, for both objectives as expectations and
+    the angle of their gradients; 0 leaves these out. Changes no weight."""
     checkpoint_every: int = Field(ge=1)
     diverged_above_loss: float = Field(1e4, gt=0)
     """A loss above this, or one that is not finite, ends the run with status ``diverged``."""
@@ -154,7 +157,9 @@ class TrainingConfig(Closed):
         return self
 
     @model_validator(mode="after")
-    def _rewards_differ(self) -> TrainingConfig:
+    def _rewards_and_probes(self) -> TrainingConfig:
+        if self.probe_samples == 1:
+            raise ValueError("probe_samples must be 0, or 2 and more: one answer has no baseline")
         if self.reward_correct <= self.reward_wrong:
             raise ValueError("reward_correct must be greater than reward_wrong")
         return self
@@ -208,6 +213,16 @@ class GridBlock(Closed):
     seeds: tuple[int, ...] = Field(min_length=1)
 
 
+class StudyConfig(Closed):
+    """A protocol that reads the grid's policies, see ``docs/studies/``; changes no run."""
+
+    name: Literal["coupling"]
+    prompts: int = Field(48, ge=2)
+    """Held-out prompts with a demonstration, on which both objectives are estimated."""
+    samples: int = Field(16, ge=2)
+    """Answers per prompt and policy."""
+
+
 class Suite(Closed):
     """One grid of runs."""
 
@@ -220,6 +235,7 @@ class Suite(Closed):
     train_on_benchmarks: tuple[Name, ...] = ()
     """Benchmarks whose questions a training set may hold; without being named here such a suite is
     refused. The table of contamination counts them all the same."""
+    study: StudyConfig | None = None
     grid: tuple[GridBlock, ...] = Field(min_length=1)
 
 

@@ -61,6 +61,16 @@ def evaluate_fingerprint(spec: RunSpec, root: Path = ROOT) -> str:
     return fingerprint(entries, data, root=root)
 
 
+def study_fingerprint(job: str, root: Path = ROOT) -> str:
+    """Code behind ``observe``, ``compare`` or ``draw`` of the coupling study."""
+    entries = {
+        "observe": ("bridge.studies.coupling_observing", _GRADER),
+        "compare": ("bridge.studies.coupling_tables",),
+        "draw": ("bridge.analysis.coupling",),
+    }
+    return fingerprint(entries[job], root=root)
+
+
 def _data_of(family: str, root: Path) -> tuple[str, ...]:
     """The manifest, for a family of real data."""
     real = "bridge.problems.sources" in closure((f"bridge.problems.{family}",), root=root)

@@ -31,10 +31,12 @@ from bridge.fingerprint import (
     evaluate_fingerprint,
     prepare_fingerprint,
     show_fingerprint,
+    study_fingerprint,
     train_fingerprint,
 )
 from bridge.planning import load_method, load_plan
 from bridge.records import content_hash
+from bridge.studies.coupling_arms import CouplingError, arms
 
 
 def checked_plan():
@@ -46,13 +48,14 @@ def checked_plan():
         # Snakemake leaves what is nested inside a value of --config as text.
         merge(raw, typed(workflow.config_settings.overwrite_config))
         user = validate(UserConfig, raw, "--config")
-        return user, load_plan(user.suite, root=Path(), overrides=user.overrides)
-    except ConfigError as error:
+        plan = load_plan(user.suite, root=Path(), overrides=user.overrides)
+        return user, plan, arms(plan) if plan.suite.study else []
+    except (ConfigError, CouplingError) as error:
         print(f"bridge: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-USER, PLAN = checked_plan()
+USER, PLAN, ARMS = checked_plan()
 RUNS = {(s.model, s.dataset, s.label, str(s.seed)): s for s in PLAN.runs}
 # Jobs are told overrides through the environment, not in params: there, any override would rerun
 # every job, while the hashes rerun only what it changes.
@@ -147,6 +150,61 @@ def base_of_run(wildcards):
     )
 
 
+def before_training(wildcards):
+    """In a study: J(D) comes before all training, the predictions before a second phase."""
+    run = run_of(wildcards)
+    name = "predictions" if run in [arm.whole for arm in ARMS] else "expert"
+    return f"results/{PLAN.name}/coupling/{name}.csv" if ARMS else []
+
+
+def study_bases(wildcards):
+    """Base models of a study, where the workflow makes them."""
+    return [
+        f"results/{PLAN.name}/models/{model}/base.json" for model in PLAN.tiny_models
+    ]
+
+
+def first_phases(wildcards):
+    """Runs that end where a second phase of another one begins."""
+    return done_files(arm.first for arm in ARMS)
+
+
+def runs_of_seed(wildcards):
+    """Runs of a study with this seed."""
+    return done_files(
+        run
+        for arm in ARMS
+        if str(arm.whole.seed) == wildcards.seed
+        for run in (arm.first, arm.whole)
+    )
+
+
+def done_files(runs):
+    return sorted({run.folder(Path("results")).done.as_posix() for run in runs})
+
+
+def observed_seeds(wildcards):
+    """Observed changes of every seed of a study."""
+    if not ARMS:
+        raise WorkflowError(
+            f"suite '{PLAN.name}' is no study; add --config suite=coupling"
+        )
+    seeds = sorted({arm.whole.seed for arm in ARMS})
+    return [f"results/{PLAN.name}/coupling/observed/seed{seed}.csv" for seed in seeds]
+
+
+def study_folder(wildcards):
+    """Tables of a study: of the runs here, or the committed ones."""
+    cached = USER.source == "cached"
+    return f"results/{'cached/' if cached else ''}{PLAN.name}{'' if cached else '/coupling'}"
+
+
+def study_tables(wildcards):
+    """What the figures of a study are drawn from."""
+    files = [f"{study_folder(wildcards)}/{name}.csv" for name in STUDY_TABLES]
+    return [ancient(f) for f in files] if USER.source == "cached" else files
+
+
 def all_scores(wildcards):
     """Scores of every run of the suite."""
     return [s.folder(Path("results")).scores.as_posix() for s in PLAN.runs]
@@ -216,6 +274,24 @@ def report_code(wildcards):
     return code_of_showing("report")
 
 
+def study_hash(wildcards):
+    """Of what a study's numbers depend on besides the code: its runs and its probes."""
+    runs = [(arm.whole.train_hash, arm.first.train_hash) for arm in ARMS]
+    return content_hash([runs, PLAN.suite.study.model_dump(mode="json")])
+
+
+def observe_code(wildcards):
+    return study_fingerprint("observe")
+
+
+def compare_code(wildcards):
+    return study_fingerprint("compare")
+
+
+def draw_study_code(wildcards):
+    return study_fingerprint("draw")
+
+
 def tidy_folder(wildcards):
     cached = USER.source == "cached"
     return f"results/cached/{PLAN.name}" if cached else f"results/{PLAN.name}/tidy"
@@ -242,6 +318,11 @@ def code_of_showing(job):
 def gpus(wildcards):
     """GPU slots of a run; the workflow's own tiny models train on CPU cores."""
     return 0 if run_of(wildcards).model in PLAN.tiny_models else 1
+
+
+def study_gpus(wildcards):
+    """GPU slots of a job that reads a study's policies."""
+    return 0 if {run.model for run in PLAN.runs} <= set(PLAN.tiny_models) else 1
 
 
 def length(wildcards):

@@ -3,6 +3,7 @@
 rule train:
     input:
         base_of_run,
+        before_training,
     output:
         f"{RUN}/done.json",
     log:

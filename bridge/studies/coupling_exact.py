@@ -19,6 +19,7 @@ import pandas as pd
 from bridge.analysis.coupling import draw_exact
 from bridge.analysis.statistics import wilson
 from bridge.studies.closed_forms import table
+from bridge.studies.estimates import line_fit
 from bridge.studies.exact_training import (
     Parameters,
     Target,
@@ -234,15 +235,11 @@ def size_table(changes: pd.DataFrame) -> pd.DataFrame:
     after_rl = changes[changes["order"] == "SFT then RL"]
     for (parameters, beta), cell in after_rl.groupby(["parameters", "beta"], sort=False):
         x, y = cell["predicted"].to_numpy(float), cell["observed"].to_numpy(float)
-        slope, intercept = np.polyfit(x, y, 1)
-        left = ((y - slope * x - intercept) ** 2).sum() / ((y - y.mean()) ** 2).sum()
         rows.append(
             {
                 "parameters": parameters,
                 "beta": beta,
-                "slope": slope,
-                "intercept": intercept,
-                "r2": 1 - left,
+                **line_fit(x, y),
                 "residual": cell["residual"].mean(),
             }
         )

@@ -11,9 +11,10 @@ import pandas as pd
 
 from bridge.analysis.statistics import t_limits
 from bridge.records import read_jsonl
-from bridge.studies.coupling_arms import Arm, target_name
+from bridge.studies.coupling_arms import Arm, CouplingError, target_name
+from bridge.studies.estimates import line_fit
 
-CELL = ["order", "model", "target", "penalty", "beta"]
+CELL = ["order", "model", "target", "penalty", "beta", "label"]
 CONTROLS = {"SFT then RL": "SFT then SFT", "RL then SFT": "RL then RL"}
 
 
@@ -79,32 +80,77 @@ def _limits(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float
 
 def _control(changes: pd.DataFrame, cell: pd.DataFrame, order: str, quantity: str) -> float:
     """Mean change of the same quantity with more of the first phase; not a number without it."""
-    same = changes[
-        (changes["order"] == CONTROLS[order])
-        & changes["model"].isin(cell["model"])
-        & changes["dataset"].isin(cell["dataset"])
-        & changes["seed"].isin(cell["seed"])
-    ]
-    if order == "RL then SFT":
-        same = same[same["beta"].isin(cell["beta"]) & same["penalty"].isin(cell["penalty"])]
-    return float(same[quantity].mean())
+    alike = changes["first_hash"].isin(cell["first_hash"])
+    return float(changes[alike & (changes["order"] == CONTROLS[order])][quantity].mean())
+
+
+def size_table(changes: pd.DataFrame) -> pd.DataFrame:
+    """Observed on predicted change of L (I1) per penalty: over all betas, and at each beta.
+
+    A point is one run, so a line mixes formats of demonstrations and seeds. ``beta`` is missing in
+    the row over all betas.
+    """
+    frame = changes[changes["order"] == "SFT then RL"]
+    if "predicted" not in frame:
+        return pd.DataFrame()
+    frame = frame.dropna(subset=["predicted", "loss_change"])
+    rows = []
+    for (model, penalty), cell in frame.groupby(["model", "penalty"], sort=False):
+        parts = [(float("nan"), cell), *cell.groupby("beta")]
+        for beta, part in parts:
+            rows.append(
+                {
+                    "model": model,
+                    "penalty": penalty,
+                    "beta": beta,
+                    "runs": len(part),
+                    **line_fit(
+                        part["predicted"].to_numpy(float), part["loss_change"].to_numpy(float)
+                    ),
+                    "residual": part["residual"].mean(),
+                    "without_success": part["without_success"].mean(),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+COURSE = {
+    "loss": "demo_loss_heldout_nats",
+    "loss_train": "demo_loss_train_nats",
+    "reward": "heldout_reward",
+    "reward_train": "train_reward",
+    "lenient": "heldout_lenient",
+    "format": "heldout_format",
+    "length": "heldout_length",
+    "cosine": "probe_cosine",
+    "rl_norm": "probe_rl_norm",
+    "sft_norm": "probe_sft_norm",
+}
+"""Columns of ``courses`` and the names that the probes log them under."""
 
 
 def courses(results: Path, found: Sequence[Arm]) -> pd.DataFrame:
-    """Both objectives of every probe of every run of two phases.
+    """Both objectives at every probe of every run of two phases, train and held-out.
 
-    ``loss`` is the logged loss of held-out demonstrations in nats per token, ``reward`` the
-    greedy accuracy on held-out prompts under the strict verifier.
-    ``progress`` runs from 0 to 1 in the first phase and on to 2 in the second.
+    Losses are nats per sequence, rewards means over sampled answers. ``progress`` runs from 0 to 1
+    in the first phase and on to 2 in the second.
+
+    Raises:
+        CouplingError: a run whose probes drew no answers.
     """
     rows = []
     for arm in found:
         spec = arm.whole
+        if not spec.training.probe_samples:
+            raise CouplingError(
+                f"{spec.label}: training.probe_samples is 0, so J was not measured on the way; set "
+                "it to 2 or more."
+            )
         first = arm.options.steps
         lines = read_jsonl(spec.folder(results).dynamics)
         second = lines[-1]["step"] - first
         for line in lines:
-            if line.get("heldout_accuracy") is None:
+            if "heldout_reward" not in line:
                 continue
             step = line["step"]
             rows.append(
@@ -114,13 +160,11 @@ def courses(results: Path, found: Sequence[Arm]) -> pd.DataFrame:
                     "target": target_name(spec),
                     "parameters": arm.penalty,
                     "beta": arm.beta,
+                    "label": spec.label,
                     "seed": spec.seed,
                     "step": step,
                     "progress": step / first if step <= first else 1 + (step - first) / second,
-                    "loss": line["demo_loss_heldout"],
-                    "loss_train": line["demo_loss_train"],
-                    "reward": line["heldout_accuracy"],
-                    "reward_train": line["train_accuracy"],
+                    **{column: line.get(name) for column, name in COURSE.items()},
                 }
             )
     return pd.DataFrame(rows)

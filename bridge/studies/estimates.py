@@ -124,6 +124,16 @@ def pinsker_ceiling(kl: float, *, span: float = 1.0) -> tuple[float, bool]:
     return span * float(np.sqrt(max(kl, 0.0) / 2)), kl > VACUOUS_ABOVE_NATS
 
 
+def line_fit(x: Array, y: Array) -> dict[str, float]:
+    """Least-squares line of y on x and its R^2; no numbers where x does not vary."""
+    if len(x) < 3 or np.ptp(x) == 0:
+        return dict.fromkeys(("slope", "intercept", "r2"), float("nan"))
+    slope, intercept = np.polyfit(x, y, 1)
+    total = ((y - y.mean()) ** 2).sum()
+    left = ((y - slope * x - intercept) ** 2).sum() / total if total > 0 else float("nan")
+    return {"slope": float(slope), "intercept": float(intercept), "r2": float(1 - left)}
+
+
 def _resamples(n: int, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
     return np.random.default_rng([seed, n]).integers(0, n, (RESAMPLES, n))
 

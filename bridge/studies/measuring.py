@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bridge.config import TrainingConfig
+from bridge.grading.lenient import last_number_is
 from bridge.grading.pool import GraderPool
 from bridge.methods.base import Method, Row
 from bridge.policies.checkpoint import Policy
@@ -24,8 +24,6 @@ from bridge.training.experience import Collector
 from bridge.training.streams import demonstration_row
 from bridge.training.telemetry import Stopwatch
 from bridge.training.trainer import Trainer
-
-_NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,11 @@ def sample(
         rows=rows,
         reward=np.array([[row.reward for row in group] for group in rows], dtype=np.float64),
         lenient=np.array(
-            [[_lenient(policy, row) for row in group] for group in rows], dtype=np.float64
+            [
+                [last_number_is(policy.text(list(r.response_ids)), r.problem.answer) for r in group]
+                for group in rows
+            ],
+            dtype=np.float64,
         ),
         log_own=log_of(policy, rows),
     )
@@ -110,11 +112,6 @@ def check_phases_agree(
         [value for row in taught for value in sft[id(row)].tolist()],
         [value for row in drawn for value in rl[id(row)].tolist()],
     )
-
-
-def _lenient(policy: Policy, row: Row) -> float:
-    numbers = _NUMBER.findall(policy.text(list(row.response_ids)))
-    return float(bool(numbers) and numbers[-1] == row.problem.answer)
 
 
 def policy_path(done: dict[str, object], folder: Path) -> Path:

@@ -89,10 +89,29 @@ class Collector:
 
     def sampled_reward(self, problems: Sequence[Problem], *, name: str, step: int) -> float:
         """Mean reward of one sample per problem (the J probe)."""
+        rewards = [
+            row.reward or 0.0
+            for group in self.probe_groups(problems, n=1, name=name, step=step)
+            for row in group.rows
+        ]
+        return sum(rewards) / len(problems)
+
+    def probe_groups(
+        self, problems: Sequence[Problem], *, n: int, name: str, step: int
+    ) -> list[Group]:
+        """``n`` graded samples per problem. A measurement: no reward is flipped, nothing counted.
+
+        Args:
+            name: of the random streams.
+        """
         prompts = [
             Prompt(
                 tuple(self.policy.prompt_ids(p.question)),
-                (derive_seed("probe", name, self.seed, step, p.id),),
+                tuple(
+                    # The first sample is also drawn alone (sampled_reward), so it has no number.
+                    derive_seed("probe", name, self.seed, step, p.id, *((k,) if k else ()))
+                    for k in range(n)
+                ),
             )
             for p in problems
         ]
@@ -101,10 +120,29 @@ class Collector:
             max_new_tokens=self.training.max_response_tokens,
             temperature=self.training.temperature,
         )
-        graded = self.grader.grade(
-            [self._item(p, c[0]) for p, c in zip(problems, drawn, strict=True)]
+        graded = iter(
+            self.grader.grade(
+                [self._item(p, c) for p, cs in zip(problems, drawn, strict=True) for c in cs]
+            )
         )
-        return sum(self._reward(g.verdict) for g in graded) / len(problems)
+        return [
+            Group(
+                problem,
+                tuple(
+                    Row(
+                        kind="rollout",
+                        problem=problem,
+                        prompt_ids=prompt.ids,
+                        response_ids=completion.ids,
+                        reward=self._reward(next(graded).verdict),
+                        truncated=completion.truncated,
+                        sampled_logprobs=completion.logprobs,
+                    )
+                    for completion in completions
+                ),
+            )
+            for problem, prompt, completions in zip(problems, prompts, drawn, strict=True)
+        ]
 
     def demonstration_rewards(self, problems: Sequence[Problem]) -> list[float]:
         """Reward that each problem's demonstration earns under the same grader."""
