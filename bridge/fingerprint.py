@@ -66,7 +66,7 @@ def study_fingerprint(job: str, root: Path = ROOT) -> str:
     entries = {
         "observe": ("bridge.studies.coupling_observing", _GRADER),
         "compare": ("bridge.studies.coupling_tables",),
-        "draw": ("bridge.analysis.coupling",),
+        "draw": ("bridge.analysis.coupling_generation",),
     }
     return fingerprint(entries[job], root=root)
 

@@ -26,6 +26,7 @@ TARGET_STYLES: dict[str, tuple[str, str]] = {
     "verifier format, 10 % noise": ("#56B4E9", "s"),
     "verifier format, 30 % noise": ("#0072B2", "^"),
     "bare label": ("#D55E00", "D"),
+    "bare label, short SFT": ("#CC79A7", "v"),
 }
 LINE_STYLES: dict[str, DashPattern] = {
     "free logits": SOLID,
@@ -202,25 +203,3 @@ def draw_exact(tables: Path, figures: Path) -> None:
         save(phase_courses(pd.read_csv(tables / "courses.csv")), figures, "coupling_courses")
         save(predicted_observed(changes), figures, "coupling_predictions")
         save(sign_rates(pd.read_csv(tables / "signs.csv")), figures, "coupling_signs")
-
-
-def draw_generation(tables: Path, figures: Path) -> None:
-    """Draw the figures of a suite with real generation: courses at one beta, and predictions.
-
-    Courses are means over seeds at the beta that most arms have; an order that the suite lacks
-    leaves its column empty.
-    """
-    courses = pd.read_csv(tables / "courses.csv")
-    courses = courses[courses["order"].isin(ORDERS)]
-    beta = courses["beta"].mode().min()
-    shown = courses[courses["beta"] == beta]
-    cell = ["order", "target", "parameters", "progress"]
-    means = shown.groupby(cell, sort=False)[["loss", "reward"]].mean().reset_index()
-    changes = pd.read_csv(tables / "changes.csv").rename(columns={"loss_change": "observed"})
-    changes["parameters"] = changes["penalty"]
-    with look():
-        figure = phase_courses(means, "SFT loss L (nats per token)", "held-out accuracy, greedy")
-        save(figure, figures, "coupling_courses")
-        if "predicted" in changes:
-            predicted = changes.dropna(subset=["predicted", "observed", "residual"])
-            save(predicted_observed(predicted), figures, "coupling_predictions")

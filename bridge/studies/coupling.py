@@ -72,7 +72,7 @@ def compare(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from bridge.studies.coupling_arms import check_predictions
-    from bridge.studies.coupling_tables import courses, sign_table, size_table
+    from bridge.studies.coupling_tables import courses, sign_table, size_table, with_arms
 
     plan = load(args)
     found = arms(plan)
@@ -86,6 +86,7 @@ def compare(args: argparse.Namespace) -> None:
     ]
     keys = ["order", "model", "target", "penalty", "beta", "label", "dataset", "seed"]
     changes = predictions.merge(pd.concat(observed), on=keys, how="right", validate="one_to_one")
+    changes = with_arms(changes, found)
     signs, sizes = sign_table(changes), size_table(changes)
     for name, frame in (
         ("changes", changes),
@@ -100,7 +101,7 @@ def compare(args: argparse.Namespace) -> None:
 
 def draw(args: argparse.Namespace) -> None:
     """Draw the figures from the tables alone."""
-    from bridge.analysis.coupling import draw_generation
+    from bridge.analysis.coupling_generation import draw_generation
 
     draw_generation(args.tables, args.figures)
 

@@ -14,16 +14,35 @@ from bridge.records import read_jsonl
 from bridge.studies.coupling_arms import Arm, CouplingError, target_name
 from bridge.studies.estimates import line_fit
 
-CELL = ["order", "model", "target", "penalty", "beta", "label"]
+CELL = ["order", "model", "target", "first_steps", "penalty", "reference", "beta"]
 CONTROLS = {"SFT then RL": "SFT then SFT", "RL then SFT": "RL then RL"}
+
+
+def with_arms(frame: pd.DataFrame, found: Sequence[Arm]) -> pd.DataFrame:
+    """Rows of runs with what their names do not say: the first phase's length, the reference."""
+    named = pd.DataFrame(
+        [
+            {
+                "model": arm.whole.model,
+                "dataset": arm.whole.dataset,
+                "label": arm.whole.label,
+                "seed": arm.whole.seed,
+                "first_steps": arm.options.steps,
+                "reference": arm.options.reference,
+            }
+            for arm in found
+        ]
+    )
+    keys = ["model", "dataset", "label", "seed"]
+    return frame.merge(named, on=keys, how="left", validate="one_to_one")
 
 
 def sign_table(changes: pd.DataFrame) -> pd.DataFrame:
     """Per cell over seeds: predicted and observed sign, interval, and the control beside it.
 
     SFT then RL is about L, RL then SFT about J. ``supported`` asks for the interval over seeds to
-    exclude 0 in the predicted direction, ``beats_control`` for the observed change to be further
-    in that direction than that of as many more steps of the first phase, seed by seed on average.
+    exclude 0 in the predicted direction, ``beats_control`` for that of the difference, seed by
+    seed, to as many more steps of the first phase.
     """
     rows = []
     for key, cell in changes.groupby(CELL, sort=False):
@@ -34,8 +53,8 @@ def sign_table(changes: pd.DataFrame) -> pd.DataFrame:
         sign = _predicted_sign(cell)
         observed = cell[quantity].to_numpy(float)
         low, high = _limits(observed)
-        control = _control(changes, cell, order, quantity)
-        further = sign * (observed.mean() - control)
+        control = _controls(changes, cell, order, quantity)
+        further = _limits(observed - control)
         rows.append(
             {
                 **dict(zip(CELL, key, strict=True)),
@@ -48,13 +67,23 @@ def sign_table(changes: pd.DataFrame) -> pd.DataFrame:
                 "low": low,
                 "high": high,
                 "right": float((np.sign(observed) == sign).mean()),
-                "supported": bool(sign * low > 0 and sign * high > 0),
-                "control": control,
-                "beats_control": bool(further > 0),
+                "supported": _on_side(sign, low, high),
+                "control": control.mean(),
+                "beats_control": _on_side(sign, *further),
                 "residual": _mean(cell, "residual"),
+                "lenient_change": cell["lenient_change"].mean(),
+                "kl_moved": cell["kl_moved"].mean(),
+                "reward_ceiling": cell["reward_ceiling"].mean(),
+                "ceiling_is_vacuous": bool(cell["ceiling_is_vacuous"].any()),
+                "drop_by_i2": _mean(cell, "drop_by_i2"),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _on_side(sign: float, low: float, high: float) -> bool:
+    """Whether an interval excludes 0 in a direction; one without numbers does not."""
+    return bool(sign * low > 0 and sign * high > 0)
 
 
 def _predicted_sign(cell: pd.DataFrame) -> float:
@@ -78,10 +107,13 @@ def _limits(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float
     return float(low[0]), float(high[0])
 
 
-def _control(changes: pd.DataFrame, cell: pd.DataFrame, order: str, quantity: str) -> float:
-    """Mean change of the same quantity with more of the first phase; not a number without it."""
-    alike = changes["first_hash"].isin(cell["first_hash"])
-    return float(changes[alike & (changes["order"] == CONTROLS[order])][quantity].mean())
+def _controls(
+    changes: pd.DataFrame, cell: pd.DataFrame, order: str, quantity: str
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """[seeds of the cell]: the same quantity with more of the same first phase, or no number."""
+    more = changes[changes["order"] == CONTROLS[order]]
+    controls = more.groupby("first_hash")[quantity].mean()
+    return cell["first_hash"].map(controls).to_numpy(float)
 
 
 def size_table(changes: pd.DataFrame) -> pd.DataFrame:
@@ -160,7 +192,8 @@ def courses(results: Path, found: Sequence[Arm]) -> pd.DataFrame:
                     "target": target_name(spec),
                     "parameters": arm.penalty,
                     "beta": arm.beta,
-                    "label": spec.label,
+                    "first_steps": first,
+                    "reference": arm.options.reference,
                     "seed": spec.seed,
                     "step": step,
                     "progress": step / first if step <= first else 1 + (step - first) / second,

@@ -69,6 +69,31 @@ def test_planning_works_on_a_bare_machine(fresh: Workspace, tmp_path: Path) -> N
     assert fresh.planned(PYTHONPATH=str(tmp_path))["train"] > 50
 
 
+def test_a_study_predicts_between_its_phases(fresh: Workspace) -> None:
+    study = ("--config", "suite=coupling_smoke")
+    around = {"expert": 1, "predict": 1, "observe": 1, "compare": 1, "draw_study": 1, "coupling": 1}
+    assert fresh.planned("coupling", *study) == {"prepare": 1, "train": 6} | around
+    runs = "results/coupling_smoke/runs/tiny-qwen/bare"
+    first = {"prepare": 1, "expert": 1, "train": 1}
+    assert fresh.planned(f"{runs}/sft/seed0/done.json", *study) == first
+    # A second phase needs the predictions, and these need every first phase of the study.
+    second = first | {"train": 4, "predict": 1}
+    assert fresh.planned(f"{runs}/sft_rl/seed0/done.json", *study) == second
+    no_study = fresh.snakemake("-n", "coupling", *SMOKE)
+    assert no_study.returncode != 0
+    assert "suite 'smoke' is no study" in no_study.stdout + no_study.stderr
+
+
+def test_a_study_without_a_first_phase_is_refused_before_anything_runs(fresh: Workspace) -> None:
+    change = (
+        "overrides={grid: [{models: [tiny-qwen], datasets: [bare], methods: [sft_rl], seeds: [0]}]}"
+    )
+    done = fresh.snakemake("-n", "coupling", "--config", "suite=coupling_smoke", change)
+    assert done.returncode != 0
+    assert "has no run that ends at its change of phase" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_one_run_can_be_asked_for_by_its_file(fresh: Workspace) -> None:
     target = "results/smoke/runs/tiny-qwen/chains/sft/seed1/scores.json"
     assert fresh.planned(target, *SMOKE) == {"prepare": 1, "train": 1, "evaluate": 1}

@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bridge.analysis.coupling import draw_generation
+from bridge.analysis.coupling_generation import draw_generation
 from bridge.config import ConfigError
 from bridge.planning import Plan, load_plan
 from bridge.policies.checkpoint import Policy
-from bridge.problems.base import Dataset, Problem
-from bridge.records import RunFolder, jsonl
+from bridge.problems.base import Problem
+from bridge.records import RecordError, RunFolder, jsonl, write_json
 from bridge.studies import measuring
-from bridge.studies.coupling import Study, predict
 from bridge.studies.coupling_arms import (
     CouplingError,
     arms,
@@ -28,7 +27,9 @@ from bridge.studies.coupling_arms import (
     check_same_scores,
     target_name,
 )
-from bridge.studies.coupling_tables import courses, sign_table
+from bridge.studies.coupling_predicting import predict
+from bridge.studies.coupling_study import Study, dataset
+from bridge.studies.coupling_tables import courses, sign_table, size_table
 from bridge.studies.measuring import check_phases_agree, demonstration_losses
 from bridge.training.streams import demonstration_row
 from tests.fixtures.tiny_run import (
@@ -140,12 +141,18 @@ def test_the_loss_is_the_trainers_per_token_loss_times_the_tokens(policy: Policy
 
 
 def test_nothing_is_predicted_once_a_second_phase_has_begun(plan: Plan, tmp_path: Path) -> None:
+    study = Study(plan, tmp_path, None)  # type: ignore[arg-type]
     found = arms(plan)
     folder: RunFolder = found[0].whole.folder(tmp_path)
     folder.path.mkdir(parents=True)
     folder.dynamics.write_text("{}\n")
+    write_json(folder.spec, found[0].whole.as_dict())
     with pytest.raises(CouplingError, match="before the predictions were written"):
-        predict(Study(plan, tmp_path, 4, 4), found, None)  # type: ignore[arg-type]
+        predict(study, found)
+    # Left there by a run with another configuration, which will be trained anew: no second phase.
+    write_json(folder.spec, {"train_hash": "other"})
+    with pytest.raises(RecordError, match=r"done\.json"):
+        predict(study, found)
 
 
 def test_predictions_of_other_runs_are_refused(plan: Plan) -> None:
@@ -169,12 +176,13 @@ def test_a_first_phase_that_ended_elsewhere_is_refused(plan: Plan) -> None:
         check_change_of_phase(arm, lines(None), lines(1.0))
 
 
-def test_probes_hold_demonstrated_validation_problems() -> None:
-    problems = tuple(
-        Problem(str(i), f"q {i}", "1", 1, demonstration="x" if i % 2 else None) for i in range(9)
-    )
-    study = Study(None, Path(), 3, 4)  # type: ignore[arg-type]
-    assert [p.id for p in study.probe(Dataset((), problems))] == ["1", "3", "5"]
+def test_the_probe_is_demonstrated_validation_problems(plan: Plan) -> None:
+    study = Study(plan, Path(), None)  # type: ignore[arg-type]
+    spec = arms(plan)[0].whole
+    probe = study.probe(spec)
+    assert len(probe) == study.sizes.prompts == 48
+    assert {p.id for p in probe} <= {p.id for p in dataset(spec).validation}
+    assert all(p.demonstration for p in probe)
 
 
 def changes(**columns: Any) -> pd.DataFrame:
@@ -182,6 +190,7 @@ def changes(**columns: Any) -> pd.DataFrame:
     rows = []
     for seed, observed in enumerate((1.0, 1.2, 1.1)):
         cell = {"model": "m", "target": "bare label", "dataset": "bare", "seed": seed}
+        cell |= {"first_steps": 30, "reference": "first", "first_hash": f"first{seed}"}
         rows.append(
             {
                 **cell,
@@ -193,6 +202,11 @@ def changes(**columns: Any) -> pd.DataFrame:
                 "loss_change": observed,
                 "reward_change": 0.3,
                 "residual": 0.4,
+                "without_success": 0.1,
+                "lenient_change": 0.2,
+                "kl_moved": 3.0,
+                "reward_ceiling": 1.2,
+                "ceiling_is_vacuous": True,
                 **columns,
             }
         )
@@ -203,7 +217,7 @@ def changes(**columns: Any) -> pd.DataFrame:
                 "penalty": "no penalty",
                 "beta": 0.0,
                 "gap": 0.2,
-                "loss_change": -0.5,
+                "loss_change": -0.5 + 0.01 * seed,
                 "reward_change": 0.0,
             }
         )
@@ -216,12 +230,51 @@ def test_the_sign_table_needs_an_interval_on_the_predicted_side() -> None:
     # t interval of 1.0, 1.2, 1.1: 1.1 +- 4.303 * 0.1 / sqrt(3)
     assert [row["low"], row["high"]] == pytest.approx([1.1 - 0.2484, 1.1 + 0.2484], abs=1e-3)
     assert row["supported"]
-    assert row["control"] == -0.5
+    assert row["control"] == pytest.approx(-0.49)
     assert row["beats_control"]
+    assert row["ceiling_is_vacuous"]
     wrong: Any = sign_table(changes(predicted=-2.0)).iloc[0]
     assert not wrong["supported"]
     assert not wrong["beats_control"]
     assert wrong["right"] == 0.0
+
+
+def test_a_control_is_more_of_the_same_first_phase_seed_by_seed() -> None:
+    frame = changes()
+    more = frame[frame["order"] == "SFT then SFT"]
+    # As far as the arm in the mean, but all over the place: the interval of the difference holds 0.
+    wild = more.assign(loss_change=[3.0, -2.0, 2.0])
+    row: Any = sign_table(pd.concat([frame.drop(more.index), wild])).iloc[0]
+    assert row["control"] == pytest.approx(1.0)
+    assert row["supported"]
+    assert not row["beats_control"]
+    elsewhere = more.assign(first_hash="another first phase")
+    alone: Any = sign_table(pd.concat([frame.drop(more.index), elsewhere])).iloc[0]
+    assert np.isnan(alone["control"])
+    assert not alone["beats_control"]
+
+
+def test_runs_with_another_reference_are_a_row_of_their_own() -> None:
+    other = changes().assign(reference="base")
+    assert sign_table(pd.concat([changes(), other]))["seeds"].tolist() == [3, 3]
+
+
+def test_sizes_are_a_line_through_the_runs_of_a_penalty() -> None:
+    frame = changes()
+    rl = frame["order"] == "SFT then RL"
+    frame.loc[rl, "predicted"] = [1.0, 2.0, 4.0]
+    frame.loc[rl, "loss_change"] = [1.5, 2.0, 3.0]  # 1 + x / 2
+    table = size_table(frame)
+    assert table["beta"].isna().tolist() == [True, False]
+    assert table["slope"].tolist() == pytest.approx([0.5, 0.5])
+    assert table["intercept"].tolist() == pytest.approx([1.0, 1.0])
+    assert table["r2"].tolist() == pytest.approx([1.0, 1.0])
+    frame.loc[rl, "loss_change"] = [1.5, 2.5, 3.0]
+    # By hand: slope 13/28, residual sum of squares 9/56 of a total of 7/6.
+    noisy: Any = size_table(frame).iloc[0]
+    assert noisy["slope"] == pytest.approx(13 / 28)
+    assert noisy["r2"] == pytest.approx(1 - (9 / 56) / (7 / 6))
+    assert np.isnan(size_table(changes())["slope"]).all()  # predictions that do not vary
 
 
 def test_one_seed_supports_nothing() -> None:
@@ -244,14 +297,18 @@ def test_courses_join_both_phases(plan: Plan, tmp_path: Path) -> None:
     arm = next(a for a in arms(plan) if a.order == "SFT then RL")
     folder = arm.whole.folder(tmp_path)
     folder.path.mkdir(parents=True)
-    probed = {"heldout_accuracy": 0.5, "train_accuracy": 0.5}
-    probed |= {"demo_loss_heldout": 1.5, "demo_loss_train": 1.0}
-    lines = [{"step": step, **probed} for step in (0, 15, 30, 50, 70)]
+    probed = {"demo_loss_heldout_nats": 1.5, "heldout_reward": 0.5, "heldout_lenient": 0.75}
+    lines: list[dict[str, float]] = [{"step": step, **probed} for step in (0, 15, 30, 50, 70)]
     lines.insert(1, {"step": 1})
     folder.dynamics.write_text(jsonl(lines))
     frame = courses(tmp_path, [arm])
     assert frame["progress"].tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
     assert set(frame["loss"]) == {1.5}
+    assert set(frame["lenient"]) == {0.75}
+    assert set(frame["target"]) == {"verifier format"}
+    unprobed = arm.whole.training.model_copy(update={"probe_samples": 0})
+    with pytest.raises(CouplingError, match="probe_samples is 0"):
+        courses(tmp_path, [replace(arm, whole=replace(arm.whole, training=unprobed))])
 
 
 def test_the_figures_of_a_suite_are_drawn(tmp_path: Path) -> None:
@@ -261,6 +318,8 @@ def test_the_figures_of_a_suite_are_drawn(tmp_path: Path) -> None:
             "target": "bare label",
             "parameters": "k1 in the reward",
             "beta": 0.1,
+            "first_steps": 30,
+            "reference": "first",
             "progress": progress,
             "loss": 1.0 + progress,
             "reward": 0.5,
@@ -270,6 +329,10 @@ def test_the_figures_of_a_suite_are_drawn(tmp_path: Path) -> None:
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "courses.csv", index=False)
     changes().to_csv(tmp_path / "changes.csv", index=False)
+    turned = changes().replace({"SFT then RL": "RL then SFT", "SFT then SFT": "RL then RL"})
+    pd.concat([sign_table(changes()), sign_table(turned)]).to_csv(
+        tmp_path / "signs.csv", index=False
+    )
     draw_generation(tmp_path, tmp_path / "figures")
     names = {path.name for path in (tmp_path / "figures").glob("*.png")}
-    assert names == {"coupling_courses.png", "coupling_predictions.png"}
+    assert names == {f"coupling_{n}.png" for n in ("courses", "predictions", "signs")}
