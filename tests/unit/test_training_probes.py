@@ -113,7 +113,7 @@ def test_rewards_are_those_of_separately_drawn_answers(probes: Probes, base: Pat
                 (graded,) = TextGrader().grade([GradeItem(text=text, gold=problem.answer)])
                 right += graded.verdict == "correct"
                 lenient += last_number_is(text, problem.answer)
-                boxed += bool(re.search(r"\\boxed ?\{[^{}]*\}", text))
+                boxed += bool(re.search(r"\\boxed ?\{[^{}]*\w[^{}]*\}", text))
                 tokens += len(completion.ids)
         n = 5 * len(problems)
         assert measured[f"{name}_reward"] == pytest.approx(right / n)
