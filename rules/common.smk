@@ -195,8 +195,15 @@ def observed_seeds(wildcards):
 
 def study_folder(wildcards):
     """Tables of a study: of the runs here, or the committed ones."""
-    cached = USER.source == "cached"
-    return f"results/{'cached/' if cached else ''}{PLAN.name}{'' if cached else '/coupling'}"
+    parts = (
+        ["cached", PLAN.name] if USER.source == "cached" else [PLAN.name, "coupling"]
+    )
+    return "/".join(["results", *parts])
+
+
+def study_figures(wildcards):
+    """Where the figures of a study go."""
+    return f"figures/{PLAN.name}"
 
 
 def study_tables(wildcards):

@@ -112,7 +112,7 @@ rule draw_study:
         mem_mb=2000,
     params:
         tables=study_folder,
-        figures=f"figures/{PLAN.name}",
+        figures=study_figures,
         code=draw_study_code,
     shell:
         "python -m bridge.studies.coupling draw --tables {params.tables}"
