@@ -141,6 +141,18 @@ class TrainingConfig(Closed):
     evaluation are never flipped."""
     micro_batch_rows: int = Field(64, ge=1)
     """Rows per backward pass; changes memory, never the gradient."""
+    micro_batch_tokens: int | None = Field(None, ge=1)
+    """Tokens per forward or backward pass, padding included; a longer row comes alone. Changes
+    memory, never the gradient."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the model computes in. The trained weights, their gradients and the optimiser are in
+    float32 either way; with ``bfloat16`` a rounded copy of them samples and is differentiated."""
+    activation_checkpointing: bool = False
+    """Keep only what enters each layer and compute the rest again in the backward pass: less memory
+    for a third more time. Changes no number, so it is in no hash."""
+    cpu_offload: bool = False
+    """Keep the shadow weights with their optimiser, and the reference while it is not asked, in the
+    host's memory. Changes no number beyond the device's rounding, so it is in no hash."""
     probe_every: int = Field(ge=1)
     """Steps between two measurements on the held-out probe."""
     probe_size: int = Field(64, ge=1)
@@ -155,6 +167,11 @@ class TrainingConfig(Closed):
     def _engine_can_sample(self) -> TrainingConfig:
         _check_temperature(self.engine, self.temperature)
         return self
+
+    @property
+    def hashed(self) -> dict[str, Any]:
+        """All settings that can change a result, as JSON values."""
+        return self.model_dump(mode="json", exclude={"activation_checkpointing", "cpu_offload"})
 
     @model_validator(mode="after")
     def _rewards_and_probes(self) -> TrainingConfig:

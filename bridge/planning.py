@@ -87,7 +87,7 @@ class RunSpec:
                 "dataset": self.dataset_options,
                 "method": self.method,
                 "options": self.method_options,
-                "training": self.training.model_dump(mode="json"),
+                "training": self.training.hashed,
             }
         )
 

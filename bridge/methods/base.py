@@ -117,6 +117,8 @@ class Method:
     """Further weights beside the base weights, or None."""
     uses_shadow: bool = False
     """Whether the trainer keeps shadow weights (a second set of base weights)."""
+    forks_shadow: bool = False
+    """Whether each step makes shadow weights anew and frees them."""
     shadow_rollouts: bool = False
     """Whether the step's prompts are also answered by the shadow policy (``batch.shadow``)."""
 
@@ -203,11 +205,11 @@ class Method:
         )
         terms = []
         if a != 0.0:
-            terms.append(a * trainer.gradient("rl", batch).gradient)
+            terms.append((a, trainer.gradient("rl", batch).gradient.take("base")))
         if b != 0.0:
-            terms.append(b * trainer.gradient("demonstration", batch).gradient)
+            terms.append((b, trainer.gradient("demonstration", batch).gradient.take("base")))
         # A batch that teaches nothing is a step with a zero gradient, as in other trainers.
-        trainer.descend("base", sum(terms[1:], terms[0]), self.phase(step))
+        trainer.descend("base", trainer.combined(*terms), self.phase(step))
 
     def reanchor_reference(self, step: int) -> bool:
         """Whether the KL reference becomes the current policy just before this step."""

@@ -83,6 +83,7 @@ class Bridge(Method):
             full = options.upper == "full"
             self.adapter = Adapter(options.rank, options.alpha, options.targets, full)
         self.uses_shadow = options.shadow == "persistent"
+        self.forks_shadow = options.shadow in ("lookahead", "m_step")
         self.shadow_rollouts = options.shadow_rollouts == "own"
 
     def check(self, where: str) -> None:
@@ -154,8 +155,10 @@ class Bridge(Method):
         rl = trainer.gradient("rl", batch)
         sft = trainer.gradient("demonstration", batch)
         behaviour = rl.logprobs
-        student = (chosen.sft_rate_ratio * (1.0 - rl_share)) * sft.gradient.only("base")
-        student = student + rl_share * rl.gradient.only("base")  # eq. 7
+        student = trainer.combined(  # eq. 7
+            (chosen.sft_rate_ratio * (1.0 - rl_share), self._base_part(sft)),
+            (rl_share, self._base_part(rl)),
+        )
         if not simultaneous:
             trainer.descend("base", student, phase)
             rl = trainer.gradient("rl", batch, old_logprobs=behaviour)
@@ -233,7 +236,17 @@ class Bridge(Method):
             return term(old)
 
     def _move_shadow(self, trainer: Trainer, hat: TermResult, phase: Phase) -> None:
-        trainer.descend("shadow", hat.gradient, phase, rate=self.options.shadow_rate_ratio)  # eq. 9
+        direction, rate = self._base_part(hat), self.options.shadow_rate_ratio
+        trainer.descend("shadow", direction, phase, rate=rate)  # eq. 9
+
+    def _base_part(self, term: TermResult) -> Gradient:
+        """The base's gradient, to be used up: itself, or a copy where it is needed once more.
+
+        It is needed as the gradient of w where that is of the base's shape, and as the first step
+        of a theta-hat that is made anew.
+        """
+        once = self.options.upper == "lora" and self.options.shadow in ("persistent", "none")
+        return term.gradient.take("base") if once else term.gradient.copy("base")
 
 
 METHOD = Bridge

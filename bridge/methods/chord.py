@@ -84,7 +84,9 @@ class Chord(Method):
         phi_sum = sum(float(_phi(logprob).sum()) for logprob in taught.logprobs.values())
         scale = batch.n_tokens("demonstration") / phi_sum if phi_sum > 0.0 else 0.0
         trainer.log(phi_mean=phi_sum / batch.n_tokens("demonstration"))
-        direction = (1.0 - mu) * rl.gradient + mu * scale * taught.gradient
+        direction = trainer.combined(
+            (1.0 - mu, rl.gradient.take("base")), (mu * scale, taught.gradient.take("base"))
+        )
         trainer.descend("base", direction, self.phase(step))
 
 

@@ -108,7 +108,12 @@ class Phases(Method):
         rollouts = [row for group in batch.groups for row in group.rows]
         sequences = [(row.prompt_ids, row.response_ids) for row in rollouts]
         with trainer.shadow_active():
-            reference = sequence_logprobs(trainer.policy.sampler, sequences)
+            trainer.policy.refresh()
+            reference = sequence_logprobs(
+                trainer.policy.sampler,
+                sequences,
+                batch_tokens=self.training.micro_batch_tokens,
+            )
         trainer.tokens_scored += sum(len(p) + len(r) for p, r in sequences)
         ratios = [
             sum(row.sampled_logprobs) - ref for row, ref in zip(rollouts, reference, strict=True)

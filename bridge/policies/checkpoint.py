@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -115,6 +116,13 @@ def load_policy(folder: Path, *, dtype: torch.dtype = torch.float32) -> Policy:
         raise CheckpointError(f"{folder}: the tokenizer needs an eos_token and a pad_token.")
     model.eval()  # No dropout anywhere: the log-probs of sampling and of training must agree.
     return Policy(model, tokenizer)
+
+
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Round the weights of a model in place; buffers stay, for the frequencies of rotary positions
+    would be wrong by whole turns in bfloat16."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 @contextlib.contextmanager

@@ -6,10 +6,16 @@ is a further set of base weights that is swapped in under the same adapter while
 (BRIDGE's theta-hat). It is either kept for the whole run or forked off the base inside one step.
 
 Where there is an adapter, everything runs on a plain model that holds the merged weights W + D,
-where D is s B A or a full set. All objectives see only those, so one backward pass through it gives
-the gradients of both groups exactly: dJ/dW for the base; dJ/dB = s (dJ/dW) A^T and
-dJ/dA = s B^T (dJ/dW) for LoRA factors, dJ/dD = dJ/dW for a full set. No low-rank product is run per
-token, and what samples is what is trained.
+where D is s B A or a full set. The same plain model is what computes in bfloat16 while the held
+weights stay in float32, and what runs while the shadow's weights lie in the host's memory. All
+objectives see only the merged weights, so one backward pass through it gives the gradients of both
+groups exactly: dJ/dW for the base; dJ/dB = s (dJ/dW) A^T and dJ/dA = s B^T (dJ/dW) for LoRA
+factors, dJ/dD = dJ/dW for a full set. No low-rank product is run per token, and what samples is
+what is trained.
+
+Gradients of micro-batches are summed in the precision of the held weights, in one flat buffer: each
+weight's own gradient is added to it and freed while the backward pass still runs, so a second full
+set never exists.
 """
 
 from __future__ import annotations
@@ -22,7 +28,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bridge.policies.checkpoint import Policy
+from bridge.policies.checkpoint import Policy, cast_weights
 from bridge.seeds import derive_seed
 
 BASE, ADAPTER, SHADOW = "base", "adapter", "shadow"
@@ -41,6 +47,9 @@ class TrainablePolicy:
         adapter: the shape of the adapter, which starts at zero; or None.
         shadow: whether to keep shadow weights.
         seed: decides the adapter's initialisation.
+        compute: dtype of the model that samples and is differentiated; None: that of the weights.
+        shadow_on_host: keep the shadow weights, and whatever moves them, in the host's memory. They
+            are merged into the plain model from there.
     """
 
     def __init__(
@@ -50,12 +59,16 @@ class TrainablePolicy:
         adapter: AdapterShape | None = None,
         shadow: bool = False,
         seed: int = 0,
+        compute: torch.dtype | None = None,
+        shadow_on_host: bool = False,
     ) -> None:
-        self.sampler = policy
-        """The plain policy that is sampled from and differentiated; see :attr:`model`."""
-        self._merges = adapter is not None
+        self._merges = adapter is not None or compute is not None or shadow_on_host
         self._peft: nn.Module | None = None
         held = copy.deepcopy(policy.model) if self._merges else policy.model
+        if compute is not None:
+            cast_weights(policy.model, compute)
+        self.sampler = policy
+        """The plain policy that is sampled from and differentiated; see :attr:`model`."""
         if adapter is not None and adapter != "full":
             self._peft = held = _with_lora(held, adapter, seed)
         named = dict(held.named_parameters())
@@ -71,9 +84,12 @@ class TrainablePolicy:
             self.parameters[ADAPTER] = [
                 nn.Parameter(torch.zeros_like(p)) for p in self.parameters[BASE]
             ]
+        self._shadow_on_host = shadow_on_host
         if shadow:
             self._fork()
         self._stale = False
+        self._flat: Tensor | None = None
+        self._parts: dict[Tensor, Tensor] = {}
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -96,31 +112,70 @@ class TrainablePolicy:
         if not self._stale:
             return
         target = dict(self.sampler.model.named_parameters())
-        for name, parameter in zip(self.names[BASE], self.parameters[BASE], strict=True):
-            target[_plain_name(name)].copy_(parameter)
-        for weight, delta in self._deltas():
-            target[weight].add_(delta)
+        held = {
+            _plain_name(name): parameter
+            for name, parameter in zip(self.names[BASE], self.parameters[BASE], strict=True)
+        }
+        for name, parameter in held.items():
+            target[name].copy_(parameter)
+        for name, delta in self._deltas():
+            # Summed in the precision of the held weights and rounded once.
+            target[name].copy_(held[name].to(delta.device) + delta)
         self._stale = False
+
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Inside, gradients of :attr:`model` go to the flat buffer as soon as they are complete."""
+        hooks = [
+            parameter.register_post_accumulate_grad_hook(self._collect)
+            for parameter in self.sampler.model.parameters()
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @torch.no_grad()
+    def _collect(self, parameter: Tensor) -> None:
+        """Add a plain weight's gradient to the flat buffer and free it."""
+        assert parameter.grad is not None
+        self._buffer()[parameter].add_(parameter.grad)
+        parameter.grad = None
+
+    def _buffer(self) -> dict[Tensor, Tensor]:
+        """The part of the flat gradient that belongs to each plain weight."""
+        if self._flat is None:
+            plain = dict(self.sampler.model.named_parameters())
+            weights = [plain[_plain_name(name)] for name in self.names[BASE]]
+            sizes = [weight.numel() for weight in weights]
+            self._flat = torch.zeros(
+                sum(sizes), dtype=self.parameters[BASE][0].dtype, device=weights[0].device
+            )
+            parts = self._flat.split(sizes)
+            self._parts = {w: p.view_as(w) for w, p in zip(weights, parts, strict=True)}
+        return self._parts
 
     def take_gradient(self) -> dict[str, Tensor]:
         """Return the gradient accumulated in :attr:`model`, flat per group, and clear it."""
         plain = dict(self.sampler.model.named_parameters())
-        gradients = {
-            name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in plain.items()
-        }
-        flat = {BASE: torch.cat([gradients[_plain_name(n)].reshape(-1) for n in self.names[BASE]])}
+        for parameter in plain.values():
+            if parameter.grad is not None:
+                self._collect(parameter)
+        dense = self._buffer()
+        assert self._flat is not None
+        flat = {BASE: self._flat}
         if self._peft is not None:
             parts: dict[str, Tensor] = {}
             for name, layer in self._layers():
                 down, up = layer.lora_A[_LORA].weight, layer.lora_B[_LORA].weight
-                dense = layer.scaling[_LORA] * gradients[f"{_plain_name(name)}.weight"]
-                parts[f"{name}.lora_A.{_LORA}.weight"] = up.detach().T @ dense
-                parts[f"{name}.lora_B.{_LORA}.weight"] = dense @ down.detach().T
+                gradient = layer.scaling[_LORA] * dense[plain[f"{_plain_name(name)}.weight"]]
+                parts[f"{name}.lora_A.{_LORA}.weight"] = up.detach().T @ gradient
+                parts[f"{name}.lora_B.{_LORA}.weight"] = gradient @ down.detach().T
             flat[ADAPTER] = torch.cat([parts[n].reshape(-1) for n in self.names[ADAPTER]])
-        elif self._merges:
+        elif self.parameters[ADAPTER]:
             flat[ADAPTER] = flat[BASE]  # of W + D both have the same gradient
-        for parameter in plain.values():
-            parameter.grad = None
+        self._flat, self._parts = None, {}
         return flat
 
     @contextlib.contextmanager
@@ -148,7 +203,12 @@ class TrainablePolicy:
 
     def _fork(self) -> None:
         self.names[SHADOW] = self.names[BASE]
-        self.parameters[SHADOW] = [nn.Parameter(p.detach().clone()) for p in self.parameters[BASE]]
+        self.parameters[SHADOW] = [
+            nn.Parameter(self._copy_for_shadow(p.detach())) for p in self.parameters[BASE]
+        ]
+
+    def _copy_for_shadow(self, weight: Tensor) -> Tensor:
+        return weight.to("cpu", copy=True) if self._shadow_on_host else weight.clone()
 
     def _swap(self) -> None:
         for parameter, shadow in zip(self.parameters[BASE], self.parameters[SHADOW], strict=True):
@@ -159,7 +219,7 @@ class TrainablePolicy:
     def shadow_distance(self) -> float:
         """Euclidean distance between base and shadow weights."""
         pairs = zip(self.parameters[BASE], self.parameters[SHADOW], strict=True)
-        return float(sum(((p - s) ** 2).sum() for p, s in pairs)) ** 0.5
+        return float(sum(((p - s.to(p.device)) ** 2).sum() for p, s in pairs)) ** 0.5
 
     @torch.no_grad()
     def adapter_norm(self) -> float:

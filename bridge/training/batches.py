@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bridge.methods.base import Group, Row
+from bridge.policies.scoring import row_slices
 
 Term = Literal["rl", "demonstration"]
 
@@ -68,12 +69,19 @@ class MicroBatch:
 
 
 def micro_batches(
-    rows: Sequence[Row], term: Term, *, size: int, pad_token_id: int, device: torch.device
+    rows: Sequence[Row],
+    term: Term,
+    *,
+    size: int,
+    tokens: int | None = None,
+    pad_token_id: int,
+    device: torch.device,
 ) -> Iterator[MicroBatch]:
-    """Cut rows, in their order, into micro-batches of at most ``size`` rows."""
-    for start in range(0, len(rows), size):
-        chunk = tuple(rows[start : start + size])
-        length = max(len(r.prompt_ids) + len(r.response_ids) for r in chunk)
+    """Cut rows, in their order, into micro-batches of at most ``size`` rows and, where given, at
+    most ``tokens`` tokens with their padding (a longer row comes alone)."""
+    lengths = [len(r.prompt_ids) + len(r.response_ids) for r in rows]
+    for part in row_slices(lengths, rows=size, tokens=tokens):
+        chunk, length = tuple(rows[part]), max(lengths[part])
         ids = torch.full((len(chunk), length), pad_token_id, dtype=torch.long)
         mask = torch.zeros((len(chunk), length), dtype=torch.bool)
         for i, row in enumerate(chunk):

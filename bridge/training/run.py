@@ -20,7 +20,7 @@ from bridge.config import HubModel, LocalModel, TrainingConfig
 from bridge.grading.pool import GraderPool
 from bridge.grading.verdicts import GRADER_VERSION
 from bridge.planning import RunSpec, load_family, load_method
-from bridge.policies.checkpoint import load_policy, save_policy
+from bridge.policies.checkpoint import Policy, cast_weights, load_policy, save_policy
 from bridge.policies.hub_model import prepare_hub_model
 from bridge.policies.trainable import ADAPTER, BASE, SHADOW, TrainablePolicy
 from bridge.problems.base import Dataset, check_disjoint, check_problems
@@ -50,6 +50,7 @@ from bridge.training.telemetry import (
     device_name,
     git_state,
     host_memory_gib,
+    training_device,
     versions,
 )
 from bridge.training.trainer import DivergedError, Trainer
@@ -63,7 +64,8 @@ def train_run(spec: RunSpec, *, results: Path, threads: int) -> Status:
         sentence. What was finished before stays.
     """
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    # On a GPU some operations have no deterministic form; byte for byte is promised on the CPU.
+    torch.use_deterministic_algorithms(True, warn_only=training_device().type == "cuda")
     folder = spec.folder(results)
     with exclusive(folder), GraderPool() as grader:
         folder.done.unlink(missing_ok=True)
@@ -124,6 +126,7 @@ def _set_up(spec: RunSpec, folder: RunFolder, grader: GraderPool, base_path: Pat
         method_class.Options.model_validate(spec.method_options), spec.training, spec.seed
     )
     base = load_policy(base_path)
+    base.model.to(training_device())
     check_lengths(
         base,
         (*dataset.train, *dataset.validation),
@@ -136,8 +139,10 @@ def _set_up(spec: RunSpec, folder: RunFolder, grader: GraderPool, base_path: Pat
         adapter=None if adapter is None else adapter.shape,
         shadow=method.uses_shadow,
         seed=spec.seed,
+        compute=torch.bfloat16 if spec.training.precision == "bfloat16" else None,
+        shadow_on_host=spec.training.cpu_offload and (method.uses_shadow or method.forks_shadow),
     )
-    reference = load_policy(base_path) if spec.training.kl_coef > 0 else None
+    reference = _reference(spec.training, base_path) if spec.training.kl_coef > 0 else None
     trainer = Trainer(policy, method, spec.training, reference)
     stopwatch = Stopwatch()
     collector = Collector(
@@ -150,6 +155,15 @@ def _set_up(spec: RunSpec, folder: RunFolder, grader: GraderPool, base_path: Pat
     )
     probes = Probes(policy, trainer, collector, dataset, spec.training)
     return Run(spec, folder, method, dataset, policy, trainer, collector, probes, stopwatch)
+
+
+def _reference(training: TrainingConfig, base_path: Path) -> Policy:
+    """The policy of the KL term, which is never trained."""
+    reference = load_policy(base_path)
+    if training.precision == "bfloat16":
+        cast_weights(reference.model, torch.bfloat16)
+    reference.model.to("cpu" if training.cpu_offload else training_device())
+    return reference
 
 
 def _engine(training: TrainingConfig, policy: TrainablePolicy, base_path: Path) -> Engine:

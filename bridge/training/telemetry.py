@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from bridge.records import RunFolder, write_json
@@ -96,8 +97,15 @@ def host_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def training_device() -> torch.device:
+    """Where models live: the process's one GPU if it sees one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def device_name() -> str:
     """What the run was computed on."""
+    if training_device().type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name()}"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return f"cpu: {line.split(':', 1)[1].strip()}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,18 +20,21 @@ from bridge.methods.base import Method, Phase, Row
 from bridge.objectives.aggregation import LossAggMode, masked_sum, token_weights
 from bridge.objectives.kl import kl_per_token
 from bridge.objectives.likelihood import weighted_nll
-from bridge.objectives.logprobs import token_logprobs
 from bridge.objectives.policy_gradient import clipped_policy_loss
 from bridge.policies.checkpoint import Policy
+from bridge.policies.recomputing import recomputing
+from bridge.policies.scoring import next_token_logprobs
 from bridge.policies.trainable import ADAPTER, BASE, SHADOW, TrainablePolicy
 from bridge.training.batches import MicroBatch, StepBatch, Term, micro_batches
-from bridge.training.gradients import Gradient, cosine, put_gradient
+from bridge.training.gradients import Gradient, combined, cosine, put_gradient
 
 TEACHER = "teacher"
 """Stage of the updates that a method without an adapter makes to the base in the adapter's stead:
 like an adapter's they have an optimiser state of their own and no weight decay."""
 
 _GAP_ROWS = 8
+_SCORED_ROWS = 256
+"""Rows of a forward pass without gradient, where nothing is kept."""
 
 
 class DivergedError(RuntimeError):
@@ -77,12 +80,15 @@ class Trainer:
         """Tokens, prompt included, that went through a backward pass."""
         self.tokens_scored = 0
         """Tokens that went through a forward pass for the reference policy."""
-        self._gradients: dict[Term, Gradient] = {}
+        self._taken: set[Term] = set()
+        """Terms of this step whose gradient has been taken."""
+        self._other: Gradient | None = None
+        """The gradient of the first of them, until the second's angle with it is known."""
 
     def begin_step(self) -> None:
         """Forget the scalars of the last step."""
         self.scalars = {}
-        self._gradients = {}
+        self._taken, self._other = set(), None
 
     def log(self, **scalars: float | None) -> None:
         """Add named numbers to the step's line in ``dynamics.jsonl``."""
@@ -112,7 +118,7 @@ class Trainer:
             DivergedError: the loss is not finite or beyond ``diverged_above_loss``.
         """
         config = self.training
-        first = term not in self._gradients
+        first = term not in self._taken
         logged = first and old_logprobs is None
         rows = batch.rows_of(term)
         if term == "rl" and config.kl_coef == 0.0:
@@ -121,58 +127,71 @@ class Trainer:
         total_tokens, total_rows = batch.n_tokens(term), batch.n_rows(term)
         # Rows of like length together: less padding, the same gradient.
         rows.sort(key=lambda row: len(row.prompt_ids) + len(row.response_ids))
+        references = iter(self._reference_logprobs(rows) if term == "rl" else [])
         loss_sum, clipped, logprobs = 0.0, 0.0, {}
         model = self.policy.model
-        for micro in micro_batches(
-            rows,
-            term,
-            size=config.micro_batch_rows,
-            pad_token_id=self.policy.sampler.pad_token_id,
-            device=self.policy.sampler.model.device,
-        ):
-            logprob = self._logprob(model, micro, term)
-            if term == "rl":
-                per_token, n_clipped = self._rl_loss(
-                    micro, logprob, old_logprobs, clip=clip, log_kl=logged
+        with self._backward(model):
+            for micro in self._micro_batches(rows, term):
+                logprob = self._logprob(model, micro, term)
+                if term == "rl":
+                    per_token, n_clipped = self._rl_loss(
+                        micro,
+                        logprob,
+                        old_logprobs,
+                        next(references, None),
+                        clip=clip,
+                        log_kl=logged,
+                    )
+                    clipped += n_clipped
+                    mode: LossAggMode = config.loss_agg_mode
+                else:
+                    seen = MicroBatch(**{**micro.__dict__, "logprob": logprob.detach()})
+                    per_token = weighted_nll(logprob, self.method.token_weight(seen))
+                    mode = config.sft_loss_agg_mode
+                weights = token_weights(
+                    micro.mask,
+                    mode=mode,
+                    total_tokens=total_tokens,
+                    total_rows=total_rows,
+                    norm_length=config.max_response_tokens,
+                    dtype=logprob.dtype,
                 )
-                clipped += n_clipped
-                mode: LossAggMode = config.loss_agg_mode
-            else:
-                seen = MicroBatch(**{**micro.__dict__, "logprob": logprob.detach()})
-                per_token = weighted_nll(logprob, self.method.token_weight(seen))
-                mode = config.sft_loss_agg_mode
-            weights = token_weights(
-                micro.mask,
-                mode=mode,
-                total_tokens=total_tokens,
-                total_rows=total_rows,
-                norm_length=config.max_response_tokens,
-                dtype=logprob.dtype,
-            )
-            loss = masked_sum(per_token, weights)
-            loss_sum += loss.item()
-            loss.backward()
-            self.tokens_trained += sum(len(r.prompt_ids) + len(r.response_ids) for r in micro.rows)
-            for i, row in enumerate(micro.rows):
-                logprobs[id(row)] = logprob[i, micro.mask[i]].detach()
+                loss = masked_sum(per_token, weights)
+                loss_sum += loss.item()
+                loss.backward()
+                self.tokens_trained += _tokens(micro.rows)
+                for i, row in enumerate(micro.rows):
+                    logprobs[id(row)] = logprob[i, micro.mask[i]].detach()
         if term == "rl" and logged:
             self.log(sync_logprob_gap=_sync_gap(rows, logprobs))
         if not math.isfinite(loss_sum) or abs(loss_sum) > config.diverged_above_loss:
             raise DivergedError(f"the {term} loss is {loss_sum}")
         gradient = Gradient(self.policy.take_gradient())
-        self._gradients.setdefault(term, gradient)
         if first:
+            self._taken.add(term)
             self.log(**{f"{term}_loss": loss_sum, f"{term}_grad_norm": gradient.norm(BASE)})
-            if len(self._gradients) == 2:
-                pair = [g.flat[BASE] for g in self._gradients.values()]
-                self.log(grad_cosine=cosine(pair[0], pair[1]))
+            if self._other is None:
+                self._other = gradient.only(BASE)
+            else:
+                self.log(grad_cosine=cosine(self._other.flat[BASE], gradient.flat[BASE]))
+                self._other = None
         return TermResult(gradient, loss_sum, logprobs, clipped / max(1, total_tokens))
+
+    @contextlib.contextmanager
+    def _backward(self, model: torch.nn.Module) -> Iterator[None]:
+        """Inside, backward passes add to the policy's flat gradient."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.policy.collecting())
+            if self.training.activation_checkpointing:
+                stack.enter_context(recomputing(model))
+            yield
 
     def _rl_loss(
         self,
         micro: MicroBatch,
         logprob: Tensor,
         old_logprobs: dict[int, Tensor] | None,
+        reference: Tensor | None,
         *,
         clip: bool,
         log_kl: bool,
@@ -192,11 +211,7 @@ class Trainer:
             clip_high=config.clip_ratio_high if clip else None,
         )
         clipped = ((stats.clipped_low | stats.clipped_high) & micro.mask).sum().item()
-        if config.kl_coef > 0.0:
-            assert self.reference is not None, "kl_coef > 0 needs a reference policy"
-            with torch.no_grad():
-                reference = self._logprob(self.reference.model, micro, "rl")
-            self.tokens_scored += sum(len(r.prompt_ids) + len(r.response_ids) for r in micro.rows)
+        if reference is not None:
             per_token = per_token + config.kl_coef * kl_per_token(
                 logprob, reference, config.kl_estimator
             )
@@ -214,10 +229,37 @@ class Trainer:
         temperature 1: that is the distribution SFT fits.
         """
         temperature = self.training.temperature if term == "rl" else 1.0
-        logits = model(input_ids=micro.input_ids, use_cache=False).logits[:, :-1]
-        logprob = token_logprobs(logits, micro.targets, temperature)
-        assert isinstance(logprob, Tensor)
-        return logprob
+        return next_token_logprobs(model, micro.input_ids, micro.targets, temperature)
+
+    def _micro_batches(
+        self, rows: list[Row], term: Term, *, size: int | None = None
+    ) -> Iterator[MicroBatch]:
+        return micro_batches(
+            rows,
+            term,
+            size=size or self.training.micro_batch_rows,
+            tokens=self.training.micro_batch_tokens,
+            pad_token_id=self.policy.sampler.pad_token_id,
+            device=self.policy.sampler.model.device,
+        )
+
+    @torch.no_grad()
+    def _reference_logprobs(self, rows: list[Row]) -> list[Tensor]:
+        """Log-probs [rows, tokens] of each micro-batch under the reference; empty without KL term.
+
+        All are taken before the first backward pass, so that the reference and the activations of
+        the policy need not be on the device together.
+        """
+        if self.training.kl_coef == 0.0:
+            return []
+        assert self.reference is not None, "kl_coef > 0 needs a reference policy"
+        model = self.reference.model
+        home = model.device
+        model.to(self.policy.sampler.model.device)
+        logprobs = [self._logprob(model, micro, "rl") for micro in self._micro_batches(rows, "rl")]
+        model.to(home)
+        self.tokens_scored += _tokens(rows)
+        return logprobs
 
     @contextlib.contextmanager
     def shadow_active(self) -> Iterator[None]:
@@ -253,19 +295,15 @@ class Trainer:
         """
         total, tokens = 0.0, 0
         model = self.policy.model
-        for micro in micro_batches(
-            rows,
-            "demonstration",
-            size=256,
-            pad_token_id=self.policy.sampler.pad_token_id,
-            device=self.policy.sampler.model.device,
-        ):
+        for micro in self._micro_batches(rows, "demonstration", size=_SCORED_ROWS):
             logprob = self._logprob(model, micro, "demonstration")
             total -= masked_sum(logprob, micro.mask.float()).item()
             tokens += int(micro.mask.sum())
         if not math.isfinite(total):
             raise DivergedError(f"the loss on the probe's demonstrations is {total}")
         return total / tokens
+
+    combined = staticmethod(combined)
 
     # -- updates --------------------------------------------------------------------------------
 
@@ -275,6 +313,7 @@ class Trainer:
         Args:
             group: ``base``, ``adapter`` or ``shadow``. The shadow has the base's shape and takes
                 the base part of the direction.
+            direction: its memory is used up where it is ``spare``.
             rate: factor on the phase's learning rate.
 
         Raises:
@@ -300,7 +339,8 @@ class Trainer:
         if not math.isfinite(norm):
             raise DivergedError(f"the gradient norm of the {name} weights is {norm}")
         if norm > self.training.max_grad_norm:
-            flat = flat * (self.training.max_grad_norm / norm)
+            factor = self.training.max_grad_norm / norm
+            flat = flat.mul_(factor) if direction.spare else flat * factor
         put_gradient(parameters, flat)
         for settings in optimizer.param_groups:
             settings["lr"] = learning_rate
@@ -329,9 +369,15 @@ class Trainer:
             self.policy.parameters[group],
             lr=self.learning_rate(phase),
             betas=(config.adam_beta1, config.adam_beta2),
+            # On a GPU the default makes several copies of all weights at once.
+            fused=True if self.policy.sampler.model.device.type == "cuda" else None,
             # Decay would pull the adapter towards zero, i.e. towards no teacher.
             weight_decay=0.0 if group == ADAPTER or phase.stage == TEACHER else config.weight_decay,
         )
+
+
+def _tokens(rows: Sequence[Row]) -> int:
+    return sum(len(row.prompt_ids) + len(row.response_ids) for row in rows)
 
 
 def _sync_gap(rows: list[Row], logprobs: dict[int, Tensor]) -> float | None:

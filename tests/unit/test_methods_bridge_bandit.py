@@ -38,6 +38,7 @@ class Bandit(nn.Module):
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(ARMS, dtype=torch.float64))
         self.device = torch.device("cpu")
+        self.config = SimpleNamespace(vocab_size=ARMS)
 
     def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
         return SimpleNamespace(logits=self.logits.expand(*input_ids.shape, ARMS))

@@ -218,7 +218,8 @@ def test_two_steps_equal_the_written_equations(base: Path, mode: str) -> None:
     def recorded(group: str, direction: Gradient, phase: Phase, **rate: Any) -> None:
         name = "student" if group == BASE and phase.stage == "main" else "teacher"
         if group != SHADOW:
-            taken[name] = direction
+            # A copy: where it is clipped, that is done in its own memory.
+            taken[name] = Gradient({g: v.clone() for g, v in direction.flat.items()})
         descend(group, direction, phase, **rate)
 
     trainer.descend = recorded  # type: ignore[method-assign]

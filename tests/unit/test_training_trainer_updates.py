@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -56,6 +57,7 @@ class Coordinates(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(n, dtype=torch.float64))
         self.device = torch.device("cpu")
+        self.config = SimpleNamespace(vocab_size=2 * n)
 
     def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
         n = len(self.weight)
@@ -73,6 +75,9 @@ class CoordinatePolicy:
         self.model = Coordinates(n)
         self.sampler = SimpleNamespace(pad_token_id=0, model=self.model)
         self.parameters = {BASE: [self.model.weight]}
+
+    def collecting(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def take_gradient(self) -> dict[str, Tensor]:
         gradient = self.model.weight.grad
