@@ -1,8 +1,10 @@
 """Sends pairs of gold and answer to worker processes and sees that each gets a verdict in time.
 
-The parent's monotonic clock is the only authority on time: a late worker is killed and replaced,
-and the batch goes on. An answer costs its own time limit and nothing of its neighbours'. While an
-answer has used half its time and others wait, a stand-by worker starts, so that the start-up of the
+The parent is the only authority on time: a late worker is killed and replaced, and the batch goes
+on. Late is a worker that has had its limit of processor time, so that a verdict does not depend on
+what else the machine does; one that sleeps instead is late after ``WALL_FACTOR`` limits by the
+monotonic clock. An answer costs its own time limit and nothing of its neighbours'. While an answer
+has used half its time and others wait, a stand-by worker starts, so that the start-up of the
 replacement is not added to the cost.
 
 What the death of a busy worker means depends on who ended it. A crash or an abort is the answer's
@@ -23,6 +25,10 @@ from bridge.grading.worker import Worker, WorkerLost
 Pair = tuple[str, str]
 """Gold answer and extracted answer."""
 
+WALL_FACTOR: Final = 4
+"""Times the limit that an answer may take by the clock while it does not get the processor."""
+
+_MIN_WAIT_S: Final = 0.02  # the kernel counts processor time in steps of this order
 _MAX_LOSSES: Final = 2  # deaths from outside, of one start or on one answer, before giving up
 
 
@@ -65,8 +71,7 @@ class Dispatcher:
                 self._staff(len(batch.waiting))
                 for worker in self._workers:
                     if worker.idle and batch.waiting:
-                        deadline_s = time.monotonic() + self._limits.time_s
-                        worker.assign(batch.waiting.popleft(), deadline_s)
+                        worker.assign(batch.waiting.popleft(), self._limits.time_s)
                 for worker in self._wait(bool(batch.waiting)):
                     self._receive(worker, batch)
                 self._expire(batch)
@@ -90,7 +95,7 @@ class Dispatcher:
             self._workers.append(Worker(self._limits.memory_gib, deadline_s))
 
     def _doubt_s(self, worker: Worker) -> float:
-        return worker.deadline_s - self._limits.time_s / 2
+        return worker.assigned_s + self._limits.time_s / 2
 
     def _wait(self, others_wait: bool) -> list[Worker]:
         """Sleep until a worker replies, takes more of its request, or a clock runs out.
@@ -159,6 +164,10 @@ class Dispatcher:
     def _expire(self, batch: _Batch) -> None:
         now_s = time.monotonic()
         for worker in [w for w in self._workers if not w.idle and now_s >= w.deadline_s]:
+            left_s = self._left_s(worker, now_s)
+            if left_s > 0:
+                worker.deadline_s = now_s + max(left_s, _MIN_WAIT_S)
+                continue
             self._discard(worker)
             if worker.job is None:
                 raise GraderError(
@@ -166,6 +175,13 @@ class Dispatcher:
                     "raise GraderLimits.startup_s if the file system is slow"
                 )
             batch.verdicts[worker.job] = "timeout"
+
+    def _left_s(self, worker: Worker, now_s: float) -> float:
+        """What a worker at its deadline may still use: it need not have had the processor."""
+        if worker.job is None:
+            return 0.0
+        by_clock_s = worker.assigned_s + WALL_FACTOR * self._limits.time_s - now_s
+        return min(self._limits.time_s - worker.job_cpu_s(), by_clock_s)
 
     def _discard(self, worker: Worker) -> None:
         self._workers.remove(worker)

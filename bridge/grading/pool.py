@@ -2,11 +2,12 @@
 
 Most answers never reach a worker: texts without a box, plain integers, choices, lists of roles and
 pairs seen before are decided here. The rest go, each pair once, to workers that start when first
-needed (``dispatch``). At most ``time_s`` (plus a worker's start, where no other answer was waiting)
-and ``memory_gib`` are spent on an answer, whatever it is.
+needed (``dispatch``). At most ``time_s`` of a processor (plus a worker's start, where no other
+answer was waiting) and ``memory_gib`` are spent on an answer, whatever it is.
 
-Not covered: a machine starved of CPU, where a slow honest answer may time out, and macOS, which
-does not honour the memory limit. Left out: partial results. A batch is graded whole or raises.
+Not covered: a machine so short of processors that a worker gets less than a quarter of one, where a
+slow honest answer may time out, and macOS, which does not honour the memory limit. Left out:
+partial results. A batch is graded whole or raises.
 """
 
 import os

@@ -78,7 +78,8 @@ class GraderLimits:
     """What one answer may cost, and how many are judged at once."""
 
     time_s: float = 5.0
-    """Wall-clock seconds for one answer, measured by the parent; then its worker is killed."""
+    """Processor seconds for one answer, measured by the parent; then its worker is killed. A worker
+    that does not get the processor is killed after four times as long by the clock."""
     memory_gib: float = 1.375
     """Address space of one worker (``RLIMIT_AS``). The default is 1.48e9 bytes, so that a worker
     never holds 1.5 GB. Enforced on Linux only: macOS does not honour this limit."""

@@ -10,8 +10,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Final
+
+import psutil
 
 from bridge.grading.verdicts import GraderError
 
@@ -41,7 +44,8 @@ class WorkerLost(Exception):
 
 
 class Worker:
-    """One process. ``job`` is what it works on, ``deadline_s`` when that must be done by.
+    """One process. ``job`` is what it works on since ``assigned_s``; ``deadline_s`` is when to look
+    whether it is late.
 
     Times are of ``time.monotonic``. Raises ``GraderError`` when the process cannot be started.
     """
@@ -75,6 +79,8 @@ class Worker:
         self.ready = False
         self.job: tuple[str, str] | None = None
         self.deadline_s = deadline_s
+        self.assigned_s = 0.0
+        self._cpu_before_s = 0.0
 
     @property
     def idle(self) -> bool:
@@ -90,12 +96,25 @@ class Worker:
         """Descriptor to wait on before more of the request can be written; None if all is."""
         return self._stdin.fileno() if self._outgoing else None
 
-    def assign(self, job: tuple[str, str], deadline_s: float) -> None:
-        """Send a pair (gold, answer) to an idle worker."""
-        self.job, self.deadline_s = job, deadline_s
+    def assign(self, job: tuple[str, str], time_s: float) -> None:
+        """Send a pair (gold, answer) to an idle worker; look at it again after ``time_s``."""
+        self.job, self.assigned_s = job, time.monotonic()
+        self.deadline_s = self.assigned_s + time_s
+        self._cpu_before_s = self._cpu_s()
         # ASCII with escapes: JSON carries lone surrogates and null bytes through.
         self._outgoing = json.dumps({"gold": job[0], "answer": job[1]}).encode("ascii") + b"\n"
         self.write()
+
+    def job_cpu_s(self) -> float:
+        """Processor seconds that the job has used."""
+        return self._cpu_s() - self._cpu_before_s
+
+    def _cpu_s(self) -> float:
+        try:
+            times = psutil.Process(self.pid).cpu_times()
+        except psutil.NoSuchProcess:  # it died; the end of its replies will say how
+            return 0.0
+        return float(times.user + times.system)
 
     def write(self) -> None:
         """Write as much of the request as the pipe takes."""

@@ -24,6 +24,7 @@ from bridge.grading import (
     mathematics,
 )
 from bridge.grading import pool as pool_module
+from bridge.grading.worker import Worker
 
 HALF = GradeItem(r"\boxed{\frac{2}{4}}", "0.5")
 THIRD = GradeItem(r"\boxed{\frac{1}{3}}", "0.5")
@@ -192,20 +193,31 @@ def test_the_cache_forgets_the_least_recently_used() -> None:
         assert set(pool._cache) == kept
 
 
-def _with_stopped_worker(pool: GraderPool, then: Callable[[int], None]) -> threading.Timer:
-    """Freeze the idle worker, so that it is surely busy when ``then(pid)`` is called."""
+def _once_busy(pool: GraderPool, then: Callable[[], None]) -> threading.Thread:
+    """Call ``then`` from a thread as soon as a worker of the pool has an answer to judge."""
+
+    def wait() -> None:
+        while not any(worker.job for worker in list(pool._dispatcher._workers)):
+            time.sleep(0.01)
+        then()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def _with_stopped_worker(pool: GraderPool, then: Callable[[int], None]) -> threading.Thread:
+    """Freeze the idle worker, so that it is surely still busy when ``then(pid)`` is called."""
     pool.grade([boxed("a", "b")])
     (pid,) = pool.worker_pids()
     os.kill(pid, signal.SIGSTOP)
-    timer = threading.Timer(0.3, then, [pid])
-    timer.start()
-    return timer
+    return _once_busy(pool, lambda: then(pid))
 
 
 def test_a_worker_killed_from_outside_costs_nobody_a_verdict(fresh: GraderPool) -> None:
-    timer = _with_stopped_worker(fresh, lambda pid: os.kill(pid, signal.SIGKILL))
+    thread = _with_stopped_worker(fresh, lambda pid: os.kill(pid, signal.SIGKILL))
     assert words(fresh.grade([HALF, THIRD, boxed("x", "x")])) == ["correct", "wrong", "correct"]
-    timer.join()
+    thread.join()
     assert fresh.counts["respawns"] == 1 and fresh.counts["timeout"] == 0
 
 
@@ -222,16 +234,35 @@ def test_a_crash_is_the_answers_doing(fresh: GraderPool) -> None:
         os.kill(pid, signal.SIGABRT)  # what GMP and glibc do when they cannot go on
         os.kill(pid, signal.SIGCONT)
 
-    timer = _with_stopped_worker(fresh, crash)
+    thread = _with_stopped_worker(fresh, crash)
     assert words(fresh.grade([HALF, THIRD])) == ["timeout", "wrong"]
-    timer.join()
+    thread.join()
 
 
 def test_a_frozen_worker_is_given_up_at_the_deadline() -> None:
     with GraderPool(GraderLimits(time_s=0.5)) as pool:
-        timer = _with_stopped_worker(pool, lambda pid: None)
+        thread = _with_stopped_worker(pool, lambda pid: None)
         assert words(pool.grade([HALF, THIRD])) == ["timeout", "wrong"]
-        timer.join()
+        thread.join()
+
+
+def test_an_answer_that_gets_no_processor_is_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Frozen for twice its limit by the clock, as on a machine with too much else to do.
+    with GraderPool(GraderLimits(time_s=1.0)) as pool:
+        looked: list[float] = []
+        job_cpu_s = Worker.job_cpu_s
+
+        def wake(worker: Worker) -> float:
+            looked.append(job_cpu_s(worker))
+            if len(looked) == 2:
+                os.kill(worker.pid, signal.SIGCONT)
+            return looked[-1]
+
+        monkeypatch.setattr(Worker, "job_cpu_s", wake)
+        thread = _with_stopped_worker(pool, lambda pid: None)
+        assert words(pool.grade([HALF, THIRD])) == ["correct", "wrong"]
+        thread.join()
+        assert len(looked) >= 2 and pool.counts["respawns"] == 0
 
 
 def test_workers_killed_again_and_again_are_an_error_not_a_verdict(fresh: GraderPool) -> None:
@@ -289,12 +320,13 @@ def test_an_interrupted_batch_leaves_no_reply_for_the_next(fresh: GraderPool) ->
         raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGALRM, interrupt)
+    thread = _once_busy(fresh, lambda: os.kill(os.getpid(), signal.SIGALRM))
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
         with pytest.raises(KeyboardInterrupt):
             fresh.grade([ENDLESS])
     finally:
         signal.signal(signal.SIGALRM, previous)
+        thread.join()
     assert fresh.worker_pids() == []
     assert words(fresh.grade([HALF, boxed("x", "y")])) == ["correct", "wrong"]
 
