@@ -258,9 +258,9 @@ def _answer_rows(spec: RunSpec, path: Path) -> list[Row]:
                 "gold": problem.answer,
                 "difficulty": answer["difficulty"],
                 "sample": answer["sample"],
-                "text": _storable(text[:LONGEST_ANSWER]),
+                "text": storable(text[:LONGEST_ANSWER]),
                 "length": len(text),
-                "extracted": None if extracted is None else _storable(extracted[:LONGEST_ANSWER]),
+                "extracted": None if extracted is None else storable(extracted[:LONGEST_ANSWER]),
                 "verdict": answer["verdict"],
             }
         )
@@ -278,7 +278,7 @@ def _problems(family_name: str, options_json: str) -> dict[tuple[str, str], Prob
     }
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Parquet is UTF-8, which has no lone surrogates."""
     return _SURROGATE.sub("\ufffd", text)
 

@@ -35,6 +35,11 @@ LATEX_SPECIAL = {
     "—": "---",
 }
 
+INVISIBLE = "\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f"
+"""Marks of direction, spaces of no width and tags, as a class of a regular expression: they make
+text look like other text. Joiners stay, which some scripts need."""
+_ONE_SPACE = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029{INVISIBLE}]+")
+
 WIDE = 7
 """More columns than this do not fit a LaTeX page at its own size."""
 
@@ -162,9 +167,10 @@ def latex_text(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """One line without control characters or lone surrogates, which break files and terminals."""
+    """One line without what breaks files and terminals (control characters, lone surrogates) or
+    cannot be seen."""
     whole = str(text).encode("utf-8", "replace").decode("utf-8")
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+", " ", whole)
+    return _ONE_SPACE.sub(" ", whole)
 
 
 def between(counts: Iterable[int]) -> str:

@@ -18,6 +18,7 @@ import pandas as pd
 from bridge.analysis.curves import BASE, SEEDS_FOR_BAND, with_status
 from bridge.analysis.frames import DONE, KEY, Tidy, TidyError, block_of
 from bridge.analysis.palette import benchmark_label, label, style
+from bridge.analysis.render import INVISIBLE
 from bridge.analysis.statistics import Array, t_limits
 
 X_AXES = {
@@ -60,8 +61,8 @@ ANSWER_COLUMNS = (
     "extracted",
     "verdict",
 )
-# Surrogates break files; control and direction marks make text look like something else.
-UNREADABLE = re.compile("[\ud800-\udfff\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# Surrogates break files; what cannot be seen makes text look like something else.
+UNREADABLE = re.compile(f"[\ud800-\udfff\x00-\x08\x0b-\x1f\x7f-\x9f{INVISIBLE}]")
 ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 

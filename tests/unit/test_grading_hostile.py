@@ -4,15 +4,13 @@ Limits are tested in processor seconds: they hold beside any other work on the m
 """
 
 import resource
-import threading
-from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import pytest
 
 from bridge.grading import GradeItem, GraderLimits, GraderPool
 from bridge.grading.verdicts import Verdict
+from tests.fixtures.workers import peak_resident_bytes
 
 # What workers may use beyond the time limit, in processor seconds: up to two starts (a replacement
 # and a stand-by, each about a half) and judging the neighbours.
@@ -37,36 +35,6 @@ AFTER: list[tuple[str, str, Verdict]] = [("x+y", "y+x", "correct"), ("0.5", "0.6
 
 def _item(gold: str, answer: str) -> GradeItem:
     return GradeItem(rf"so \boxed{{{answer}}}.", gold)
-
-
-def _peak_resident_bytes(pool: GraderPool, work: Callable[[], None]) -> int:
-    """Highest resident size that any worker reaches while ``work`` runs, sampled.
-
-    From ``VmHWM``, the high-water mark of each process: sampling misses at most the very end.
-    ``getrusage`` of children would report this process's own size, inherited through the fork.
-    """
-    peak, done = 0, threading.Event()
-
-    def sample() -> None:
-        nonlocal peak
-        while not done.wait(0.005):
-            for pid in pool.worker_pids():
-                try:
-                    status = Path(f"/proc/{pid}/status").read_text()
-                except OSError:
-                    continue
-                for line in status.splitlines():
-                    if line.startswith("VmHWM:"):
-                        peak = max(peak, int(line.split()[1]) * 1024)
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    try:
-        work()
-    finally:
-        done.set()
-        sampler.join()
-    return peak
 
 
 def _workers_cpu_s(pool: GraderPool) -> float:
@@ -94,14 +62,14 @@ def _grade_among_neighbours(pool: GraderPool, answer: str) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_answers_cost_their_time_limit(name: str) -> None:
     with GraderPool(GraderLimits(time_s=0.5, answer_chars=200_000)) as pool:
-        peak = _peak_resident_bytes(pool, lambda: _grade_among_neighbours(pool, HOSTILE[name]))
+        peak = peak_resident_bytes(pool, lambda: _grade_among_neighbours(pool, HOSTILE[name]))
         assert 0 < peak < MEMORY_BYTES
 
 
 def test_the_default_limits_hold_for_a_huge_factorial() -> None:
     with GraderPool() as pool:
         assert pool.limits.time_s <= 5.0
-        peak = _peak_resident_bytes(pool, lambda: _grade_among_neighbours(pool, r"(10^8)!"))
+        peak = peak_resident_bytes(pool, lambda: _grade_among_neighbours(pool, r"(10^8)!"))
         assert 0 < peak < MEMORY_BYTES
 
 
@@ -127,7 +95,7 @@ def test_the_kernel_enforces_the_memory_limit() -> None:
 def test_an_answer_that_exhausts_the_memory_is_a_timeout() -> None:
     # Sympy swallows the failed allocation: without a look at the peak this would be "wrong".
     with GraderPool(GraderLimits(time_s=60, memory_gib=0.15)) as pool:
-        peak = _peak_resident_bytes(pool, lambda: _grade_among_neighbours(pool, r"2^{10^{10}}"))
+        peak = peak_resident_bytes(pool, lambda: _grade_among_neighbours(pool, r"2^{10^{10}}"))
         assert 0 < peak < 0.15 * 2**30
 
 
