@@ -8,6 +8,7 @@
 
 Run it in the repository's folder, where ``config.yaml`` is. A problem that has a remedy is one
 sentence on stderr and exit code 2; anything else is a defect, keeps its traceback and exits with 1.
+A job that was asked to stop (SIGTERM, Ctrl-C) ends with exit code 75: the same command goes on.
 
 Nothing heavy is imported before a job needs it, so that ``--help`` and ``status`` answer at once,
 and so that the number of threads is set before torch reads it.
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.config import load_user_config
+from bridge.interruption import EXIT_INTERRUPTED, Interrupted
 from bridge.jobs import (
     config_path,
     evaluate,
@@ -43,6 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     try:
         args.run(args)
+    except Interrupted as stop:
+        print(f"bridge: {stop}", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:

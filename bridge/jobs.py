@@ -3,7 +3,8 @@
 A job refuses a configuration other than the planned one, fixes the number of threads before any
 numerical library is imported, and leaves the reason of a failure in ``failed.json``, which no rule
 declares and so survives. A run that diverged, or whose policy collapsed, is a result; one that
-failed or timed out is not: its record is taken away and the job ends with an error.
+failed or timed out is not: its record is taken away and the job ends with an error. A job that was
+asked to stop says so there too, and is requeued where it was SLURM's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bridge.config import ConfigError, load_user_config
+from bridge.interruption import Interrupted, catch_signals
 from bridge.planning import Plan, RunSpec, load_plan
 from bridge.records import (
     RESULTS,
@@ -30,6 +32,7 @@ from bridge.records import (
     write_json,
     writing,
 )
+from bridge.requeue import requeue_job
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -71,9 +74,12 @@ def prepare(args: argparse.Namespace) -> None:
         )
     expect(content_hash(model.model_dump(mode="json")), args.expect)
     set_threads(args.threads)
-    from bridge.policies.preparing import prepare_base
+    folder = base_folder(args.results, plan.name, args.model)
+    catch_signals(at_once=True)
+    with requeued_when_stopped():
+        from bridge.policies.preparing import prepare_base
 
-    prepare_base(args.model, model, base_folder(args.results, plan.name, args.model), args.threads)
+        prepare_base(args.model, model, folder, args.threads)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -83,7 +89,8 @@ def train(args: argparse.Namespace) -> None:
     set_threads(args.threads)
     folder = spec.folder(args.results)
     skip_unused_imports()
-    with recorded_failure(spec, folder, "train"):
+    catch_signals(at_once=False)
+    with requeued_when_stopped(), recorded_failure(spec, folder, "train"):
         from bridge.training.run import train_run
 
         status = train_run(spec, results=args.results, threads=args.threads)
@@ -98,7 +105,8 @@ def evaluate(args: argparse.Namespace) -> None:
     set_threads(args.threads)
     folder = spec.folder(args.results)
     skip_unused_imports()
-    with recorded_failure(spec, folder, "evaluate"):
+    catch_signals(at_once=True)
+    with requeued_when_stopped(), recorded_failure(spec, folder, "evaluate"):
         from bridge.evaluation.runner import evaluate_run
 
         status = evaluate_run(spec, results=args.results, threads=args.threads)
@@ -122,11 +130,11 @@ def recorded_failure(spec: RunSpec, folder: RunFolder, stage: str) -> Iterator[N
         yield
     except BusyError:
         raise  # The run itself is well; only this second process is not wanted.
-    except Exception as error:
-        text = one_line(error) if has_remedy(error) else f"{type(error).__name__}: {error}"
+    except (Exception, Interrupted) as error:
+        status, reason = _status_and_reason(error)
         record = {
-            "status": error.status if isinstance(error, JobFailed) else "failed",
-            "reason": error.reason if isinstance(error, JobFailed) else text,
+            "status": status,
+            "reason": reason,
             "stage": stage,
             "spec_hash": spec.spec_hash,
             "train_hash": spec.train_hash,
@@ -134,6 +142,24 @@ def recorded_failure(spec: RunSpec, folder: RunFolder, stage: str) -> Iterator[N
         # On a full disk there is no room for the reason either; the error itself goes on.
         with contextlib.suppress(RecordError, OSError):
             write_json(folder.failure, record)
+        raise
+
+
+def _status_and_reason(error: Exception | Interrupted) -> tuple[Status, str]:
+    if isinstance(error, JobFailed):
+        return error.status, error.reason
+    if isinstance(error, Interrupted):
+        return "interrupted", one_line(error)
+    return "failed", one_line(error) if has_remedy(error) else f"{type(error).__name__}: {error}"
+
+
+@contextlib.contextmanager
+def requeued_when_stopped() -> Iterator[None]:
+    """Ask SLURM for another life of a job that was asked to stop, once its record is written."""
+    try:
+        yield
+    except Interrupted as stop:
+        requeue_job(progressed=stop.progressed)
         raise
 
 

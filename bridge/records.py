@@ -10,7 +10,7 @@ A run's folder is ``<results>/<suite>/runs/<model>/<dataset>/<method>/seed<k>/``
 ``done.json``         how training ended and what it cost; written last
 ``answers.jsonl``     one line per question and answer
 ``scores.json``       how evaluation ended, counts per benchmark; written last
-``failed.json``       why the last attempt failed, for people; the next attempt removes it
+``failed.json``       why the last attempt failed or was stopped; the next attempt removes it
 ``heartbeat.json``    step, time left, pid and host of the process that trains
 ``resume/``           checkpoints of an unfinished run; removed when training is done
 ``lock``              pid and host of the one process that may write here
@@ -34,9 +34,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Status = Literal["done", "diverged", "collapsed", "failed", "timeout"]
-"""``diverged`` and ``collapsed`` (not one readable answer) are results, the last two are not."""
-STATUSES: tuple[Status, ...] = ("done", "diverged", "collapsed", "failed", "timeout")
+Status = Literal["done", "diverged", "collapsed", "failed", "timeout", "interrupted"]
+"""``diverged`` and ``collapsed`` (not one readable answer) are results, the last three are not."""
+STATUSES: tuple[Status, ...] = (
+    "done",
+    "diverged",
+    "collapsed",
+    "failed",
+    "timeout",
+    "interrupted",
+)
 RESULTS: tuple[Status, ...] = ("done", "diverged", "collapsed")
 
 
@@ -210,12 +217,19 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def sync_folder(path: Path) -> None:
-    """Make renames inside a folder durable."""
+    """Make renames inside a folder durable; of a file, its content."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Make the files of a folder durable, and then their names."""
+    for file in path.iterdir():
+        sync_folder(file)
+    sync_folder(path)
 
 
 @contextlib.contextmanager

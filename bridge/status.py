@@ -1,8 +1,10 @@
 """What ``bridge status`` and ``bridge doctor`` print, read from records only.
 
 The state of a run is told from its files: scores, then a running process (its heartbeat), then the
-reason of a failure, then a finished training. Nothing is locked or written, so asking never
-disturbs a run. Left out: Snakemake's own queue; a run that is not started is ``waiting``.
+reason of a failure or of a stop, then a finished training. A run that was asked to stop is
+``interrupted``; one whose process is gone without a word is ``stopped``. Nothing is locked or
+written, so asking never disturbs a run. Left out: Snakemake's own queue; a run that is not started
+is ``waiting``.
 """
 
 from __future__ import annotations
@@ -25,7 +27,16 @@ from bridge.planning import Plan, RunSpec
 from bridge.records import RecordError, RunFolder, base_folder, read_json, suite_folder
 
 Word = Literal[
-    "done", "diverged", "collapsed", "running", "trained", "failed", "timeout", "stopped", "waiting"
+    "done",
+    "diverged",
+    "collapsed",
+    "running",
+    "trained",
+    "failed",
+    "timeout",
+    "interrupted",
+    "stopped",
+    "waiting",
 ]
 WIDTH = 100
 _COLOURS: dict[Word, str] = {
@@ -36,6 +47,7 @@ _COLOURS: dict[Word, str] = {
     "trained": "36",
     "failed": "31",
     "timeout": "31",
+    "interrupted": "33",
     "stopped": "33",
     "waiting": "2",
 }
@@ -101,7 +113,15 @@ def grid_text(plan: Plan, *, results: Path, colour: bool = False) -> str:
         for label in dict.fromkeys(s.label for s, _ in members):
             row = {s.seed: state for s, state in members if s.label == label}
             lines += _row(label, row, colour)
-    for word in ("running", "stopped", "diverged", "collapsed", "timeout", "failed"):
+    for word in (
+        "running",
+        "interrupted",
+        "stopped",
+        "diverged",
+        "collapsed",
+        "timeout",
+        "failed",
+    ):
         lines += _details(word, states)
     report = suite_folder(results, plan.name) / "report.html"
     if report.is_file():

@@ -15,7 +15,7 @@ rule evaluate:
         hash=spec_hash,
         code=evaluate_code,
     shell:
-        "python -m bridge evaluate --suite {wildcards.suite}"
+        "exec python -m bridge evaluate --suite {wildcards.suite}"
         ' --overrides "$BRIDGE_OVERRIDES"'
         " --model {wildcards.model} --dataset {wildcards.dataset}"
         " --method {wildcards.method} --seed {wildcards.seed}"

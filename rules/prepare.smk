@@ -13,7 +13,7 @@ rule prepare:
         hash=base_hash,
         code=base_code,
     shell:
-        "python -m bridge prepare --suite {wildcards.suite}"
+        "exec python -m bridge prepare --suite {wildcards.suite}"
         ' --overrides "$BRIDGE_OVERRIDES"'
         " --model {wildcards.model}"
         " --threads {threads} --expect {params.hash} > {log} 2>&1"

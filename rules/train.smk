@@ -1,5 +1,7 @@
 # The policy and the checkpoints for resuming lie beside done.json, undeclared: Snakemake deletes the
-# outputs of a job that fails, and those must survive.
+# outputs of a job that fails, and those must survive. `exec`, here and in the other jobs that can be
+# stopped: a shell in between would die of the signal that its program is still answering, and a
+# cluster kills what is left of a job whose first process has ended.
 rule train:
     input:
         base_of_run,
@@ -19,7 +21,7 @@ rule train:
         hash=train_hash,
         code=train_code,
     shell:
-        "python -m bridge train --suite {wildcards.suite}"
+        "exec python -m bridge train --suite {wildcards.suite}"
         ' --overrides "$BRIDGE_OVERRIDES"'
         " --model {wildcards.model} --dataset {wildcards.dataset}"
         " --method {wildcards.method} --seed {wildcards.seed}"

@@ -19,7 +19,7 @@ from bridge.analysis.palette import ordered_methods
 
 KEY = ("suite", "model", "dataset", "method", "seed")
 DONE = "done"
-STATUSES = (DONE, "diverged", "collapsed", "failed", "timeout", "missing")
+STATUSES = (DONE, "diverged", "collapsed", "failed", "timeout", "interrupted", "missing")
 COLUMNS = {
     "runs": (
         *KEY,

@@ -39,8 +39,10 @@ Reply = dict[str, str | bool]
 def confine(memory_bytes: int, parent_pid: int) -> None:
     """Limit this process's memory and tie its life to the parent. Irreversible."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Ctrl-C reaches the whole process group; the parent decides what it means for a worker.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole process group, and a cluster's SIGTERM every process of a job; the
+    # parent decides what they mean for a worker.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
         # End of stdin ends an idle worker; only the kernel can end one that is stuck in C code.

@@ -2,6 +2,7 @@
 
 Kill it at any step and start it again: it continues from its last checkpoint and writes the same
 ``dynamics.jsonl`` and the same weights, byte for byte on the CPU (seconds go to ``timings.jsonl``).
+Asked to stop, it saves at the next step boundary first.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from bridge.config import HubModel, LocalModel, TrainingConfig
 from bridge.grading.pool import GraderPool
 from bridge.grading.verdicts import GRADER_VERSION
+from bridge.interruption import Interrupted, requested
 from bridge.planning import RunSpec, load_family, load_method
 from bridge.policies.checkpoint import Policy, cast_weights, load_policy, save_policy
 from bridge.policies.hub_model import prepare_hub_model
@@ -34,6 +36,8 @@ from bridge.records import (
     folder_hash,
     jsonl,
     read_json,
+    sync_folder,
+    sync_tree,
     write_json,
     writing,
 )
@@ -62,25 +66,29 @@ def train_run(spec: RunSpec, *, results: Path, threads: int) -> Status:
     Raises:
         RecordError, CheckpointError, ProblemError, GraderError: the run cannot be made; one
         sentence. What was finished before stays.
+        Interrupted: asked to stop; everything up to the last step is in a checkpoint.
     """
     torch.set_num_threads(threads)
     # On a GPU some operations have no deterministic form; byte for byte is promised on the CPU.
     torch.use_deterministic_algorithms(True, warn_only=training_device().type == "cuda")
     folder = spec.folder(results)
     with exclusive(folder), GraderPool() as grader:
-        folder.done.unlink(missing_ok=True)
-        write_json(folder.spec, spec.as_dict())
         started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         base_path = _base_path(spec, results)
         run = _set_up(spec, folder, grader, base_path)
         _say_coverage(run)
         demo_reward = run.grade_demonstrations()
+        sizes = run.restore()
+        # Not before: what cannot be set up must not cost what was finished.
+        with writing(folder.done):
+            folder.done.unlink(missing_ok=True)
+        write_json(folder.spec, spec.as_dict())
         if demo_reward is not None:
             print(f"J(D), reward of the demonstrations: {demo_reward:.4f}", file=sys.stderr)
         status: Status = "done"
         reason = None
         try:
-            _loop(run)
+            _loop(run, sizes)
             policy_path = _save(run, base_path)
         except DivergedError as error:
             status, reason, policy_path = "diverged", f"step {run.counters.step}: {error}", None
@@ -184,10 +192,14 @@ def _engine(training: TrainingConfig, policy: TrainablePolicy, base_path: Path) 
     )
 
 
-def _loop(run: Run) -> None:
-    """Make all remaining steps, logging each and saving now and then."""
+def _loop(run: Run, sizes: tuple[int, int] | None) -> None:
+    """Make all remaining steps, logging each and saving now and then.
+
+    Args:
+        sizes: bytes of the two logs that belong to the checkpoint taken up; None without one.
+    """
     folder, n_steps, config = run.folder, run.method.n_steps, run.spec.training
-    sizes = run.restore()
+    first_step = saved_step = run.counters.step
     with (
         writing(folder.dynamics),
         folder.dynamics.open("ab") as dynamics,
@@ -212,6 +224,14 @@ def _loop(run: Run) -> None:
             }
             timings.write(jsonl([timing]).encode())
 
+        def save() -> int:
+            with run.stopwatch.stage("checkpoint"):
+                for stream in (dynamics, timings):
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                run.save(dynamics.tell(), timings.tell())
+            return run.counters.step
+
         if sizes is None:
             first = {"step": 0, "kind": "probe", "rl_step": 0, "progress": 0.0}
             log(first | run.probes.measure(0))
@@ -219,17 +239,22 @@ def _loop(run: Run) -> None:
         progress = Progress(folder, name=name, step=run.counters.step, n_steps=n_steps)
         try:
             while run.counters.step < n_steps:
+                signal_name = requested()
+                if signal_name is not None:
+                    if run.counters.step > saved_step:
+                        save()
+                    raise Interrupted(
+                        f"stopped by {signal_name} after step {run.counters.step} of {n_steps}; "
+                        "the next attempt goes on from there",
+                        progressed=run.counters.step > first_step,
+                    )
                 line = run.step()
                 step = run.counters.step
                 if step % config.probe_every == 0 or step == n_steps:
                     line |= run.probes.measure(step)
                 log(line)
                 if step % config.checkpoint_every == 0 and step < n_steps:
-                    with run.stopwatch.stage("checkpoint"):
-                        for stream in (dynamics, timings):
-                            stream.flush()
-                            os.fsync(stream.fileno())
-                        run.save(dynamics.tell(), timings.tell())
+                    saved_step = save()
                 progress.update(step, _headline(line))
         finally:
             progress.close()
@@ -249,7 +274,10 @@ def _save(run: Run, base_path: Path) -> str:
     shutil.rmtree(run.folder.policy, ignore_errors=True)
     run.policy.refresh()
     save_policy(run.policy.sampler, temporary)
+    # done.json, written next, must never be on a disk that the weights did not reach.
+    sync_tree(temporary)
     temporary.rename(run.folder.policy)
+    sync_folder(run.folder.path)
     return run.folder.policy.name
 
 

@@ -340,10 +340,13 @@ def test_the_callers_alarm_keeps_running(fresh: GraderPool) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def test_ctrl_c_is_for_the_caller_not_for_the_workers(fresh: GraderPool) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_is_for_the_caller_not_for_the_workers(
+    fresh: GraderPool, number: signal.Signals
+) -> None:
     fresh.grade([HALF])
     (pid,) = fresh.worker_pids()
-    os.kill(pid, signal.SIGINT)
+    os.kill(pid, number)
     assert words(fresh.grade([THIRD])) == ["wrong"]
     assert fresh.worker_pids() == [pid]
 
