@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 
 StepKind = Literal["sft", "rl", "joint"]
 RowKind = Literal["rollout", "demonstration", "hybrid"]
+Term = Literal["rl", "demonstration"]
+"""A term of the loss."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What a step is. Each (stage, kind) keeps an optimiser state of its own."""
+    """What a step is. Each (stage, kind) keeps an optimiser state of its own, which is dropped when
+    another stage begins: a stage that has ended does not return."""
 
     kind: StepKind
     stage: str = "main"
@@ -214,6 +217,35 @@ class Method:
     def reanchor_reference(self, step: int) -> bool:
         """Whether the KL reference becomes the current policy just before this step."""
         return False
+
+    # -- what it costs --------------------------------------------------------------------------
+
+    @property
+    def gradients_at_once(self) -> int:
+        """Gradients of the base's size that a step holds at a time."""
+        return 2 if "joint" in set().union(*self._kinds_by_stage().values()) else 1
+
+    @property
+    def optimizers_at_once(self) -> int:
+        """Optimisers of the base weights that exist at a time: one for each kind of step of a
+        stage; those of a stage that has ended are gone."""
+        return max(map(len, self._kinds_by_stage().values()), default=0)
+
+    def passes(self, kind: StepKind) -> dict[Term, int]:
+        """Backward passes over the rows of each term in a step of a kind."""
+        terms: dict[StepKind, tuple[Term, ...]] = {
+            "rl": ("rl",),
+            "sft": ("demonstration",),
+            "joint": ("rl", "demonstration"),
+        }
+        return dict.fromkeys(terms[kind], 1)
+
+    def _kinds_by_stage(self) -> dict[str, set[StepKind]]:
+        stages: dict[str, set[StepKind]] = {}
+        for step in range(1, self.n_steps + 1):
+            phase = self.phase(step)
+            stages.setdefault(phase.stage, set()).add(phase.kind)
+        return stages
 
     # -- state ----------------------------------------------------------------------------------
 

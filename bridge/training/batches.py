@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from bridge.methods.base import Group, Row
+from bridge.methods.base import Group, Row, Term
 from bridge.policies.scoring import row_slices
-
-Term = Literal["rl", "demonstration"]
 
 
 def term_tokens(row: Row, term: Term) -> int:

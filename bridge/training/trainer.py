@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bridge.config import TrainingConfig
-from bridge.methods.base import Method, Phase, Row
+from bridge.methods.base import Method, Phase, Row, Term
 from bridge.objectives.aggregation import LossAggMode, masked_sum, token_weights
 from bridge.objectives.kl import kl_per_token
 from bridge.objectives.likelihood import weighted_nll
@@ -25,7 +25,7 @@ from bridge.policies.checkpoint import Policy
 from bridge.policies.recomputing import recomputing
 from bridge.policies.scoring import next_token_logprobs
 from bridge.policies.trainable import ADAPTER, BASE, SHADOW, TrainablePolicy
-from bridge.training.batches import MicroBatch, StepBatch, Term, micro_batches
+from bridge.training.batches import MicroBatch, StepBatch, micro_batches
 from bridge.training.gradients import Gradient, combined, cosine, put_gradient
 
 TEACHER = "teacher"
@@ -360,6 +360,9 @@ class Trainer:
         """The optimiser of a group for a (stage, kind); made at first use."""
         name = f"{group}/{phase.stage}/{phase.kind}"
         if name not in self.optimizers:
+            ended = [n for n in self.optimizers if _of_an_ended_stage(n, group, phase)]
+            for old in ended:
+                del self.optimizers[old]
             self.optimizers[name] = self._new_optimizer(group, phase)
         return self.optimizers[name]
 
@@ -374,6 +377,12 @@ class Trainer:
             # Decay would pull the adapter towards zero, i.e. towards no teacher.
             weight_decay=0.0 if group == ADAPTER or phase.stage == TEACHER else config.weight_decay,
         )
+
+
+def _of_an_ended_stage(name: str, group: str, phase: Phase) -> bool:
+    """Whether an optimiser belongs to a stage of the same group that this phase has come after."""
+    of_group, stage, _ = name.split("/")
+    return of_group == group and stage != phase.stage and TEACHER not in (stage, phase.stage)
 
 
 def _tokens(rows: Sequence[Row]) -> int:

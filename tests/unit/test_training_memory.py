@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from bridge.methods.base import Phase
+from bridge.methods.base import Phase, Term
 from bridge.policies.checkpoint import load_policy
 from bridge.policies.trainable import ADAPTER, BASE, SHADOW, TrainablePolicy
-from bridge.training.batches import StepBatch, Term, micro_batches
+from bridge.training.batches import StepBatch, micro_batches
 from bridge.training.gradients import Gradient, combined
 from bridge.training.run import train_run
 from bridge.training.trainer import Trainer

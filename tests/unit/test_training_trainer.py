@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridge.methods.base import Row
+from bridge.methods.base import Row, Term
 from bridge.objectives.aggregation import LossAggMode
 from bridge.policies.checkpoint import Policy
 from bridge.policies.trainable import BASE
-from bridge.training.batches import MicroBatch, StepBatch, Term
+from bridge.training.batches import MicroBatch, StepBatch
 from tests.fixtures.slow_reference import (
     disturbed,
     flat_gradient,

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bridge.methods.base import Phase, Row
+from bridge.methods.base import Phase, Row, Term
 from bridge.policies.checkpoint import Policy
 from bridge.policies.trainable import ADAPTER, BASE, SHADOW
-from bridge.training.batches import StepBatch, Term
+from bridge.training.batches import StepBatch
 from bridge.training.gradients import Gradient
 from bridge.training.trainer import DivergedError, Trainer
 from tests.fixtures.slow_reference import (

@@ -1,0 +1,270 @@
+"""How near do predictions of memory come to what an update really holds?
+
+    python benchmarks/memory_prediction.py
+
+Random-weight models of 0.1 to 60 million parameters make two steps of the real trainer, on rows as
+long as the prediction assumes. Every tensor that an operation of PyTorch returns is counted while
+it lives, as torch.cuda.max_memory_allocated does on a GPU; what a kernel needs inside itself is
+not. Runs on the CPU, where bfloat16 is slow but allocates the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from bridge.config import EvaluationConfig, LocalModel, TrainingConfig
+from bridge.methods.base import Row
+from bridge.planning import RunSpec, load_method
+from bridge.policies.checkpoint import Policy, cast_weights
+from bridge.policies.trainable import TrainablePolicy
+from bridge.predicting import predict
+from bridge.predicting.memory import GIB
+from bridge.predicting.rows import rows_of
+from bridge.predicting.shapes import shape_of
+from bridge.problems.base import Problem
+from bridge.training.batches import StepBatch
+from bridge.training.trainer import Trainer
+
+SIZES: dict[str, dict[str, Any]] = {
+    "0.1M": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 99},
+    "21M": {
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "vocab_size": 32_000,
+    },
+    "58M": {
+        "hidden_size": 512,
+        "num_hidden_layers": 10,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "intermediate_size": 2048,
+        "vocab_size": 50_000,
+    },
+}
+
+
+class Ledger(TorchDispatchMode):
+    """Bytes of all tensors that operations have returned and that still live; and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._held: dict[int, weakref.ref[Any]] = {}
+
+    def add(self, tensor: Tensor) -> None:
+        """Count a tensor's storage until it dies."""
+        storage = tensor.untyped_storage()
+        key, size = id(storage), storage.nbytes()
+        if key in self._held or size == 0:
+            return
+
+        def died(_: Any) -> None:
+            self._held.pop(key, None)
+            self.now -= size
+
+        self._held[key] = weakref.ref(storage, died)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self.add(tensor)
+        return out
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One setting."""
+
+    name: str
+    measured_gib: float
+    predicted_gib: float
+
+    @property
+    def error(self) -> float:
+        """Relative to what was measured."""
+        return self.predicted_gib / self.measured_gib - 1.0
+
+
+def write_config(folder: Path, architecture: str, **sizes: Any) -> Path:
+    """A folder that holds the ``config.json`` of a model and nothing else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    hidden = sizes["hidden_size"]
+    raw = {
+        "model_type": architecture,
+        "intermediate_size": 4 * hidden,
+        "num_key_value_heads": sizes["num_attention_heads"],
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": True,
+        **sizes,
+    }
+    if architecture == "qwen3":
+        raw["head_dim"] = hidden // sizes["num_attention_heads"]
+    (folder / "config.json").write_text(json.dumps(raw))
+    return folder
+
+
+def make_spec(folder: Path, method: str, options: dict[str, Any], **training: Any) -> RunSpec:
+    """A run of a method on a model of which only the configuration exists."""
+    kind = load_method(method)
+    settings = {
+        "prompts_per_step": 2,
+        "n": 2,
+        "max_response_tokens": 128,
+        "sft_batch_size": 4,
+        "lr_sft": 1e-5,
+        "lr_rl": 1e-5,
+        "probe_every": 1,
+        "checkpoint_every": 1,
+        **training,
+    }
+    return RunSpec(
+        suite="memory",
+        model=folder.name,
+        dataset="none",
+        label=method,
+        seed=0,
+        model_config=LocalModel(source="local", path=str(folder)),
+        family="chains",
+        dataset_options={},
+        method=method,
+        method_options=kind.Options.model_validate(options).model_dump(mode="json"),
+        training=TrainingConfig.model_validate(settings),
+        evaluation=EvaluationConfig(max_response_tokens=8, n_samples=0, sampled_questions=0),
+    )
+
+
+def measured_gib(spec: RunSpec) -> float:
+    """Peak over two updates of the real trainer, its weights included."""
+    assert isinstance(spec.model_config, LocalModel)
+    gc.collect()
+    config = AutoConfig.from_pretrained(spec.model_config.path)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    kind = load_method(spec.method)
+    method = kind(kind.Options.model_validate(spec.method_options), spec.training)
+    batch = _batch(spec, method.passes(method.phase(1).kind))
+    low = spec.training.precision == "bfloat16"
+    with Ledger() as ledger, _quiet():
+        tokenizer: Any = SimpleNamespace(pad_token_id=0, eos_token_id=1)
+        for parameter in model.parameters():
+            ledger.add(parameter)
+        reference = None
+        if spec.training.kl_coef > 0:
+            reference = Policy(AutoModelForCausalLM.from_config(config).eval(), tokenizer)
+            cast_weights(reference.model, torch.bfloat16 if low else torch.float32)
+        policy = TrainablePolicy(
+            Policy(model, tokenizer),
+            adapter=None if method.adapter is None else method.adapter.shape,
+            shadow=method.uses_shadow,
+            compute=torch.bfloat16 if low else None,
+        )
+        trainer = Trainer(policy, method, spec.training, reference)
+        gc.collect()
+        ledger.peak = ledger.now
+        for step in (1, 2):
+            trainer.begin_step()
+            method.update(trainer, batch, step)
+        return ledger.peak / GIB
+
+
+def _batch(spec: RunSpec, terms: dict[Any, int]) -> StepBatch:
+    """As many rows as the configuration asks for, all as long as they may be."""
+    shape, training = shape_of(spec.model_config, "here"), spec.training
+    rows = rows_of(spec, shape)
+    problem = Problem(id="p", question="", answer="", difficulty=1)
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(n: int) -> tuple[int, ...]:
+        return tuple(torch.randint(shape.vocab_size, (n,), generator=generator).tolist())
+
+    made: list[Row] = []
+    if "rl" in terms:
+        for i in range(training.prompts_per_step * training.n):
+            row = Row("rollout", problem, ids(rows.prompt), ids(rows.answer))
+            sampled = (0.0,) * rows.answer
+            made.append(Row(**{**vars(row), "advantage": (-1.0) ** i, "sampled_logprobs": sampled}))
+    if "demonstration" in terms:
+        for _ in range(training.sft_batch_size):
+            made.append(Row("demonstration", problem, ids(rows.prompt), ids(rows.demonstration)))
+    return StepBatch(tuple(made))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Cycles are collected by hand: what is dead must not count as alive."""
+    threshold = gc.get_threshold()
+    gc.set_threshold(50, 5, 5)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*threshold)
+
+
+def compare(name: str, spec: RunSpec) -> Compared:
+    """Measure and predict one setting."""
+    return Compared(name, measured_gib(spec), predict(spec).update_gib["total"])
+
+
+def settings(folder: Path, sizes: Sequence[str]) -> Iterator[tuple[str, RunSpec]]:
+    """The settings of the table."""
+    steps = {"steps": 2}
+    for size in sizes:
+        qwen = write_config(folder / f"qwen2-{size}", "qwen2", **SIZES[size])
+        yield f"qwen2 {size}, sft", make_spec(qwen, "sft", steps)
+        yield f"qwen2 {size}, rl_zero, KL", make_spec(qwen, "rl_zero", steps, kl_coef=0.01)
+        yield f"qwen2 {size}, bridge", make_spec(qwen, "bridge", steps)
+        low = {"precision": "bfloat16", "micro_batch_tokens": 1024}
+        yield f"qwen2 {size}, mixing, bfloat16", make_spec(qwen, "mixing", steps, **low)
+        low["activation_checkpointing"] = True
+        yield (
+            f"qwen2 {size}, bridge, bfloat16, checkpointing, KL",
+            make_spec(qwen, "bridge", steps, kl_coef=0.01, **low),
+        )
+    largest = sizes[-1]
+    for architecture in ("llama", "qwen3"):
+        other = write_config(folder / f"{architecture}-{largest}", architecture, **SIZES[largest])
+        yield f"{architecture} {largest}, rl_zero", make_spec(other, "rl_zero", steps)
+    options = {**steps, "shadow": "lookahead"}
+    yield f"qwen2 {largest}, bridge lookahead", make_spec(qwen, "bridge", options)
+    options = {**steps, "upper": "full"}
+    yield f"qwen2 {largest}, bridge full", make_spec(qwen, "bridge", options)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
+    arguments = parser.parse_args()
+    print("| setting | measured, MiB | predicted, MiB | error |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, spec in settings(Path(folder), arguments.sizes):
+            found = compare(name, spec)
+            print(
+                f"| {name} | {found.measured_gib * 1024:.1f} | {found.predicted_gib * 1024:.1f} "
+                f"| {found.error:+.1%} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

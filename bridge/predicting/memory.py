@@ -1,0 +1,177 @@
+"""Memory of a run by part, from its configuration. docs/memory.md has the formulas in words.
+
+Counted is what PyTorch allocates on the device, at the worst moment of an update and of a rollout:
+the longest rows, as many as a micro-batch may hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bridge.config import TrainingConfig
+from bridge.methods.base import Method, Term
+from bridge.planning import RunSpec
+from bridge.predicting.rows import Rows, rows_of
+from bridge.predicting.shapes import Shape
+
+GIB = 2**30
+RUNTIME_GIB = 1.0
+"""CUDA's own context and the libraries' work space, which no tensor accounts for."""
+ENGINE_GIB = 1.5
+"""vLLM besides weights and cache: activations of its largest batch, and its recorded graphs."""
+LOGITS_AT_ONCE = 2**26
+"""As :data:`bridge.policies.scoring.LOGITS_AT_ONCE`, which needs torch to be read; a test holds
+them equal."""
+HELD = 4
+"""Bytes of a held weight, of its gradient and of each of Adam's two moments: float32."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """GiB by part."""
+
+    update: dict[str, float]
+    rollout: dict[str, float]
+    host_gib: float
+    disk_gib: float
+
+
+def memory_of(spec: RunSpec, shape: Shape, method: Method) -> Memory:
+    """The parts of a run's memory."""
+    training = spec.training
+    n, c = shape.parameters, 2 if training.precision == "bfloat16" else HELD
+    rows = rows_of(spec, shape)
+    if method.n_steps == 0:
+        return _untrained(spec, shape, rows, n * c)
+    shadowed = method.uses_shadow or method.forks_shadow
+    offload = training.cpu_offload
+    optimizers = method.optimizers_at_once
+    lora = method.adapter is not None and not method.adapter.full
+    adapter = 0
+    if method.adapter is not None:
+        adapter = shape.lora_parameters(method.adapter.rank) if lora else n
+    merged = method.adapter is not None or c != HELD or (offload and shadowed)
+    reference = n * c if training.kl_coef > 0 else 0
+    # A shadow for good has moments for good; one that is made in each step has fresh ones.
+    shadow = n * HELD * 3 if shadowed else 0
+    held = {
+        "weights": n * c,
+        "master": n * HELD if merged else 0,
+        "optimizer": n * 2 * HELD * optimizers,
+        "adapter": adapter * HELD * 3,
+        "shadow": 0 if offload else shadow,
+    }
+    update = {
+        **held,
+        "reference": 0 if offload else reference,
+        "gradients": n * HELD * method.gradients_at_once + (adapter * HELD if lora else 0),
+        **_backward(spec, shape, rows, c, _terms(method)),
+    }
+    rollout = {
+        **held,
+        # A shadow that is made anew is there in the update only.
+        "shadow": held["shadow"] if method.uses_shadow else 0,
+        "reference": 0 if offload else reference,
+        **(_rollout(spec, shape, rows, c) if _draws(method) else {}),
+    }
+    on_host = (shadow + reference) if offload else 0
+    # Two checkpoints are kept: held weights, moments, adapter and shadow with theirs, reference.
+    state = n * HELD * (1 + 2 * optimizers) + adapter * HELD * 3 + reference
+    state += shadow if method.uses_shadow else 0
+    return Memory(
+        update=_gib(update),
+        rollout=_gib(rollout),
+        host_gib=on_host / GIB + 2 * n * HELD / GIB + 4.0,
+        disk_gib=(n * c + 2 * state) / GIB,
+    )
+
+
+def _untrained(spec: RunSpec, shape: Shape, rows: Rows, weights: int) -> Memory:
+    parts = {"weights": weights, **_rollout(spec, shape, rows, weights // shape.parameters)}
+    return Memory(
+        update={"weights": weights / GIB}, rollout=_gib(parts), host_gib=8.0, disk_gib=0.0
+    )
+
+
+def _terms(method: Method) -> set[Term]:
+    kinds = {method.phase(step).kind for step in range(1, method.n_steps + 1)}
+    return {term for kind in kinds for term in method.passes(kind)}
+
+
+def _draws(method: Method) -> bool:
+    return any(method.phase(step).kind != "sft" for step in range(1, method.n_steps + 1))
+
+
+def _backward(
+    spec: RunSpec, shape: Shape, rows: Rows, c: int, terms: Iterable[Term]
+) -> dict[str, int]:
+    """Activations of a micro-batch and what its output layer needs at the worst moment."""
+    training = spec.training
+    tokens = micro_batch_tokens(training, rows, terms)
+    layers = shape.num_hidden_layers
+    layer = layer_bytes(shape, c)
+    if training.activation_checkpointing:
+        kept = layers * shape.hidden_size * c + layer
+    else:
+        kept = layers * layer
+    # Embedding out, final norm; and the gradients that walk back through one layer.
+    ends = 3 * shape.hidden_size * max(c, HELD) + (3 * shape.intermediate_size) * c
+    return {"activations": tokens * (kept + ends), "logits": logits_bytes(shape, tokens, c)}
+
+
+def micro_batch_tokens(training: TrainingConfig, rows: Rows, terms: Iterable[Term]) -> int:
+    """Tokens of the largest micro-batch, padding included."""
+    sizes = {
+        "rl": (training.prompts_per_step * training.n, rows.prompt + rows.answer),
+        "demonstration": (training.sft_batch_size, rows.prompt + rows.demonstration),
+    }
+    found = []
+    for count, longest in (sizes[term] for term in terms):
+        held = min(count, training.micro_batch_rows)
+        if training.micro_batch_tokens is not None:
+            held = min(held, max(1, training.micro_batch_tokens // longest))
+        found.append(held * longest)
+    return max(found)
+
+
+def layer_bytes(shape: Shape, c: int) -> int:
+    """Bytes per token that one layer keeps for its backward pass.
+
+    Each norm keeps its input in float32, its normalised input and its output; attention keeps
+    queries, keys, values and its output, the MLP four of its inner tensors.
+    """
+    h, a, k, m = shape.hidden_size, shape.query_width, shape.key_width, shape.intermediate_size
+    norms = 2 * (HELD * h + 2 * c * h)
+    attention = c * (2 * a + 2 * k) + HELD * shape.num_attention_heads
+    if shape.architecture == "qwen3":  # a norm of each head's queries and keys
+        attention += (HELD + c) * (a + k)
+    return norms + attention + c * 4 * m
+
+
+def logits_bytes(shape: Shape, tokens: int, c: int) -> int:
+    """Bytes at the worst moment of the output layer's backward pass."""
+    at_once = tokens * shape.vocab_size
+    if at_once <= LOGITS_AT_ONCE:
+        # Logits and their gradient, and the float32 chunk of 512 tokens that is worked on.
+        return at_once * 2 * c + min(tokens, 512) * shape.vocab_size * HELD * 3
+    # A chunk in the compute dtype and in float32; the weight's gradient summed in float32.
+    weight = shape.embedding_parameters * (HELD + c)
+    return LOGITS_AT_ONCE * (HELD + c) + weight
+
+
+def _rollout(spec: RunSpec, shape: Shape, rows: Rows, c: int) -> dict[str, int]:
+    training = spec.training
+    if training.engine == "vllm":
+        return {
+            "engine": int(ENGINE_GIB * GIB) + shape.parameters * c,
+            "kv_cache": int(training.kv_cache_gib * GIB),
+        }
+    drawn = training.prompts_per_step * training.n
+    per_token = 2 * shape.num_hidden_layers * shape.key_width * c
+    logits = 4 * drawn * shape.vocab_size * HELD
+    return {"kv_cache": drawn * (rows.prompt + rows.answer) * per_token, "logits": logits}
+
+
+def _gib(parts: dict[str, int]) -> dict[str, float]:
+    return {name: value / GIB for name, value in parts.items() if value}

@@ -1,0 +1,68 @@
+"""Memory and hours of one run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bridge.planning import RunSpec, load_method
+from bridge.predicting.devices import Device
+from bridge.predicting.hours import hours_of
+from bridge.predicting.memory import RUNTIME_GIB, Memory, memory_of
+from bridge.predicting.shapes import shape_of
+
+USABLE = 0.95
+"""Share of a device's memory that can be filled: the rest is lost between blocks."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run will need on one device."""
+
+    memory_gib: dict[str, float]
+    """Peak on the device by part, in the phase that needs most; ``total`` is their sum."""
+    phase: str
+    """``rollout`` or ``update``: which of them needs most."""
+    update_gib: dict[str, float]
+    rollout_gib: dict[str, float]
+    host_gib: float
+    """Memory of the host."""
+    disk_gib: float
+    """Trained policy, and checkpoints while it is trained."""
+    hours: dict[str, float] | None
+    """Hours on the device by part, with ``total``; None where no device is named."""
+    parameters: int
+
+    def fits(self, device: Device) -> bool:
+        """Whether the peak is within what can be filled of the device's memory."""
+        return self.memory_gib["total"] <= USABLE * device.memory_gib
+
+
+def predict(spec: RunSpec, device: Device | None = None) -> Prediction:
+    """Predict one run on one device.
+
+    Args:
+        device: for the hours, and for what its libraries take besides tensors; None: a CPU.
+
+    Raises:
+        ConfigError: the model's shape is not known.
+    """
+    shape = shape_of(spec.model_config, f"models.{spec.model}")
+    kind = load_method(spec.method)
+    method = kind(kind.Options.model_validate(spec.method_options), spec.training, spec.seed)
+    memory: Memory = memory_of(spec, shape, method)
+    phases = {"update": dict(memory.update), "rollout": dict(memory.rollout)}
+    for parts in phases.values():
+        if device is not None:
+            parts["runtime"] = RUNTIME_GIB
+        parts["total"] = sum(parts.values())
+    phase = max(phases, key=lambda name: phases[name]["total"])
+    return Prediction(
+        memory_gib=phases[phase],
+        phase=phase,
+        update_gib=phases["update"],
+        rollout_gib=phases["rollout"],
+        host_gib=memory.host_gib,
+        disk_gib=memory.disk_gib,
+        hours=None if device is None else hours_of(spec, shape, method, device),
+        parameters=shape.parameters,
+    )
