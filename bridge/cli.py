@@ -140,10 +140,21 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def doctor(args: argparse.Namespace) -> None:
-    """Print what a bug report needs."""
+    """Print what a bug report needs, and what the suite's runs will need."""
+    from bridge.predicting.devices import device
+    from bridge.predicting.report import prediction_text, refusals
     from bridge.status import doctor_text
 
-    print(doctor_text(load(args), results=args.results))
+    plan = load(args)
+    print(doctor_text(plan, results=args.results), flush=True)
+    name = args.device or load_user_config(config_path()).device
+    chosen = None if name is None else device(name)
+    print(f"\n{prediction_text(plan, chosen)}", flush=True)
+    refused = [] if chosen is None else list(refusals(plan, chosen))
+    for sentence in refused:
+        print(f"bridge: {sentence}", file=sys.stderr)
+    if refused:
+        sys.exit(2)
 
 
 # -- shared ----------------------------------------------------------------------------------------
@@ -242,7 +253,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("right", metavar="B")
     sub.add_argument("--json", action="store_true", help="every number, as JSON")
     sub.add_argument("--tidy", type=Path, metavar="FOLDER", help="read the suite's tables here")
-    add("doctor", doctor, "print versions, machine, disk and the suite's plan")
+    sub = add("doctor", doctor, "print versions, machine, disk, predicted memory and hours")
+    sub.add_argument(
+        "--device", metavar="NAME", help="a GPU, e.g. h100-80gb; what cannot fit fails"
+    )
     return top
 
 

@@ -265,6 +265,8 @@ class UserConfig(Closed):
     """Merged over the suite, key by key."""
     threads: int = Field(1, ge=1)
     """Threads of one training or evaluation job."""
+    device: Name | None = None
+    """A GPU of ``bridge/predicting/devices.yaml``; a plan with a run that cannot fit is refused."""
     source: Literal["results", "cached"] = "results"
     """Tidy tables behind tables and figures: of the runs here, or committed in results/cached."""
 

@@ -35,6 +35,8 @@ from bridge.fingerprint import (
     train_fingerprint,
 )
 from bridge.planning import load_method, load_plan
+from bridge.predicting.devices import device
+from bridge.predicting.report import refusals
 from bridge.records import content_hash
 from bridge.studies.coupling_arms import CouplingError, arms
 
@@ -49,6 +51,9 @@ def checked_plan():
         merge(raw, typed(workflow.config_settings.overwrite_config))
         user = validate(UserConfig, raw, "--config")
         plan = load_plan(user.suite, root=Path(), overrides=user.overrides)
+        refused = [] if user.device is None else refusals(plan, device(user.device))
+        if sentences := list(refused):
+            raise ConfigError("\nbridge: ".join(sentences))
         return user, plan, arms(plan) if plan.suite.study else []
     except (ConfigError, CouplingError) as error:
         print(f"bridge: {error}", file=sys.stderr)

@@ -20,6 +20,8 @@ RUNTIME_GIB = 1.0
 """CUDA's own context and the libraries' work space, which no tensor accounts for."""
 ENGINE_GIB = 1.5
 """vLLM besides weights and cache: activations of its largest batch, and its recorded graphs."""
+_HOST_GIB = 4.0
+"""Python, its libraries and the data sets."""
 LOGITS_AT_ONCE = 2**26
 """As :data:`bridge.policies.scoring.LOGITS_AT_ONCE`, which needs torch to be read; a test holds
 them equal."""
@@ -33,8 +35,11 @@ class Memory:
 
     update: dict[str, float]
     rollout: dict[str, float]
+    evaluate: dict[str, float]
+    """Of the process that evaluates, after training."""
     host_gib: float
     disk_gib: float
+    policy_gib: float
 
 
 def memory_of(spec: RunSpec, shape: Shape, method: Method) -> Memory:
@@ -43,7 +48,7 @@ def memory_of(spec: RunSpec, shape: Shape, method: Method) -> Memory:
     n, c = shape.parameters, 2 if training.precision == "bfloat16" else HELD
     rows = rows_of(spec, shape)
     if method.n_steps == 0:
-        return _untrained(spec, shape, rows, n * c)
+        return _untrained(spec, shape, rows, c)
     shadowed = method.uses_shadow or method.forks_shadow
     offload = training.cpu_offload
     optimizers = method.optimizers_at_once
@@ -73,7 +78,8 @@ def memory_of(spec: RunSpec, shape: Shape, method: Method) -> Memory:
         # A shadow that is made anew is there in the update only.
         "shadow": held["shadow"] if method.uses_shadow else 0,
         "reference": 0 if offload else reference,
-        **(_rollout(spec, shape, rows, c) if _draws(method) else {}),
+        # Also where no step draws: the probes do.
+        **_rollout(spec, shape, rows, c),
     }
     on_host = (shadow + reference) if offload else 0
     # Two checkpoints are kept: held weights, moments, adapter and shadow with theirs, reference.
@@ -82,15 +88,24 @@ def memory_of(spec: RunSpec, shape: Shape, method: Method) -> Memory:
     return Memory(
         update=_gib(update),
         rollout=_gib(rollout),
-        host_gib=on_host / GIB + 2 * n * HELD / GIB + 4.0,
+        evaluate=_gib(_evaluate(spec, shape, rows, c)),
+        # Weights pass through the host when they are loaded, and a checkpoint when it is written.
+        host_gib=_HOST_GIB + (on_host + max(n * HELD, state)) / GIB,
         disk_gib=(n * c + 2 * state) / GIB,
+        policy_gib=n * c / GIB,
     )
 
 
-def _untrained(spec: RunSpec, shape: Shape, rows: Rows, weights: int) -> Memory:
-    parts = {"weights": weights, **_rollout(spec, shape, rows, weights // shape.parameters)}
+def _untrained(spec: RunSpec, shape: Shape, rows: Rows, c: int) -> Memory:
+    """A run of the base model alone is measured once before its evaluation."""
+    weights = {"weights": shape.parameters * c}
     return Memory(
-        update={"weights": weights / GIB}, rollout=_gib(parts), host_gib=8.0, disk_gib=0.0
+        update=_gib(weights),
+        rollout=_gib({**weights, **_rollout(spec, shape, rows, c)}),
+        evaluate=_gib(_evaluate(spec, shape, rows, c)),
+        host_gib=_HOST_GIB,
+        disk_gib=0.0,
+        policy_gib=0.0,
     )
 
 
@@ -99,25 +114,25 @@ def _terms(method: Method) -> set[Term]:
     return {term for kind in kinds for term in method.passes(kind)}
 
 
-def _draws(method: Method) -> bool:
-    return any(method.phase(step).kind != "sft" for step in range(1, method.n_steps + 1))
-
-
 def _backward(
     spec: RunSpec, shape: Shape, rows: Rows, c: int, terms: Iterable[Term]
 ) -> dict[str, int]:
-    """Activations of a micro-batch and what its output layer needs at the worst moment."""
+    """What a micro-batch keeps, and what its backward pass works with at the worst moment."""
     training = spec.training
     tokens = micro_batch_tokens(training, rows, terms)
-    layers = shape.num_hidden_layers
     layer = layer_bytes(shape, c)
+    # Gradients that walk back through one layer: the widest are the MLP's.
+    walking = 3 * shape.intermediate_size * c
+    kept = shape.num_hidden_layers * layer
     if training.activation_checkpointing:
-        kept = layers * shape.hidden_size * c + layer
-    else:
-        kept = layers * layer
-    # Embedding out, final norm; and the gradients that walk back through one layer.
-    ends = 3 * shape.hidden_size * max(c, HELD) + (3 * shape.intermediate_size) * c
-    return {"activations": tokens * (kept + ends), "logits": logits_bytes(shape, tokens, c)}
+        kept = shape.num_hidden_layers * shape.hidden_size * c
+        walking += layer
+    ends = (2 * HELD + c) * shape.hidden_size  # the final norm
+    return {
+        "activations": tokens * (kept + ends),
+        # The output layer is done before the layers are walked through.
+        "working": max(logits_bytes(shape, tokens, c), tokens * walking),
+    }
 
 
 def micro_batch_tokens(training: TrainingConfig, rows: Rows, terms: Iterable[Term]) -> int:
@@ -168,9 +183,27 @@ def _rollout(spec: RunSpec, shape: Shape, rows: Rows, c: int) -> dict[str, int]:
             "kv_cache": int(training.kv_cache_gib * GIB),
         }
     drawn = training.prompts_per_step * training.n
-    per_token = 2 * shape.num_hidden_layers * shape.key_width * c
     logits = 4 * drawn * shape.vocab_size * HELD
-    return {"kv_cache": drawn * (rows.prompt + rows.answer) * per_token, "logits": logits}
+    return {
+        "kv_cache": drawn * (rows.prompt + rows.answer) * _cache_bytes(shape, c),
+        "logits": logits,
+    }
+
+
+def _evaluate(spec: RunSpec, shape: Shape, rows: Rows, c: int) -> dict[str, int]:
+    evaluation = spec.evaluation
+    weights = shape.parameters * c
+    if evaluation.engine == "vllm":
+        cache = int(evaluation.kv_cache_gib * GIB)
+        return {"engine": int(ENGINE_GIB * GIB) + weights, "kv_cache": cache}
+    length = rows.prompt + evaluation.max_response_tokens
+    cache = evaluation.batch_size * length * _cache_bytes(shape, c)
+    return {"weights": weights, "kv_cache": cache}
+
+
+def _cache_bytes(shape: Shape, c: int) -> int:
+    """Keys and values of one token in all layers."""
+    return 2 * shape.num_hidden_layers * shape.key_width * c
 
 
 def _gib(parts: dict[str, int]) -> dict[str, float]:

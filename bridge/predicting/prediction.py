@@ -21,13 +21,16 @@ class Prediction:
     memory_gib: dict[str, float]
     """Peak on the device by part, in the phase that needs most; ``total`` is their sum."""
     phase: str
-    """``rollout`` or ``update``: which of them needs most."""
+    """``rollout``, ``update`` or ``evaluate``: which of them needs most."""
     update_gib: dict[str, float]
     rollout_gib: dict[str, float]
+    evaluate_gib: dict[str, float]
     host_gib: float
     """Memory of the host."""
     disk_gib: float
-    """Trained policy, and checkpoints while it is trained."""
+    """Checkpoints and trained policy of a run while it is trained."""
+    policy_gib: float
+    """What stays of that when it is done."""
     hours: dict[str, float] | None
     """Hours on the device by part, with ``total``; None where no device is named."""
     parameters: int
@@ -50,7 +53,11 @@ def predict(spec: RunSpec, device: Device | None = None) -> Prediction:
     kind = load_method(spec.method)
     method = kind(kind.Options.model_validate(spec.method_options), spec.training, spec.seed)
     memory: Memory = memory_of(spec, shape, method)
-    phases = {"update": dict(memory.update), "rollout": dict(memory.rollout)}
+    phases = {
+        "update": dict(memory.update),
+        "rollout": dict(memory.rollout),
+        "evaluate": dict(memory.evaluate),
+    }
     for parts in phases.values():
         if device is not None:
             parts["runtime"] = RUNTIME_GIB
@@ -61,8 +68,10 @@ def predict(spec: RunSpec, device: Device | None = None) -> Prediction:
         phase=phase,
         update_gib=phases["update"],
         rollout_gib=phases["rollout"],
+        evaluate_gib=phases["evaluate"],
         host_gib=memory.host_gib,
         disk_gib=memory.disk_gib,
+        policy_gib=memory.policy_gib,
         hours=None if device is None else hours_of(spec, shape, method, device),
         parameters=shape.parameters,
     )

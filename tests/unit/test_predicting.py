@@ -130,7 +130,6 @@ def test_the_state_of_a_run_is_counted_per_weight(run: Find) -> None:
     assert predict(run("alternating", **low)).update_gib["optimizer"] / n == pytest.approx(16)
     assert predict(run("bridge", **low)).update_gib["shadow"] / n == pytest.approx(12)
     assert "shadow" not in predict(run("bridge_no_gain", **low)).update_gib
-    assert "kv_cache" not in predict(run("sft", **low)).rollout_gib
 
 
 @pytest.mark.parametrize(
