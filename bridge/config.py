@@ -99,6 +99,25 @@ class DatasetConfig(Closed):
     """Options of the family, see the ``Options`` class of its file in ``bridge/problems/``."""
 
 
+class ShardingConfig(Closed):
+    """Over how many processes a run is spread. Changes memory and time; results up to rounding, so
+    it is in no hash, and a run may go on with other values (``docs/how-to/deepspeed.md``)."""
+
+    stage: Literal["none", "zero2", "zero3"] = "none"
+    """DeepSpeed's ZeRO: gradients and optimiser states are spread, with ``zero3`` the weights of
+    the model as well; ``none`` is one process without DeepSpeed."""
+    ranks: int = Field(1, ge=1)
+    """Processes, and GPUs, of one run."""
+    offload_optimizer: bool = False
+    """Keep the float32 weights and the optimiser states in the host's memory."""
+
+    @model_validator(mode="after")
+    def _stage_and_ranks_agree(self) -> ShardingConfig:
+        if self.stage == "none" and (self.ranks > 1 or self.offload_optimizer):
+            raise ValueError("more ranks or offload_optimizer need stage: zero2 or zero3")
+        return self
+
+
 class TrainingConfig(Closed):
     """The trainer's knobs, the same for every method of a suite."""
 
@@ -162,6 +181,20 @@ class TrainingConfig(Closed):
     checkpoint_every: int = Field(ge=1)
     diverged_above_loss: float = Field(1e4, gt=0)
     """A loss above this, or one that is not finite, ends the run with status ``diverged``."""
+    sharding: ShardingConfig = ShardingConfig()
+
+    @model_validator(mode="after")
+    def _every_rank_has_work(self) -> TrainingConfig:
+        ranks = self.sharding.ranks
+        for name in ("prompts_per_step", "sft_batch_size", "probe_size"):
+            if getattr(self, name) < ranks:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, too few for {ranks} ranks; raise it or "
+                    "lower sharding.ranks"
+                )
+        if self.sharding.stage != "none" and self.engine == "vllm":
+            raise ValueError("sharding works with engine native only; set one of the two otherwise")
+        return self
 
     @model_validator(mode="after")
     def _engine_can_sample(self) -> TrainingConfig:
@@ -171,7 +204,9 @@ class TrainingConfig(Closed):
     @property
     def hashed(self) -> dict[str, Any]:
         """All settings that can change a result, as JSON values."""
-        return self.model_dump(mode="json", exclude={"activation_checkpointing", "cpu_offload"})
+        return self.model_dump(
+            mode="json", exclude={"activation_checkpointing", "cpu_offload", "sharding"}
+        )
 
     @model_validator(mode="after")
     def _rewards_and_probes(self) -> TrainingConfig:

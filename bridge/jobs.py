@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from bridge.config import ConfigError, load_user_config
-from bridge.interruption import Interrupted, catch_signals
+from bridge.interruption import Interrupted, catch_signals, requested
 from bridge.planning import Plan, RunSpec, load_plan
 from bridge.records import (
     RESULTS,
@@ -33,6 +34,7 @@ from bridge.records import (
     writing,
 )
 from bridge.requeue import requeue_job
+from bridge.training.sharding.launching import is_rank, launch, reporting
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -90,12 +92,39 @@ def train(args: argparse.Namespace) -> None:
     folder = spec.folder(args.results)
     skip_unused_imports()
     catch_signals(at_once=False)
+    if is_rank():
+        with reporting(has_remedy):
+            _train_rank(args, spec)
+        return
     with requeued_when_stopped(), recorded_failure(spec, folder, "train"):
-        from bridge.training.run import train_run
+        if spec.training.sharding.stage != "none":
+            launch(_same_command(args), spec.training.sharding.ranks, stopping=requested)
+            status = read_json(folder.done)["status"]
+        else:
+            from bridge.training.run import train_run
 
-        status = train_run(spec, results=args.results, threads=args.threads)
+            status = train_run(spec, results=args.results, threads=args.threads)
         if status not in RESULTS:
             raise JobFailed(status, _taken_reason(folder.done))
+
+
+def _train_rank(args: argparse.Namespace, spec: RunSpec) -> None:
+    """Be one of the processes that train a run together."""
+    from bridge.training.run import train_run
+    from bridge.training.sharding.several import joined
+
+    with joined(spec.training.sharding.ranks) as ranks:
+        train_run(spec, results=args.results, threads=args.threads, ranks=ranks)
+
+
+def _same_command(args: argparse.Namespace) -> list[str]:
+    """The command of a rank: this job's own."""
+    command = [sys.executable, "-m", "bridge", "train", "--results", str(args.results)]
+    for name in ("suite", "model", "dataset", "method", "seed", "threads", "expect"):
+        value = getattr(args, name)
+        command += [] if value is None else [f"--{name}", str(value)]
+    overrides = args.overrides
+    return command if overrides is None else [*command, "--overrides", json.dumps(overrides)]
 
 
 def evaluate(args: argparse.Namespace) -> None:

@@ -327,6 +327,21 @@ def code_of_showing(job):
 # -- scheduling
 
 
+def ranks(wildcards):
+    """Processes that train a run together."""
+    return run_of(wildcards).training.sharding.ranks
+
+
+def training_gpus(wildcards):
+    """GPU slots of a training run: one for each of its processes."""
+    return gpus(wildcards) * ranks(wildcards)
+
+
+def training_threads(wildcards):
+    """Cores of a training run, all its processes together."""
+    return USER.threads * ranks(wildcards)
+
+
 def gpus(wildcards):
     """GPU slots of a run; the workflow's own tiny models train on CPU cores."""
     return 0 if run_of(wildcards).model in PLAN.tiny_models else 1

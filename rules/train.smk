@@ -13,10 +13,10 @@ rule train:
     priority: length
     conda:
         "../envs/train.yaml"
-    threads: USER.threads
+    threads: training_threads
     resources:
         mem_mb=2000,
-        gpu=gpus,
+        gpu=training_gpus,
     params:
         hash=train_hash,
         code=train_code,
@@ -25,4 +25,4 @@ rule train:
         ' --overrides "$BRIDGE_OVERRIDES"'
         " --model {wildcards.model} --dataset {wildcards.dataset}"
         " --method {wildcards.method} --seed {wildcards.seed}"
-        " --threads {threads} --expect {params.hash} > {log} 2>&1"
+        " --threads {USER.threads} --expect {params.hash} > {log} 2>&1"

@@ -107,8 +107,7 @@ class Phases(Method):
 
         rollouts = [row for group in batch.groups for row in group.rows]
         sequences = [(row.prompt_ids, row.response_ids) for row in rollouts]
-        with trainer.shadow_active():
-            trainer.policy.refresh()
+        with trainer.shadow_active(), trainer.policy.whole_model():
             reference = sequence_logprobs(
                 trainer.policy.sampler,
                 sequences,

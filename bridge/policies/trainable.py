@@ -29,10 +29,12 @@ import torch
 from torch import Tensor, nn
 
 from bridge.policies.checkpoint import Policy, cast_weights
+from bridge.policies.scoring import next_token_logprobs
+from bridge.ranks import ALONE, Ranks
 from bridge.seeds import derive_seed
 
 BASE, ADAPTER, SHADOW = "base", "adapter", "shadow"
-_LORA = "default"
+LORA = "default"
 """peft's name of the one adapter."""
 
 AdapterShape = tuple[int, int, str | tuple[str, ...]] | Literal["full"]
@@ -70,7 +72,7 @@ class TrainablePolicy:
         self.sampler = policy
         """The plain policy that is sampled from and differentiated; see :attr:`model`."""
         if adapter is not None and adapter != "full":
-            self._peft = held = _with_lora(held, adapter, seed)
+            self._peft = held = with_lora(held, adapter, seed)
         named = dict(held.named_parameters())
         self.names: dict[str, list[str]] = {
             BASE: [n for n in named if "lora_" not in n],
@@ -91,6 +93,8 @@ class TrainablePolicy:
         self._flat: Tensor | None = None
         self._parts: dict[Tensor, Tensor] = {}
 
+    ranks: Ranks = ALONE
+
     @property
     def groups(self) -> tuple[str, ...]:
         """Names of the groups that hold parameters."""
@@ -101,6 +105,21 @@ class TrainablePolicy:
         """The plain model at the current weights, merged anew if they have changed."""
         self.refresh()
         return self.sampler.model
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Parameters of each group."""
+        return {g: sum(p.numel() for p in ps) for g, ps in self.parameters.items()}
+
+    def score(self, input_ids: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """Log-probs [rows, tokens] of the targets at the current weights."""
+        return next_token_logprobs(self.model, input_ids, targets, temperature)
+
+    @contextlib.contextmanager
+    def whole_model(self) -> Iterator[None]:
+        """Inside, ``sampler.model`` is a plain model at the current weights."""
+        self.refresh()
+        yield
 
     def changed(self) -> None:
         """Say that parameters of a group have been written to."""
@@ -113,7 +132,7 @@ class TrainablePolicy:
             return
         target = dict(self.sampler.model.named_parameters())
         held = {
-            _plain_name(name): parameter
+            plain_name(name): parameter
             for name, parameter in zip(self.names[BASE], self.parameters[BASE], strict=True)
         }
         for name, parameter in held.items():
@@ -147,7 +166,7 @@ class TrainablePolicy:
         """The part of the flat gradient that belongs to each plain weight."""
         if self._flat is None:
             plain = dict(self.sampler.model.named_parameters())
-            weights = [plain[_plain_name(name)] for name in self.names[BASE]]
+            weights = [plain[plain_name(name)] for name in self.names[BASE]]
             sizes = [weight.numel() for weight in weights]
             self._flat = torch.zeros(
                 sum(sizes), dtype=self.parameters[BASE][0].dtype, device=weights[0].device
@@ -155,6 +174,10 @@ class TrainablePolicy:
             parts = self._flat.split(sizes)
             self._parts = {w: p.view_as(w) for w, p in zip(weights, parts, strict=True)}
         return self._parts
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of a loss."""
+        loss.backward()
 
     def take_gradient(self) -> dict[str, Tensor]:
         """Return the gradient accumulated in :attr:`model`, flat per group, and clear it."""
@@ -168,10 +191,10 @@ class TrainablePolicy:
         if self._peft is not None:
             parts: dict[str, Tensor] = {}
             for name, layer in self._layers():
-                down, up = layer.lora_A[_LORA].weight, layer.lora_B[_LORA].weight
-                gradient = layer.scaling[_LORA] * dense[plain[f"{_plain_name(name)}.weight"]]
-                parts[f"{name}.lora_A.{_LORA}.weight"] = up.detach().T @ gradient
-                parts[f"{name}.lora_B.{_LORA}.weight"] = gradient @ down.detach().T
+                down, up = layer.lora_A[LORA].weight, layer.lora_B[LORA].weight
+                gradient = layer.scaling[LORA] * dense[plain[f"{plain_name(name)}.weight"]]
+                parts[f"{name}.lora_A.{LORA}.weight"] = up.detach().T @ gradient
+                parts[f"{name}.lora_B.{LORA}.weight"] = gradient @ down.detach().T
             flat[ADAPTER] = torch.cat([parts[n].reshape(-1) for n in self.names[ADAPTER]])
         elif self.parameters[ADAPTER]:
             flat[ADAPTER] = flat[BASE]  # of W + D both have the same gradient
@@ -226,26 +249,29 @@ class TrainablePolicy:
         """Frobenius norm of what the adapter adds to the weights, over all layers."""
         return float(sum((delta**2).sum() for _, delta in self._deltas())) ** 0.5
 
+    def whole(self, group: str, index: int, part: Tensor) -> Tensor:
+        """The whole of a weight, or of what an optimiser keeps of it; here it is held whole."""
+        return part
+
+    def part(self, group: str, index: int, whole: Tensor) -> Tensor:
+        """What this process holds of a whole weight."""
+        return whole
+
     def _deltas(self) -> Iterator[tuple[str, Tensor]]:
         """What the adapter adds, with the plain name of the weight it is added to."""
         if self._peft is None:
             pairs = zip(self.names[ADAPTER], self.parameters[ADAPTER], strict=True)
-            yield from ((_plain_name(name), delta) for name, delta in pairs)
+            yield from ((plain_name(name), delta) for name, delta in pairs)
         for name, layer in self._layers():
-            yield f"{_plain_name(name)}.weight", layer.get_delta_weight(_LORA)
+            yield f"{plain_name(name)}.weight", layer.get_delta_weight(LORA)
 
     def _layers(self) -> list[tuple[str, Any]]:
         """Adapted layers with their names in the peft model."""
-        if self._peft is None:
-            return []
-        from peft.tuners.lora import LoraLayer
-
-        return [(n, m) for n, m in self._peft.named_modules() if isinstance(m, LoraLayer)]
+        return [] if self._peft is None else lora_layers(self._peft)
 
 
-def _with_lora(
-    model: nn.Module, adapter: tuple[int, int, str | tuple[str, ...]], seed: int
-) -> nn.Module:
+def with_lora(model: nn.Module, adapter: tuple[int, int, str | tuple[str, ...]], seed: int) -> Any:
+    """Wrap a model in peft's LoRA layers, all weights trainable; the seed decides the factors."""
     from peft import LoraConfig, get_peft_model  # half a second that other methods need not pay
 
     rank, alpha, targets = adapter
@@ -262,6 +288,13 @@ def _with_lora(
     return wrapped.requires_grad_(True)  # peft freezes the base
 
 
-def _plain_name(name: str) -> str:
+def lora_layers(wrapped: nn.Module) -> list[tuple[str, Any]]:
+    """Adapted layers of a wrapped model with their names in it."""
+    from peft.tuners.lora import LoraLayer
+
+    return [(n, m) for n, m in wrapped.named_modules() if isinstance(m, LoraLayer)]
+
+
+def plain_name(name: str) -> str:
     """Name of a weight in the model without peft's wrappers."""
     return name.removeprefix("base_model.model.").replace(".base_layer", "")

@@ -65,6 +65,18 @@ class MicroBatch:
     """[rows, tokens], detached, once the forward pass has been made."""
 
 
+def empty_micro_batch(pad_token_id: int, device: torch.device) -> MicroBatch:
+    """One row of padding that belongs to no row of the step, for a pass that has to be made."""
+    ids = torch.full((1, 2), pad_token_id, device=device)
+    return MicroBatch(
+        rows=(),
+        input_ids=ids,
+        targets=ids[:, 1:],
+        mask=torch.zeros_like(ids[:, 1:], dtype=torch.bool),
+        advantage=torch.zeros((1, 1), dtype=torch.float64, device=device),
+    )
+
+
 def micro_batches(
     rows: Sequence[Row],
     term: Term,

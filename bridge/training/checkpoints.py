@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,19 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path, *, train_hash: str) -> Checkpoint | None:
-    """Return the newest sound checkpoint of this very configuration, or None.
+    """Return the newest sound checkpoint of this very configuration, or None; see the two below."""
+    path = find_checkpoint(folder, train_hash=train_hash)
+    return None if path is None else read_checkpoint(path)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint that was found sound."""
+    state = read_json(path / _STATE)
+    return Checkpoint(state["step"], state, load_file(path / _TENSORS))
+
+
+def find_checkpoint(folder: Path, *, train_hash: str) -> Path | None:
+    """Return the folder of the newest sound checkpoint of this very configuration, or None.
 
     Raises:
         RecordError: a sound checkpoint belongs to another configuration.
@@ -95,7 +108,7 @@ def load_checkpoint(folder: Path, *, train_hash: str) -> Checkpoint | None:
                 f"{path} belongs to another configuration ({state['train_hash']}, this run is "
                 f"{train_hash}); delete {folder} to start this run afresh."
             )
-        return Checkpoint(state["step"], state, load_file(path / _TENSORS))
+        return path
     return None
 
 
@@ -123,22 +136,28 @@ def _sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+OfWeight = Callable[[int, Tensor], Tensor]
+"""Between what this process holds for a weight, told by its index, and the whole."""
+
+
+def optimizer_tensors(
+    name: str, optimizer: torch.optim.Optimizer, whole: OfWeight
+) -> dict[str, Tensor]:
     """Flatten an optimiser's per-parameter state into named tensors."""
     return {
-        f"optimizer|{name}|{index}|{key}": value
+        f"optimizer|{name}|{index}|{key}": whole(index, value)
         for index, entry in optimizer.state_dict()["state"].items()
         for key, value in entry.items()
     }
 
 
 def restore_optimizer(
-    name: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+    name: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], part: OfWeight
 ) -> None:
     """Put back what :func:`optimizer_tensors` took."""
     state: dict[int, dict[str, Tensor]] = {}
     for full, value in tensors.items():
         if full.startswith(f"optimizer|{name}|"):
             _, _, index, key = full.split("|")
-            state.setdefault(int(index), {})[key] = value
+            state.setdefault(int(index), {})[key] = part(int(index), value)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from bridge.config import TrainingConfig
-from bridge.grading import GradeItem, GraderPool
-from bridge.grading.verdicts import Verdict
+from bridge.grading import GradeItem
+from bridge.grading.verdicts import Graded, Verdict
 from bridge.methods.base import Group, Method, Request, Row
 from bridge.policies.checkpoint import Policy
 from bridge.problems.base import Problem
@@ -21,6 +22,14 @@ MAX_ROUNDS = 4
 """Bound on a method's follow-up rounds within one step."""
 
 
+class Grader(Protocol):
+    """Judges answers: a pool of workers, or what asks one for several ranks."""
+
+    def grade(self, items: Sequence[GradeItem]) -> list[Graded]:
+        """A verdict for each item."""
+        ...
+
+
 class Collector:
     """Draws and grades the rollouts of a run; counts what it spent."""
 
@@ -28,7 +37,7 @@ class Collector:
         self,
         policy: Policy,
         engine: Engine,
-        grader: GraderPool,
+        grader: Grader,
         training: TrainingConfig,
         *,
         seed: int,

@@ -18,7 +18,7 @@ from bridge.policies.trainable import ADAPTER, BASE, SHADOW, TrainablePolicy
 from bridge.problems.base import Dataset
 from bridge.training.batches import StepBatch
 from bridge.training.experience import Collector
-from bridge.training.gradients import cosine
+from bridge.training.sharding.policy import ShardedPolicy
 from bridge.training.streams import demonstration_row
 from bridge.training.trainer import Trainer
 
@@ -36,7 +36,7 @@ class Probes:
 
     def __init__(
         self,
-        policy: TrainablePolicy,
+        policy: TrainablePolicy | ShardedPolicy,
         trainer: Trainer,
         collector: Collector,
         dataset: Dataset,
@@ -126,7 +126,7 @@ class Probes:
         if demonstrations:
             sft = trainer.gradient("demonstration", batch).gradient
             out["probe_sft_norm"] = sft.norm(BASE)
-            out["probe_cosine"] = cosine(rl.flat[BASE], sft.flat[BASE])
+            out["probe_cosine"] = rl.cosine(sft, BASE)
         return out
 
     def _cooperative_gain(self, step: int) -> float:

@@ -11,7 +11,9 @@ import os
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +23,21 @@ from bridge.config import HubModel, LocalModel, TrainingConfig
 from bridge.grading.pool import GraderPool
 from bridge.grading.verdicts import GRADER_VERSION
 from bridge.interruption import Interrupted, requested
+from bridge.methods.base import Method
 from bridge.planning import RunSpec, load_family, load_method
 from bridge.policies.checkpoint import Policy, cast_weights, load_policy, save_policy
 from bridge.policies.hub_model import prepare_hub_model
-from bridge.policies.trainable import ADAPTER, BASE, SHADOW, TrainablePolicy
+from bridge.policies.reference import Reference
+from bridge.policies.trainable import BASE, TrainablePolicy
 from bridge.problems.base import Dataset, check_disjoint, check_problems
+from bridge.ranks import ALONE, Ranks
 from bridge.records import (
-    RecordError,
     RunFolder,
     Status,
     base_folder,
     content_hash,
     exclusive,
     folder_hash,
-    jsonl,
     read_json,
     sync_folder,
     sync_tree,
@@ -46,10 +49,12 @@ from bridge.rollouts.native import NativeEngine
 from bridge.rollouts.vllm import VllmEngine
 from bridge.training.experience import Collector
 from bridge.training.probes import Probes
+from bridge.training.recorder import recording
 from bridge.training.session import Run
+from bridge.training.sharding.policy import ShardedPolicy, ShardedReference
+from bridge.training.sharding.rollouts import SharedEngine, SharedGrader
 from bridge.training.streams import check_lengths
 from bridge.training.telemetry import (
-    Progress,
     Stopwatch,
     device_name,
     git_state,
@@ -60,8 +65,12 @@ from bridge.training.telemetry import (
 from bridge.training.trainer import DivergedError, Trainer
 
 
-def train_run(spec: RunSpec, *, results: Path, threads: int) -> Status:
+def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALONE) -> Status:
     """Train one run, or continue it, and write its records.
+
+    Args:
+        threads: of this process.
+        ranks: the processes that make this call together.
 
     Raises:
         RecordError, CheckpointError, ProblemError, GraderError: the run cannot be made; one
@@ -72,18 +81,21 @@ def train_run(spec: RunSpec, *, results: Path, threads: int) -> Status:
     # On a GPU some operations have no deterministic form; byte for byte is promised on the CPU.
     torch.use_deterministic_algorithms(True, warn_only=training_device().type == "cuda")
     folder = spec.folder(results)
-    with exclusive(folder), GraderPool() as grader:
+    # One process writes; to the others its folder is to be read.
+    with exclusive(folder) if ranks.first else nullcontext(), GraderPool() as grader:
         started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        base_path = _base_path(spec, results)
-        run = _set_up(spec, folder, grader, base_path)
-        _say_coverage(run)
+        base_path = ranks.from_first(partial(_base_path, spec, results))
+        run = _set_up(spec, folder, grader, base_path, ranks)
+        if ranks.first:
+            _say_coverage(run)
         demo_reward = run.grade_demonstrations()
         sizes = run.restore()
         # Not before: what cannot be set up must not cost what was finished.
-        with writing(folder.done):
-            folder.done.unlink(missing_ok=True)
-        write_json(folder.spec, spec.as_dict())
-        if demo_reward is not None:
+        if ranks.first:
+            with writing(folder.done):
+                folder.done.unlink(missing_ok=True)
+            write_json(folder.spec, spec.as_dict())
+        if ranks.first and demo_reward is not None:
             print(f"J(D), reward of the demonstrations: {demo_reward:.4f}", file=sys.stderr)
         status: Status = "done"
         reason = None
@@ -92,7 +104,10 @@ def train_run(spec: RunSpec, *, results: Path, threads: int) -> Status:
             policy_path = _save(run, base_path)
         except DivergedError as error:
             status, reason, policy_path = "diverged", f"step {run.counters.step}: {error}", None
-            shutil.rmtree(folder.policy, ignore_errors=True)  # of an earlier attempt
+            if ranks.first:
+                shutil.rmtree(folder.policy, ignore_errors=True)  # of an earlier attempt
+        if not ranks.first:
+            return status
         summary = _summary(run, base_path, started_at, threads)
         write_json(
             folder.done,
@@ -114,7 +129,9 @@ def _say_coverage(run: Run) -> None:
         print(f"{run.spec.dataset}: {run.dataset.coverage}", file=sys.stderr)
 
 
-def _set_up(spec: RunSpec, folder: RunFolder, grader: GraderPool, base_path: Path) -> Run:
+def _set_up(
+    spec: RunSpec, folder: RunFolder, grader: GraderPool, base_path: Path, ranks: Ranks
+) -> Run:
     family = load_family(spec.family)
     options = family.Options.model_validate(spec.dataset_options)
     dataset = family.dataset(options)
@@ -134,29 +151,20 @@ def _set_up(spec: RunSpec, folder: RunFolder, grader: GraderPool, base_path: Pat
         method_class.Options.model_validate(spec.method_options), spec.training, spec.seed
     )
     base = load_policy(base_path)
-    base.model.to(training_device())
     check_lengths(
         base,
         (*dataset.train, *dataset.validation),
         max_response_tokens=spec.training.max_response_tokens,
         context_tokens=base.model.config.max_position_embeddings,
     )
-    adapter = method.adapter
-    policy = TrainablePolicy(
-        base,
-        adapter=None if adapter is None else adapter.shape,
-        shadow=method.uses_shadow,
-        seed=spec.seed,
-        compute=torch.bfloat16 if spec.training.precision == "bfloat16" else None,
-        shadow_on_host=spec.training.cpu_offload and (method.uses_shadow or method.forks_shadow),
-    )
-    reference = _reference(spec.training, base_path) if spec.training.kl_coef > 0 else None
+    policy = _policy(spec, base, method, ranks)
+    reference = _reference(spec.training, policy, base_path) if spec.training.kl_coef > 0 else None
     trainer = Trainer(policy, method, spec.training, reference)
     stopwatch = Stopwatch()
     collector = Collector(
         policy.sampler,
         _engine(spec.training, policy, base_path),
-        grader,
+        SharedGrader(grader, ranks),
         spec.training,
         seed=spec.seed,
         stopwatch=stopwatch,
@@ -165,17 +173,56 @@ def _set_up(spec: RunSpec, folder: RunFolder, grader: GraderPool, base_path: Pat
     return Run(spec, folder, method, dataset, policy, trainer, collector, probes, stopwatch)
 
 
-def _reference(training: TrainingConfig, base_path: Path) -> Policy:
+def _policy(
+    spec: RunSpec, base: Policy, method: Method, ranks: Ranks
+) -> TrainablePolicy | ShardedPolicy:
+    """The weights that are trained, held whole or in pieces."""
+    training = spec.training
+    compute = torch.bfloat16 if training.precision == "bfloat16" else None
+    adapter = None if method.adapter is None else method.adapter.shape
+    if training.sharding.stage != "none":
+        return ShardedPolicy(
+            base,
+            training.sharding,
+            ranks,
+            adapter=adapter,
+            shadow=method.uses_shadow,
+            seed=spec.seed,
+            compute=compute or torch.float32,
+        )
+    base.model.to(training_device())
+    return TrainablePolicy(
+        base,
+        adapter=adapter,
+        shadow=method.uses_shadow,
+        seed=spec.seed,
+        compute=compute,
+        shadow_on_host=training.cpu_offload and (method.uses_shadow or method.forks_shadow),
+    )
+
+
+def _reference(
+    training: TrainingConfig, policy: TrainablePolicy | ShardedPolicy, base_path: Path
+) -> Reference | ShardedReference:
     """The policy of the KL term, which is never trained."""
+    if isinstance(policy, ShardedPolicy):
+        return ShardedReference(policy)
     reference = load_policy(base_path)
     if training.precision == "bfloat16":
         cast_weights(reference.model, torch.bfloat16)
     reference.model.to("cpu" if training.cpu_offload else training_device())
-    return reference
+    return Reference(reference, policy)
 
 
-def _engine(training: TrainingConfig, policy: TrainablePolicy, base_path: Path) -> Engine:
+def _engine(
+    training: TrainingConfig, policy: TrainablePolicy | ShardedPolicy, base_path: Path
+) -> Engine:
     sampler = policy.sampler
+    if isinstance(policy, ShardedPolicy):
+        native = NativeEngine(
+            sampler.model, eos_token_id=sampler.eos_token_id, pad_token_id=sampler.pad_token_id
+        )
+        return SharedEngine(native, policy)
     if training.engine == "vllm":
         return VllmEngine(
             base_path,
@@ -198,71 +245,37 @@ def _loop(run: Run, sizes: tuple[int, int] | None) -> None:
     Args:
         sizes: bytes of the two logs that belong to the checkpoint taken up; None without one.
     """
-    folder, n_steps, config = run.folder, run.method.n_steps, run.spec.training
+    n_steps, config, ranks = run.method.n_steps, run.spec.training, run.policy.ranks
     first_step = saved_step = run.counters.step
-    with (
-        writing(folder.dynamics),
-        folder.dynamics.open("ab") as dynamics,
-        folder.timings.open("ab") as timings,
-    ):
-        for stream, size in zip((dynamics, timings), sizes or (0, 0), strict=True):
-            if os.fstat(stream.fileno()).st_size < size:
-                raise RecordError(
-                    f"{stream.name} is shorter than its checkpoint says; delete {folder.resume} "
-                    "to start this run afresh."
-                )
-        # What was written after the checkpoint is made again.
-        dynamics.truncate(0 if sizes is None else sizes[0])
-        timings.truncate(0 if sizes is None else sizes[1])
-
-        def log(line: dict[str, Any]) -> None:
-            dynamics.write(jsonl([line]).encode())
-            timing = {
-                "step": line["step"],
-                "seconds": run.stopwatch.end_step(),
-                "elapsed_s": run.stopwatch.elapsed_s,
-            }
-            timings.write(jsonl([timing]).encode())
+    with recording(run, sizes) as recorder:
 
         def save() -> int:
             with run.stopwatch.stage("checkpoint"):
-                for stream in (dynamics, timings):
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                run.save(dynamics.tell(), timings.tell())
+                run.save(*recorder.flushed())
             return run.counters.step
 
         if sizes is None:
             first = {"step": 0, "kind": "probe", "rl_step": 0, "progress": 0.0}
-            log(first | run.probes.measure(0))
-        name = f"{run.spec.model}/{run.spec.dataset}/{run.spec.label}/seed{run.spec.seed}"
-        progress = Progress(folder, name=name, step=run.counters.step, n_steps=n_steps)
-        try:
-            while run.counters.step < n_steps:
-                signal_name = requested()
-                if signal_name is not None:
-                    if run.counters.step > saved_step:
-                        save()
-                    raise Interrupted(
-                        f"stopped by {signal_name} after step {run.counters.step} of {n_steps}; "
-                        "the next attempt goes on from there",
-                        progressed=run.counters.step > first_step,
-                    )
-                line = run.step()
-                step = run.counters.step
-                if step % config.probe_every == 0 or step == n_steps:
-                    line |= run.probes.measure(step)
-                log(line)
-                if step % config.checkpoint_every == 0 and step < n_steps:
-                    saved_step = save()
-                progress.update(step, _headline(line))
-        finally:
-            progress.close()
-
-
-def _headline(line: dict[str, Any]) -> str:
-    shown = ("reward_mean", "rl_loss", "demonstration_loss", "heldout_accuracy")
-    return ", ".join(f"{k} {line[k]:.3f}" for k in shown if line.get(k) is not None)
+            recorder.log(first | run.probes.measure(0))
+        while run.counters.step < n_steps:
+            # Ranks may have been told at different steps; all stop at this one or none does.
+            signals = [name for name in ranks.join([requested()]) if name is not None]
+            if signals:
+                if run.counters.step > saved_step:
+                    save()
+                raise Interrupted(
+                    f"stopped by {signals[0]} after step {run.counters.step} of {n_steps}; "
+                    "the next attempt goes on from there",
+                    progressed=run.counters.step > first_step,
+                )
+            line = run.step()
+            step = run.counters.step
+            if step % config.probe_every == 0 or step == n_steps:
+                line |= run.probes.measure(step)
+            recorder.log(line)
+            if step % config.checkpoint_every == 0 and step < n_steps:
+                saved_step = save()
+            recorder.show(line)
 
 
 def _save(run: Run, base_path: Path) -> str:
@@ -270,10 +283,13 @@ def _save(run: Run, base_path: Path) -> str:
     if run.method.n_steps == 0:
         return os.path.relpath(base_path, run.folder.path)
     temporary = run.folder.policy.with_name(".policy.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(run.folder.policy, ignore_errors=True)
-    run.policy.refresh()
-    save_policy(run.policy.sampler, temporary)
+    if run.policy.ranks.first:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(run.folder.policy, ignore_errors=True)
+    with run.policy.whole_model():
+        if not run.policy.ranks.first:
+            return run.folder.policy.name
+        save_policy(run.policy.sampler, temporary)
     # done.json, written next, must never be on a disk that the weights did not reach.
     sync_tree(temporary)
     temporary.rename(run.folder.policy)
@@ -282,7 +298,7 @@ def _save(run: Run, base_path: Path) -> str:
 
 
 def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[str, Any]:
-    n = run.policy.sampler.n_parameters
+    n = run.policy.sizes[BASE]
     tokens = run.spent_tokens()
     # 2 N per token of a forward pass, 6 N per token of a forward and backward pass.
     generate = 2 * n * (tokens["generated"] + tokens["prefilled"])
@@ -295,7 +311,7 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
         "seconds": {**run.stopwatch.total_s, "total": total_s},
         "tokens": {"generated": tokens["generated"], "trained": tokens["trained"]},
         "flops": {"generate": generate, "train": train, "total": generate + train},
-        "device_hours": total_s / 3600,
+        "device_hours": total_s / 3600 * run.policy.ranks.size,
         "memory_gib": {
             "allocated": None,
             "reserved": None,
@@ -304,6 +320,7 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
         },
         "device": device_name(),
         "threads": threads,
+        "ranks": run.policy.ranks.size,
         "versions": versions(),
         "git": git_state(),
         "demonstrations": _demonstrations(run.dataset),
@@ -315,11 +332,7 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
             "grader_version": GRADER_VERSION,
         },
         "n_parameters": n,
-        "parameters_by_group": {
-            g: sum(p.numel() for p in run.policy.parameters[g])
-            for g in (BASE, ADAPTER, SHADOW)
-            if g in run.policy.parameters
-        },
+        "parameters_by_group": run.policy.sizes,
         "started_at": started_at,
     }
 

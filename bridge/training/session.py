@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from bridge.methods.base import Group, Method, Phase
 from bridge.planning import RunSpec
-from bridge.policies.checkpoint import Policy
 from bridge.policies.trainable import TrainablePolicy
 from bridge.problems.base import Dataset, Problem
 from bridge.records import RecordError, RunFolder
 from bridge.training.batches import StepBatch
 from bridge.training.checkpoints import (
-    load_checkpoint,
+    find_checkpoint,
     optimizer_tensors,
+    read_checkpoint,
     restore_optimizer,
     save_checkpoint,
 )
 from bridge.training.experience import Collector
 from bridge.training.probes import Probes
+from bridge.training.sharding.policy import ShardedPolicy
 from bridge.training.streams import demonstration_row, positions
 from bridge.training.telemetry import Stopwatch
 from bridge.training.trainer import Trainer
@@ -51,7 +53,7 @@ class Run:
     folder: RunFolder
     method: Method
     dataset: Dataset
-    policy: TrainablePolicy
+    policy: TrainablePolicy | ShardedPolicy
     trainer: Trainer
     collector: Collector
     probes: Probes
@@ -69,8 +71,7 @@ class Run:
         phase = self.method.phase(step)
         self.trainer.begin_step()
         if self.trainer.reference is not None and self.method.reanchor_reference(step):
-            self.policy.refresh()
-            _copy_weights(self.policy.sampler, self.trainer.reference)
+            self.trainer.reference.follow()
         groups: Sequence[Group] = ()
         statistics: dict[str, float | None] = {}
         shadow: StepBatch | None = None
@@ -177,20 +178,19 @@ class Run:
 
     def save(self, dynamics_bytes: int, timings_bytes: int) -> None:
         """Write a checkpoint of everything that the rest of the run depends on."""
-        tensors = {
-            f"{group}|{name}": parameter.detach()
-            for group in self.policy.groups
-            for name, parameter in zip(
-                self.policy.names[group], self.policy.parameters[group], strict=True
-            )
-        }
+        tensors = {}
+        for group in self.policy.groups:
+            pairs = zip(self.policy.names[group], self.policy.parameters[group], strict=True)
+            for index, (name, parameter) in enumerate(pairs):
+                tensors[f"{group}|{name}"] = self.policy.whole(group, index, parameter.detach())
         for name, optimizer in self.trainer.optimizers.items():
-            tensors |= optimizer_tensors(name, optimizer)
+            group = name.split("/")[0]
+            tensors |= optimizer_tensors(name, optimizer, partial(self.policy.whole, group))
         if self.trainer.reference is not None:
-            tensors |= {
-                f"reference|{n}": p.detach()
-                for n, p in self.trainer.reference.model.named_parameters()
-            }
+            weights = self.trainer.reference.state()
+            tensors |= {f"reference|{name}": weight for name, weight in weights.items()}
+        if not self.policy.ranks.first:
+            return
         state = {
             "train_hash": self.spec.train_hash,
             "step": self.counters.step,
@@ -206,23 +206,33 @@ class Run:
 
     def restore(self) -> tuple[int, int] | None:
         """Take up the newest checkpoint; return the sizes of the two logs it belongs to."""
-        found = load_checkpoint(self.folder.resume, train_hash=self.spec.train_hash)
+        found = self.policy.ranks.from_first(
+            partial(find_checkpoint, self.folder.resume, train_hash=self.spec.train_hash)
+        )
         if found is None:
             return None
-        state, tensors = found.state, found.tensors
+        checkpoint = read_checkpoint(found)
+        state, tensors = checkpoint.state, checkpoint.tensors
         with torch.no_grad():
             for group in self.policy.groups:
                 pairs = zip(self.policy.names[group], self.policy.parameters[group], strict=True)
-                for name, parameter in pairs:
-                    parameter.copy_(tensors[f"{group}|{name}"])
+                for index, (name, parameter) in enumerate(pairs):
+                    whole = tensors[f"{group}|{name}"]
+                    parameter.copy_(self.policy.part(group, index, whole))
             self.policy.changed()
-            if self.trainer.reference is not None:
-                for name, parameter in self.trainer.reference.model.named_parameters():
-                    parameter.copy_(tensors[f"reference|{name}"])
+        if self.trainer.reference is not None:
+            self.trainer.reference.load(
+                {
+                    name.removeprefix("reference|"): tensor
+                    for name, tensor in tensors.items()
+                    if name.startswith("reference|")
+                }
+            )
         for name in state["optimizers"]:
             group, stage, kind = name.split("/")
             phase = Phase(kind=kind, stage=stage)
-            restore_optimizer(name, self.trainer.optimizer(group, phase), tensors)
+            optimizer = self.trainer.optimizer(group, phase)
+            restore_optimizer(name, optimizer, tensors, partial(self.policy.part, group))
         self.counters = Counters(**state["counters"])
         self.method.load_state_dict(state["method"])
         self.stopwatch.total_s.update(state["seconds"])
@@ -242,13 +252,6 @@ class Run:
             "trained": self.trainer.tokens_trained,
             "scored": self.trainer.tokens_scored,
         }
-
-
-def _copy_weights(source: Policy, target: Policy) -> None:
-    with torch.no_grad():
-        pairs = zip(source.model.parameters(), target.model.parameters(), strict=True)
-        for new, old in pairs:
-            old.copy_(new)
 
 
 def _check_sync_gap(gap: float | None, step: int) -> None:

@@ -21,12 +21,12 @@ from bridge.objectives.aggregation import LossAggMode, masked_sum, token_weights
 from bridge.objectives.kl import kl_per_token
 from bridge.objectives.likelihood import weighted_nll
 from bridge.objectives.policy_gradient import clipped_policy_loss
-from bridge.policies.checkpoint import Policy
 from bridge.policies.recomputing import recomputing
-from bridge.policies.scoring import next_token_logprobs
+from bridge.policies.reference import Reference, Score
 from bridge.policies.trainable import ADAPTER, BASE, SHADOW, TrainablePolicy
-from bridge.training.batches import MicroBatch, StepBatch, micro_batches
-from bridge.training.gradients import Gradient, combined, cosine, put_gradient
+from bridge.training.batches import MicroBatch, StepBatch, empty_micro_batch, micro_batches
+from bridge.training.gradients import Gradient, combined, put_gradient
+from bridge.training.sharding.policy import ShardedPolicy, ShardedReference
 
 TEACHER = "teacher"
 """Stage of the updates that a method without an adapter makes to the base in the adapter's stead:
@@ -65,12 +65,13 @@ class Trainer:
 
     def __init__(
         self,
-        policy: TrainablePolicy,
+        policy: TrainablePolicy | ShardedPolicy,
         method: Method,
         training: TrainingConfig,
-        reference: Policy | None = None,
+        reference: Reference | ShardedReference | None = None,
     ) -> None:
         self.policy = policy
+        self.ranks = policy.ranks
         self.method = method
         self.training = training
         self.reference = reference
@@ -128,21 +129,20 @@ class Trainer:
         # Rows of like length together: less padding, the same gradient.
         rows.sort(key=lambda row: len(row.prompt_ids) + len(row.response_ids))
         references = iter(self._reference_logprobs(rows) if term == "rl" else [])
-        loss_sum, clipped, logprobs = 0.0, 0.0, {}
-        model = self.policy.model
-        with self._backward(model):
+        loss_sum, clipped, kl_sum, own_logprobs = 0.0, 0.0, 0.0, []
+        with self._backward():
             for micro in self._micro_batches(rows, term):
-                logprob = self._logprob(model, micro, term)
+                logprob = self._logprob(self.policy.score, micro, term)
+                if not micro.rows:
+                    next(references, None)
+                    self.policy.backward(0.0 * logprob.sum())
+                    continue
                 if term == "rl":
-                    per_token, n_clipped = self._rl_loss(
-                        micro,
-                        logprob,
-                        old_logprobs,
-                        next(references, None),
-                        clip=clip,
-                        log_kl=logged,
+                    per_token, n_clipped, kl = self._rl_loss(
+                        micro, logprob, old_logprobs, next(references, None), clip=clip
                     )
                     clipped += n_clipped
+                    kl_sum += kl
                     mode: LossAggMode = config.loss_agg_mode
                 else:
                     seen = MicroBatch(**{**micro.__dict__, "logprob": logprob.detach()})
@@ -158,32 +158,36 @@ class Trainer:
                 )
                 loss = masked_sum(per_token, weights)
                 loss_sum += loss.item()
-                loss.backward()
-                self.tokens_trained += _tokens(micro.rows)
-                for i, row in enumerate(micro.rows):
-                    logprobs[id(row)] = logprob[i, micro.mask[i]].detach()
+                self.policy.backward(loss)
+                own_logprobs += [logprob[i, m].detach() for i, m in enumerate(micro.mask)]
+        self.tokens_trained += _tokens(rows)
+        loss_sum, clipped, kl_sum = self.ranks.total(loss_sum, clipped, kl_sum)
+        pairs = zip(rows, self.ranks.join(own_logprobs), strict=True)
+        logprobs = {id(row): logprob for row, logprob in pairs}
         if term == "rl" and logged:
             self.log(sync_logprob_gap=_sync_gap(rows, logprobs))
+            if config.kl_coef > 0.0 and rows:
+                self.log(kl_sum=kl_sum)
         if not math.isfinite(loss_sum) or abs(loss_sum) > config.diverged_above_loss:
             raise DivergedError(f"the {term} loss is {loss_sum}")
-        gradient = Gradient(self.policy.take_gradient())
+        gradient = Gradient(self.policy.take_gradient(), ranks=self.ranks)
         if first:
             self._taken.add(term)
             self.log(**{f"{term}_loss": loss_sum, f"{term}_grad_norm": gradient.norm(BASE)})
             if self._other is None:
                 self._other = gradient.only(BASE)
             else:
-                self.log(grad_cosine=cosine(self._other.flat[BASE], gradient.flat[BASE]))
+                self.log(grad_cosine=self._other.cosine(gradient, BASE))
                 self._other = None
         return TermResult(gradient, loss_sum, logprobs, clipped / max(1, total_tokens))
 
     @contextlib.contextmanager
-    def _backward(self, model: torch.nn.Module) -> Iterator[None]:
+    def _backward(self) -> Iterator[None]:
         """Inside, backward passes add to the policy's flat gradient."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.policy.collecting())
             if self.training.activation_checkpointing:
-                stack.enter_context(recomputing(model))
+                stack.enter_context(recomputing(self.policy.sampler.model))
             yield
 
     def _rl_loss(
@@ -194,15 +198,15 @@ class Trainer:
         reference: Tensor | None,
         *,
         clip: bool,
-        log_kl: bool,
-    ) -> tuple[Tensor, float]:
-        """Per-token policy loss (plus KL) [rows, tokens] and the number of clipped tokens."""
+    ) -> tuple[Tensor, float, float]:
+        """Per-token policy loss (plus KL) [rows, tokens], the number of clipped tokens and the sum
+        of the tokens' k1 estimates of the KL divergence."""
         config = self.training
         old = logprob.detach()
         if old_logprobs is not None:
             old = old.clone()
             for i, row in enumerate(micro.rows):
-                old[i, micro.mask[i]] = old_logprobs[id(row)]
+                old[i, micro.mask[i]] = old_logprobs[id(row)].to(old.device)
         per_token, stats = clipped_policy_loss(
             logprob,
             old,
@@ -211,37 +215,42 @@ class Trainer:
             clip_high=config.clip_ratio_high if clip else None,
         )
         clipped = ((stats.clipped_low | stats.clipped_high) & micro.mask).sum().item()
+        kl_sum = 0.0
         if reference is not None:
             per_token = per_token + config.kl_coef * kl_per_token(
                 logprob, reference, config.kl_estimator
             )
-            if log_kl:
-                kl = kl_per_token(logprob.detach(), reference, "k1")
-                self.scalars["kl_sum"] = (self.scalars.get("kl_sum") or 0.0) + masked_sum(
-                    kl, micro.mask.float()
-                ).item()
-        return per_token, float(clipped)
+            kl = kl_per_token(logprob.detach(), reference, "k1")
+            kl_sum = masked_sum(kl, micro.mask.float()).item()
+        return per_token, float(clipped), kl_sum
 
-    def _logprob(self, model: torch.nn.Module, micro: MicroBatch, term: Term) -> Tensor:
+    def _logprob(self, score: Score, micro: MicroBatch, term: Term) -> Tensor:
         """Log-probs [rows, tokens] of the targets.
 
         What was sampled is scored at the sampling temperature, what was demonstrated at
         temperature 1: that is the distribution SFT fits.
         """
         temperature = self.training.temperature if term == "rl" else 1.0
-        return next_token_logprobs(model, micro.input_ids, micro.targets, temperature)
+        return score(micro.input_ids, micro.targets, temperature)
 
     def _micro_batches(
         self, rows: list[Row], term: Term, *, size: int | None = None
-    ) -> Iterator[MicroBatch]:
-        return micro_batches(
-            rows,
-            term,
-            size=size or self.training.micro_batch_rows,
-            tokens=self.training.micro_batch_tokens,
-            pad_token_id=self.policy.sampler.pad_token_id,
-            device=self.policy.sampler.model.device,
+    ) -> list[MicroBatch]:
+        """This rank's share of the rows. Ranks whose share makes fewer micro-batches get empty ones
+        behind, for all have to make as many passes."""
+        pad, device = self.policy.sampler.pad_token_id, self.policy.sampler.model.device
+        own = list(
+            micro_batches(
+                self.ranks.share(rows),
+                term,
+                size=size or self.training.micro_batch_rows,
+                tokens=self.training.micro_batch_tokens,
+                pad_token_id=pad,
+                device=device,
+            )
         )
+        missing = self.ranks.most(len(own)) - len(own)
+        return own + missing * [empty_micro_batch(pad, device)]
 
     @torch.no_grad()
     def _reference_logprobs(self, rows: list[Row]) -> list[Tensor]:
@@ -253,11 +262,9 @@ class Trainer:
         if self.training.kl_coef == 0.0:
             return []
         assert self.reference is not None, "kl_coef > 0 needs a reference policy"
-        model = self.reference.model
-        home = model.device
-        model.to(self.policy.sampler.model.device)
-        logprobs = [self._logprob(model, micro, "rl") for micro in self._micro_batches(rows, "rl")]
-        model.to(home)
+        with self.reference.active() as score:
+            micros = self._micro_batches(rows, "rl")
+            logprobs = [self._logprob(score, micro, "rl") for micro in micros]
         self.tokens_scored += _tokens(rows)
         return logprobs
 
@@ -293,15 +300,14 @@ class Trainer:
         Raises:
             DivergedError: it is not finite.
         """
-        total, tokens = 0.0, 0
-        model = self.policy.model
+        total = 0.0
         for micro in self._micro_batches(rows, "demonstration", size=_SCORED_ROWS):
-            logprob = self._logprob(model, micro, "demonstration")
+            logprob = self._logprob(self.policy.score, micro, "demonstration")
             total -= masked_sum(logprob, micro.mask.float()).item()
-            tokens += int(micro.mask.sum())
+        (total,) = self.ranks.total(total)
         if not math.isfinite(total):
             raise DivergedError(f"the loss on the probe's demonstrations is {total}")
-        return total / tokens
+        return total / sum(len(row.response_ids) for row in rows)
 
     combined = staticmethod(combined)
 
@@ -335,7 +341,7 @@ class Trainer:
         """Clip, make an optimiser step and return the norm before clipping."""
         parameters = self.policy.parameters[group]
         flat = direction.flat[ADAPTER if group == ADAPTER else BASE]
-        norm = float(flat.norm())
+        norm = self.ranks.norm(flat)
         if not math.isfinite(norm):
             raise DivergedError(f"the gradient norm of the {name} weights is {norm}")
         if norm > self.training.max_grad_norm:
@@ -348,7 +354,8 @@ class Trainer:
         self.policy.changed()
         for parameter in parameters:
             parameter.grad = None
-        if not all(bool(torch.isfinite(p).all()) for p in parameters):
+        broken = not all(bool(torch.isfinite(p).all()) for p in parameters)
+        if self.ranks.most(int(broken)):
             raise DivergedError(f"the {name} weights are no longer finite after an update")
         return norm
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bridge.methods.base import Group, Row
 from bridge.objectives.advantages import group_advantages
 from bridge.policies.checkpoint import Policy
-from bridge.policies.trainable import ADAPTER, BASE, SHADOW, _plain_name
+from bridge.policies.trainable import ADAPTER, BASE, SHADOW, plain_name
 from bridge.training.batches import StepBatch
 from bridge.training.gradients import Gradient
 from bridge.training.trainer import TermResult, Trainer
@@ -167,7 +167,7 @@ def test_d_the_chain_rule_is_exact_for_a_given_dense_gradient(policy: Policy) ->
     for name, down in held.items():
         if "lora_A" in name:
             up = held[name.replace("lora_A", "lora_B")]
-            layer = _plain_name(name.split(".lora_A")[0])
+            layer = plain_name(name.split(".lora_A")[0])
             total = total + (dense[f"{layer}.weight"] * (SCALE * up @ down)).sum()
     parts = torch.autograd.grad(total, list(held.values()))
     assert relative_error(found, torch.cat([p.reshape(-1) for p in parts])) < 1e-12
@@ -190,7 +190,7 @@ def test_e_merged_logits_are_the_unmerged_ones(
 
 def test_every_linear_layer_but_the_output_is_adapted(policy: Policy) -> None:
     trainer = build(policy)
-    adapted = {_plain_name(n.split(".lora_A")[0]) for n in trainer.policy.names[ADAPTER]}
+    adapted = {plain_name(n.split(".lora_A")[0]) for n in trainer.policy.names[ADAPTER]}
     linear = {n for n, m in policy.model.named_modules() if isinstance(m, nn.Linear)}
     assert adapted - {""} >= linear - {"lm_head"}
     assert all(p.requires_grad for p in trainer.policy.parameters[BASE])

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from bridge.methods.base import Phase, Row
-from bridge.policies.trainable import ADAPTER, BASE, SHADOW, _plain_name
+from bridge.policies.trainable import ADAPTER, BASE, SHADOW, plain_name
 from bridge.training.batches import StepBatch
 from bridge.training.gradients import Gradient
 from bridge.training.trainer import Trainer
@@ -81,7 +81,7 @@ class WrittenOut:
     @staticmethod
     def _copy(trainer: Trainer, group: str) -> Weights:
         pairs = zip(trainer.policy.names[group], trainer.policy.parameters[group], strict=True)
-        return {_plain_name(n): p.detach().clone().requires_grad_() for n, p in pairs}
+        return {plain_name(n): p.detach().clone().requires_grad_() for n, p in pairs}
 
     def effective(self, dense: Weights) -> Weights:
         out = dict(dense)

@@ -255,9 +255,10 @@ def test_what_cannot_work_is_refused_in_one_line(
 
 
 def test_every_training_setting_changes_both_hashes(plan: Plan) -> None:
-    """But for two that only say where numbers lie or how often they are computed."""
+    """But for those that only say where numbers lie or how often they are computed."""
     spec = plan.runs[0]
     same = {"activation_checkpointing", "cpu_offload"}
+    same |= {f"sharding.{name}" for name in ("stage", "ranks", "offload_optimizer")}
     for name, training in changed(spec.training):
         assert isinstance(training, TrainingConfig)
         altered = replace(spec, training=training)

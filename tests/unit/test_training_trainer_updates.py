@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from bridge.methods.base import Phase, Row, Term
 from bridge.policies.checkpoint import Policy
+from bridge.policies.scoring import next_token_logprobs
 from bridge.policies.trainable import ADAPTER, BASE, SHADOW
+from bridge.ranks import ALONE
 from bridge.training.batches import StepBatch
 from bridge.training.gradients import Gradient
 from bridge.training.trainer import DivergedError, Trainer
@@ -71,6 +73,8 @@ class Coordinates(nn.Module):
 class CoordinatePolicy:
     """The parts of a trainable policy that the trainer uses."""
 
+    ranks = ALONE
+
     def __init__(self, n: int) -> None:
         self.model = Coordinates(n)
         self.sampler = SimpleNamespace(pad_token_id=0, model=self.model)
@@ -86,6 +90,12 @@ class CoordinatePolicy:
         return {group: gradient.clone() for group in (BASE, ADAPTER)}
 
     def changed(self) -> None: ...
+
+    def score(self, input_ids: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        return next_token_logprobs(self.model, input_ids, targets, temperature)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
 
 
 def coordinate_rows(n: int) -> list[Row]:

@@ -1,0 +1,220 @@
+"""A run on two ranks under DeepSpeed is the run of one process, up to rounding.
+
+All cases of a stage are trained in one start of ``torchrun``, over gloo. The published bugs are
+here by what they would change: gradients of all but one micro-batch or backward pass lost (with and
+without offload), means of micro-batch means, checkpoints that only fit the number of ranks they
+were saved on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bridge.records import RunFolder
+from bridge.training import run as run_module
+from tests.fixtures.sharded_world import gradient_case, train_case
+from tests.fixtures.tiny_run import TextGrader, read_lines
+
+pytest.importorskip("deepspeed")
+pytestmark = pytest.mark.deepspeed
+
+RTOL = 1e-5
+MOVED_RTOL = 1e-4
+"""Of the distance that the weights have gone in five steps, a hundredth of their size: their own
+rounding is 1e-5 of it."""
+METHODS: dict[str, dict[str, Any]] = {
+    "sft": {"steps": 5},
+    "rl_zero": {"steps": 5},
+    "cold_start": {"sft_steps": 2, "rl_steps": 3},
+    "bridge": {"steps": 5, "rank": 4, "alpha": 8},
+}
+STAGES = ("zero2", "zero3")
+# Three demonstrations on two ranks: one row per pass makes two passes on one and one on the other.
+MICRO_BATCH_ROWS = {"zero2": 1, "zero3": 4}
+SPLITS = ((1, False), (64, False), (2, True))
+"""Rows per pass, and whether the optimiser is on the host."""
+
+
+def sharding(stage: str, *, offload: bool = False) -> dict[str, Any]:
+    return {"stage": stage, "ranks": 2, "offload_optimizer": offload}
+
+
+def run_case(base: Path, results: Path, method: str, **training: Any) -> dict[str, Any]:
+    # A term of each kind in every step, and a reference that is set anew in cold_start.
+    shared = {"kl_coef": 0.01, "probe_every": 2, "checkpoint_every": 2}
+    return {
+        "kind": "run",
+        "base": str(base),
+        "results": str(results),
+        "method": method,
+        "options": METHODS[method],
+        "training": shared | training,
+    }
+
+
+def start(cases: list[dict[str, Any]], folder: Path) -> None:
+    """Go through cases on two ranks."""
+    file = folder / "cases.json"
+    file.write_text(json.dumps(cases))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, "-m", "tests.fixtures.sharded_world", str(file)],
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def single(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunFolder]]:
+    """The runs of one process."""
+    root = tmp_path_factory.mktemp("single")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "GraderPool", TextGrader)
+        yield {m: train_case(run_case(base, root / m, m)) for m in METHODS}
+
+
+@pytest.fixture(scope="module")
+def world(
+    base: Path, single: dict[str, RunFolder], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Everything that two ranks do, in one start."""
+    root = tmp_path_factory.mktemp("world")
+    cases: list[dict[str, Any]] = []
+    for stage in STAGES:
+        rows = MICRO_BATCH_ROWS[stage]
+        plain = {"micro_batch_rows": rows, "sharding": sharding(stage)}
+        for method in METHODS:
+            cases.append(run_case(base, root / stage / method, method, **plain))
+        for split, offload in SPLITS:
+            cases.append(
+                {
+                    "kind": "gradient",
+                    "base": str(base),
+                    "file": str(root / f"{stage}-{split}.safetensors"),
+                    "sharding": sharding(stage, offload=offload),
+                    "micro_batch_rows": split,
+                }
+            )
+        # Stopped after the checkpoint of step 4, and taken up by two ranks or by one.
+        stopped = run_case(base, root / f"{stage}-by-two", "bridge", **plain)
+        cases.append({**stopped, "stop_before": 5})
+        copy = {"from": str(root / f"{stage}-by-two"), "to": str(root / f"{stage}-stopped")}
+        cases += [{"kind": "copy", **copy}, stopped]
+        # Begun by one process, taken up by two ranks, the optimiser on the host.
+        begun = run_case(
+            base,
+            root / f"{stage}-begun",
+            "bridge",
+            **{**plain, "sharding": sharding(stage, offload=True)},
+        )
+        unsharded = {**begun, "training": {**begun["training"], "sharding": {}}}
+        train_case({**unsharded, "stop_before": 4})
+        cases.append(begun)
+    start(cases, root)
+    return root
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).double().norm() / expected.double().norm())
+
+
+def flat(folder: RunFolder) -> torch.Tensor:
+    weights = load_file(folder.policy / "model.safetensors")
+    return torch.cat([weights[name].reshape(-1) for name in sorted(weights)])
+
+
+def assert_same_run(found: RunFolder, expected: RunFolder, base: Path) -> None:
+    """Every logged number, and the distance the weights have gone, agree."""
+    begun = load_file(base / "model.safetensors")
+    start_at = torch.cat([begun[name].reshape(-1) for name in sorted(begun)])
+    moved = flat(expected) - start_at
+    assert relative(flat(found), flat(expected)) < RTOL
+    assert relative(flat(found) - start_at, moved) < MOVED_RTOL
+    lines, expected_lines = read_lines(found.dynamics), read_lines(expected.dynamics)
+    assert len(lines) == len(expected_lines)
+    for line, wanted in zip(lines, expected_lines, strict=True):
+        assert line.keys() == wanted.keys()
+        for key, value in wanted.items():
+            if isinstance(value, float):
+                assert line[key] == pytest.approx(value, rel=1e-4, abs=2e-6), (key, line["step"])
+            else:
+                assert line[key] == value, (key, line["step"])
+
+
+def folder_in(root: Path, method: str) -> RunFolder:
+    return RunFolder(next(root.glob(f"test/runs/tiny/chains/{method}/seed0")))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("method", METHODS)
+def test_five_steps_are_those_of_one_process(
+    world: Path, single: dict[str, RunFolder], base: Path, method: str, stage: str
+) -> None:
+    found = folder_in(world / stage / method, method)
+    assert_same_run(found, single[method], base)
+    done, expected = (json.loads(f.done.read_text()) for f in (found, single[method]))
+    for key in ("status", "tokens", "flops", "parameters_by_group", "demo_reward"):
+        assert done[key] == expected[key], key
+    assert done["ranks"] == 2
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_gradients_do_not_depend_on_the_split(
+    world: Path, base: Path, tmp_path: Path, stage: str
+) -> None:
+    """Also the third gradient, which would hold the first two if sums were not forgotten."""
+    file = tmp_path / "single.safetensors"
+    gradient_case({"base": str(base), "file": str(file), "sharding": {}, "micro_batch_rows": 64})
+    expected = load_file(file)
+    assert {name.split("|")[0] for name in expected} == {"0", "1", "2"}
+    for split, _ in SPLITS:
+        found = load_file(world / f"{stage}-{split}.safetensors")
+        for turn in range(3):
+            for group in ("base", "adapter"):
+                names = sorted(n for n in expected if n.startswith(f"{turn}|{group}|"))
+                pair = [torch.cat([g[n] for n in names]) for g in (found, expected)]
+                assert relative(*pair) < RTOL, (split, turn, group)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("ranks", ["two", "one"])
+def test_a_checkpoint_of_two_ranks_resumes(
+    world: Path,
+    single: dict[str, RunFolder],
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    ranks: str,
+) -> None:
+    if ranks == "two":
+        folder = folder_in(world / f"{stage}-by-two", "bridge")
+    else:
+        shutil.copytree(world / f"{stage}-stopped", tmp_path / "one")
+        monkeypatch.setattr(run_module, "GraderPool", TextGrader)
+        folder = train_case(
+            run_case(base, tmp_path / "one", "bridge", micro_batch_rows=MICRO_BATCH_ROWS[stage])
+        )
+    assert_same_run(folder, single["bridge"], base)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_checkpoint_of_one_process_resumes_on_two_ranks(
+    world: Path, single: dict[str, RunFolder], base: Path, stage: str
+) -> None:
+    assert_same_run(folder_in(world / f"{stage}-begun", "bridge"), single["bridge"], base)
