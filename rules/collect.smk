@@ -6,11 +6,14 @@ rule collect:
         "results/{suite}/tidy/manifest.json",
     log:
         "results/{suite}/logs/collect.log",
+    group:
+        "show"
     conda:
         "../envs/evaluate.yaml"
     threads: 1
     resources:
         mem_mb=2000,
+        runtime=30,
     params:
         hash=PLAN.hash,
         code=collect_code,

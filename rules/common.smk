@@ -38,6 +38,7 @@ from bridge.planning import load_method, load_plan
 from bridge.predicting.devices import device
 from bridge.predicting.report import refusals
 from bridge.records import content_hash
+from bridge.requeue import VARIABLE as LIFE_VARIABLE
 from bridge.studies.coupling_arms import CouplingError, arms
 
 
@@ -65,6 +66,10 @@ RUNS = {(s.model, s.dataset, s.label, str(s.seed)): s for s in PLAN.runs}
 # Jobs are told overrides through the environment, not in params: there, any override would rerun
 # every job, while the hashes rerun only what it changes.
 os.environ.update(BRIDGE_OVERRIDES=dumps(USER.overrides))
+# A job of SLURM's that is asked to stop may ask for another turn; what a person started may not.
+if workflow.remote_exec and "SLURM_JOB_ID" in os.environ:
+    # The Snakemake that SLURM starts knows how often it did; the one in the job's step does not.
+    os.environ.setdefault(LIFE_VARIABLE, os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 RUN = "results/{suite}/runs/{model}/{dataset}/{method}/seed{seed}"
 TIDY_TABLES = ("runs", "scores", "dynamics", "costs", "answers", "contamination")

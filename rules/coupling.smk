@@ -23,11 +23,13 @@ rule expert:
     threads: USER.threads
     resources:
         mem_mb=2000,
+        runtime=60,
         gpu=study_gpus,
     params:
         hash=study_hash,
     shell:
-        "python -m bridge.studies.coupling check --suite {wildcards.suite}"
+        "exec python -m bridge.gpu_slots {resources.gpu}"
+        " python -m bridge.studies.coupling check --suite {wildcards.suite}"
         ' --overrides "$BRIDGE_OVERRIDES" --threads {threads} > {log} 2>&1'
 
 
@@ -46,11 +48,13 @@ rule predict:
     threads: USER.threads
     resources:
         mem_mb=2000,
+        runtime=60,
         gpu=study_gpus,
     params:
         hash=study_hash,
     shell:
-        "python -m bridge.studies.coupling predict --suite {wildcards.suite}"
+        "exec python -m bridge.gpu_slots {resources.gpu}"
+        " python -m bridge.studies.coupling predict --suite {wildcards.suite}"
         ' --overrides "$BRIDGE_OVERRIDES" --threads {threads} > {log} 2>&1'
 
 
@@ -67,12 +71,14 @@ rule observe:
     threads: USER.threads
     resources:
         mem_mb=2000,
+        runtime=60,
         gpu=study_gpus,
     params:
         hash=study_hash,
         code=observe_code,
     shell:
-        "python -m bridge.studies.coupling observe --suite {wildcards.suite}"
+        "exec python -m bridge.gpu_slots {resources.gpu}"
+        " python -m bridge.studies.coupling observe --suite {wildcards.suite}"
         ' --overrides "$BRIDGE_OVERRIDES" --seed {wildcards.seed}'
         " --threads {threads} > {log} 2>&1"
 
@@ -90,6 +96,7 @@ rule compare:
     threads: 1
     resources:
         mem_mb=2000,
+        runtime=60,
     params:
         hash=study_hash,
         code=compare_code,
@@ -110,6 +117,7 @@ rule draw_study:
     threads: 1
     resources:
         mem_mb=2000,
+        runtime=60,
     params:
         tables=study_folder,
         figures=study_figures,

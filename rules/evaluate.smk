@@ -5,17 +5,21 @@ rule evaluate:
         f"{RUN}/scores.json",
     log:
         "results/{suite}/logs/evaluate/{model}/{dataset}/{method}/seed{seed}.log",
+    group:
+        short_group
     conda:
         "../envs/evaluate.yaml"
     threads: USER.threads
     resources:
-        mem_mb=2000,
+        mem_mb=memory_mb,
+        runtime=evaluation_minutes,
         gpu=gpus,
     params:
         hash=spec_hash,
         code=evaluate_code,
     shell:
-        "exec python -m bridge evaluate --suite {wildcards.suite}"
+        "exec python -m bridge.gpu_slots {resources.gpu}"
+        " python -m bridge evaluate --suite {wildcards.suite}"
         ' --overrides "$BRIDGE_OVERRIDES"'
         " --model {wildcards.model} --dataset {wildcards.dataset}"
         " --method {wildcards.method} --seed {wildcards.seed}"

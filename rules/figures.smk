@@ -22,11 +22,14 @@ rule tables:
         ],
     log:
         "results/{suite}/logs/tables.log",
+    group:
+        "show"
     conda:
         "../envs/report.yaml"
     threads: 1
     resources:
         mem_mb=2000,
+        runtime=30,
     params:
         tidy=tidy_folder,
         code=tables_code,
@@ -52,11 +55,14 @@ rule draw:
         ],
     log:
         "results/{suite}/logs/figures.log",
+    group:
+        "show"
     conda:
         "../envs/report.yaml"
     threads: 2
     resources:
         mem_mb=2000,
+        runtime=30,
     params:
         tidy=tidy_folder,
         code=figures_code,
@@ -79,11 +85,14 @@ rule report:
         ),
     log:
         "results/{suite}/logs/report.log",
+    group:
+        "show"
     conda:
         "../envs/report.yaml"
     threads: 1
     resources:
         mem_mb=2000,
+        runtime=30,
     params:
         tidy=tidy_folder,
         code=report_code,

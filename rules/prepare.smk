@@ -9,6 +9,7 @@ rule prepare:
     threads: USER.threads
     resources:
         mem_mb=2000,
+        runtime=30,
     params:
         hash=base_hash,
         code=base_code,

@@ -11,17 +11,21 @@ rule train:
     log:
         "results/{suite}/logs/train/{model}/{dataset}/{method}/seed{seed}.log",
     priority: length
+    group:
+        short_group
     conda:
         "../envs/train.yaml"
     threads: training_threads
     resources:
-        mem_mb=2000,
+        mem_mb=memory_mb,
+        runtime=training_minutes,
         gpu=training_gpus,
     params:
         hash=train_hash,
         code=train_code,
     shell:
-        "exec python -m bridge train --suite {wildcards.suite}"
+        "exec python -m bridge.gpu_slots {resources.gpu}"
+        " python -m bridge train --suite {wildcards.suite}"
         ' --overrides "$BRIDGE_OVERRIDES"'
         " --model {wildcards.model} --dataset {wildcards.dataset}"
         " --method {wildcards.method} --seed {wildcards.seed}"

@@ -29,6 +29,7 @@ from bridge.records import (
     write_text,
     writing,
 )
+from bridge.requeue import patience_s
 from bridge.seeds import derive_seed
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def evaluate_run(
         RecordError: files that cannot be read or written, or a folder in use.
     """
     folder = spec.folder(results)
-    with exclusive(folder):
+    with exclusive(folder, wait_s=patience_s()):
         done = read_json(folder.done)
         status = done.get("status")
         if status not in STATUSES:

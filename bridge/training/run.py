@@ -32,6 +32,7 @@ from bridge.policies.trainable import BASE, TrainablePolicy
 from bridge.problems.base import Dataset, check_disjoint, check_problems
 from bridge.ranks import ALONE, Ranks
 from bridge.records import (
+    RESULTS,
     RunFolder,
     Status,
     base_folder,
@@ -44,6 +45,7 @@ from bridge.records import (
     write_json,
     writing,
 )
+from bridge.requeue import patience_s
 from bridge.rollouts.base import Engine
 from bridge.rollouts.native import NativeEngine
 from bridge.rollouts.vllm import VllmEngine
@@ -82,7 +84,12 @@ def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALON
     torch.use_deterministic_algorithms(True, warn_only=training_device().type == "cuda")
     folder = spec.folder(results)
     # One process writes; to the others its folder is to be read.
-    with exclusive(folder) if ranks.first else nullcontext(), GraderPool() as grader:
+    lock = exclusive(folder, wait_s=patience_s()) if ranks.first else nullcontext(False)
+    with lock as waited, GraderPool() as grader:
+        # Whoever held the folder meanwhile may have finished the run.
+        ended = ranks.from_first(lambda: _ended(spec, folder) if waited else None)
+        if ended is not None:
+            return ended
         started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         base_path = ranks.from_first(partial(_base_path, spec, results))
         run = _set_up(spec, folder, grader, base_path, ranks)
@@ -127,6 +134,15 @@ def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALON
 def _say_coverage(run: Run) -> None:
     if run.dataset.coverage is not None:
         print(f"{run.spec.dataset}: {run.dataset.coverage}", file=sys.stderr)
+
+
+def _ended(spec: RunSpec, folder: RunFolder) -> Status | None:
+    """How this very run has ended, or None if it has not."""
+    if not folder.done.is_file():
+        return None
+    record = read_json(folder.done)
+    status: Status = record.get("status")
+    return status if status in RESULTS and record.get("train_hash") == spec.train_hash else None
 
 
 def _set_up(

@@ -103,8 +103,8 @@ def test_a_job_without_steps_ends_where_it_is() -> None:
     [
         {},
         {"SLURM_JOB_ID": "7"},
-        {VARIABLE: "1"},
-        {VARIABLE: "1", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"},
+        {VARIABLE: "0"},
+        {VARIABLE: "1", "SLURM_JOB_ID": "7"},
     ],
     ids=["no cluster", "a batch script of somebody's own", "no job", "no step in a second life"],
 )
@@ -112,7 +112,7 @@ def test_nobody_is_asked(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """On a cluster, what is asked and what comes of it: ``tests/cluster``."""
-    for name in (VARIABLE, "SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
+    for name in (VARIABLE, "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -127,6 +127,6 @@ def test_without_the_commands_the_job_just_ends(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setenv(VARIABLE, "1")
+    monkeypatch.setenv(VARIABLE, "0")
     assert not requeue_job(progressed=True)
     assert "squeue" in capsys.readouterr().err

@@ -1,0 +1,23 @@
+# What a job asks of a cluster; on one machine, Snakemake counts cores and GPU slots only.
+
+
+def short_group(wildcards):
+    """Short runs share a job; training and evaluation of a long one are two.
+
+    A study orders its runs: two that wait for each other must not end in one job.
+    """
+    tiny = run_of(wildcards).model in PLAN.tiny_models
+    return "short" if tiny and not ARMS else None
+
+
+def memory_mb(wildcards):
+    return 2000 if run_of(wildcards).model in PLAN.tiny_models else 64_000
+
+
+def training_minutes(wildcards):
+    """Time limit; a run that needs longer saves before it, and goes on in another turn."""
+    return 20 if run_of(wildcards).model in PLAN.tiny_models else 24 * 60
+
+
+def evaluation_minutes(wildcards):
+    return 10 if run_of(wildcards).model in PLAN.tiny_models else 8 * 60
