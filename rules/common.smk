@@ -37,6 +37,7 @@ from bridge.fingerprint import (
 from bridge.planning import load_method, load_plan
 from bridge.predicting.devices import device
 from bridge.predicting.report import refusals
+from bridge.predicting.requests import request_of
 from bridge.records import content_hash
 from bridge.requeue import VARIABLE as LIFE_VARIABLE
 from bridge.studies.coupling_arms import CouplingError, arms
@@ -208,7 +209,7 @@ def study_folder(wildcards):
     parts = (
         ["cached", PLAN.name] if USER.source == "cached" else [PLAN.name, "coupling"]
     )
-    return "/".join(["results", *parts])
+    return Path("results", *parts).as_posix()
 
 
 def study_figures(wildcards):

@@ -11,13 +11,13 @@ def short_group(wildcards):
 
 
 def memory_mb(wildcards):
-    return 2000 if run_of(wildcards).model in PLAN.tiny_models else 64_000
+    return request_of(run_of(wildcards)).memory_mb
 
 
 def training_minutes(wildcards):
     """Time limit; a run that needs longer saves before it, and goes on in another turn."""
-    return 20 if run_of(wildcards).model in PLAN.tiny_models else 24 * 60
+    return request_of(run_of(wildcards)).training_minutes
 
 
 def evaluation_minutes(wildcards):
-    return 10 if run_of(wildcards).model in PLAN.tiny_models else 8 * 60
+    return request_of(run_of(wildcards)).evaluation_minutes

@@ -100,6 +100,11 @@ class Grid:
     def restarts(self, seed: int) -> int:
         return int(self.cluster.job(self.hits[seed].job)["Restarts"])
 
+    def restart_now(self, seed: int) -> None:
+        """Wait until SLURM has requeued a job, and spare it the two minutes that it lets pass."""
+        wait_for(lambda: self.restarts(seed) == 1, f"seed {seed} to be requeued")
+        self.cluster.run("scontrol", "update", f"JobId={self.hits[seed].job}", "StartTime=now")
+
     def strike(
         self, snakemake: subprocess.Popen[str], faults: dict[int, Callable[[Hit], None]]
     ) -> int:
@@ -160,18 +165,19 @@ def requeued(grid: Grid, submit: Submit, tmp_path_factory: pytest.TempPathFactor
         os.kill(hit.pid, signal.SIGSTOP)
         # SLURM looks at limits every half minute, and sends SIGCONT before the signal asked for.
         cluster.run("scontrol", "update", f"JobId={hit.job}", "TimeLimit=2")
-        wait_for(lambda: grid.restarts(WARNED) == 1, "the job that was warned to be requeued")
+        grid.restart_now(WARNED)
         cluster.run("scontrol", "update", f"JobId={hit.job}", "TimeLimit=30")
 
     def preempt(hit: Hit) -> None:
         os.kill(hit.pid, signal.SIGSTOP)
         urgent = ("sbatch", "-p", URGENT, "-w", hit.node, "-o", "/dev/null", "--wrap", "true")
         cluster.run(*urgent)
+        grid.restart_now(PREEMPTED)
 
     def lose_node(hit: Hit) -> None:
         os.kill(hit.pid, signal.SIGSTOP)
         cluster.kill_node(hit.node)
-        wait_for(lambda: grid.restarts(ORPHANED) == 1, "the job of the lost node to be requeued")
+        grid.restart_now(ORPHANED)
         # The old life goes on while the new one starts elsewhere; then the node comes back.
         os.kill(hit.pid, signal.SIGCONT)
         cluster.start_node(hit.node)
