@@ -32,6 +32,7 @@ from bridge.config import EvaluationConfig, LocalModel, TrainingConfig
 from bridge.methods.base import Row
 from bridge.planning import RunSpec, load_method
 from bridge.policies.checkpoint import Policy, cast_weights
+from bridge.policies.reference import Reference
 from bridge.policies.trainable import TrainablePolicy
 from bridge.predicting import predict
 from bridge.predicting.memory import GIB
@@ -167,16 +168,17 @@ def measured_gib(spec: RunSpec) -> float:
         tokenizer: Any = SimpleNamespace(pad_token_id=0, eos_token_id=1)
         for parameter in model.parameters():
             ledger.add(parameter)
-        reference = None
-        if spec.training.kl_coef > 0:
-            reference = Policy(AutoModelForCausalLM.from_config(config).eval(), tokenizer)
-            cast_weights(reference.model, torch.bfloat16 if low else torch.float32)
         policy = TrainablePolicy(
             Policy(model, tokenizer),
             adapter=None if method.adapter is None else method.adapter.shape,
             shadow=method.uses_shadow,
             compute=torch.bfloat16 if low else None,
         )
+        reference = None
+        if spec.training.kl_coef > 0:
+            other = Policy(AutoModelForCausalLM.from_config(config).eval(), tokenizer)
+            cast_weights(other.model, torch.bfloat16 if low else torch.float32)
+            reference = Reference(other, policy)
         trainer = Trainer(policy, method, spec.training, reference)
         gc.collect()
         ledger.peak = ledger.now

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from bridge.config import ConfigError, load_user_config
 from bridge.interruption import Interrupted, catch_signals, requested
+from bridge.memory_errors import memory_explained
 from bridge.planning import Plan, RunSpec, load_plan
 from bridge.records import (
     RESULTS,
@@ -103,7 +104,8 @@ def train(args: argparse.Namespace) -> None:
         else:
             from bridge.training.run import train_run
 
-            status = train_run(spec, results=args.results, threads=args.threads)
+            with memory_explained(spec, "train"):
+                status = train_run(spec, results=args.results, threads=args.threads)
         if status not in RESULTS:
             raise JobFailed(status, _taken_reason(folder.done))
 
@@ -113,7 +115,7 @@ def _train_rank(args: argparse.Namespace, spec: RunSpec) -> None:
     from bridge.training.run import train_run
     from bridge.training.sharding.several import joined
 
-    with joined(spec.training.sharding.ranks) as ranks:
+    with joined(spec.training.sharding.ranks) as ranks, memory_explained(spec, "train"):
         train_run(spec, results=args.results, threads=args.threads, ranks=ranks)
 
 
@@ -138,7 +140,8 @@ def evaluate(args: argparse.Namespace) -> None:
     with requeued_when_stopped(), recorded_failure(spec, folder, "evaluate"):
         from bridge.evaluation.runner import evaluate_run
 
-        status = evaluate_run(spec, results=args.results, threads=args.threads)
+        with memory_explained(spec, "evaluate"):
+            status = evaluate_run(spec, results=args.results, threads=args.threads)
         if status not in RESULTS:
             raise JobFailed(status, _taken_reason(folder.scores))
 
@@ -225,6 +228,8 @@ def set_threads(n: int) -> None:
     """Fix the number of threads of every numerical library, before any of them is imported."""
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(n)
+    # Without it some matrix products of a GPU differ from run to run.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Forked data workers would deadlock or warn; the batches here are too small to gain from it.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

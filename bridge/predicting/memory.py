@@ -119,7 +119,7 @@ def _backward(
 ) -> dict[str, int]:
     """What a micro-batch keeps, and what its backward pass works with at the worst moment."""
     training = spec.training
-    tokens = micro_batch_tokens(training, rows, terms)
+    tokens, alone = micro_batch_tokens(training, rows, terms)
     layer = layer_bytes(shape, c)
     # Gradients that walk back through one layer: the widest are the MLP's.
     walking = 3 * shape.intermediate_size * c
@@ -130,13 +130,19 @@ def _backward(
     ends = (2 * HELD + c) * shape.hidden_size  # the final norm
     return {
         "activations": tokens * (kept + ends),
-        # The output layer is done before the layers are walked through.
-        "working": max(logits_bytes(shape, tokens, c), tokens * walking),
+        # The output layer is done before the layers are walked through. The first micro-batch's is
+        # done before there is a gradient of the weights.
+        "working": max(
+            logits_bytes(shape, tokens, c) - (shape.parameters * HELD if alone else 0),
+            tokens * walking,
+        ),
     }
 
 
-def micro_batch_tokens(training: TrainingConfig, rows: Rows, terms: Iterable[Term]) -> int:
-    """Tokens of the largest micro-batch, padding included."""
+def micro_batch_tokens(
+    training: TrainingConfig, rows: Rows, terms: Iterable[Term]
+) -> tuple[int, bool]:
+    """Tokens of the largest micro-batch, padding included, and whether its term has no other."""
     sizes = {
         "rl": (training.prompts_per_step * training.n, rows.prompt + rows.answer),
         "demonstration": (training.sft_batch_size, rows.prompt + rows.demonstration),
@@ -146,8 +152,8 @@ def micro_batch_tokens(training: TrainingConfig, rows: Rows, terms: Iterable[Ter
         held = min(count, training.micro_batch_rows)
         if training.micro_batch_tokens is not None:
             held = min(held, max(1, training.micro_batch_tokens // longest))
-        found.append(held * longest)
-    return max(found)
+        found.append((held * longest, held == count))
+    return max(found, key=lambda pair: (pair[0], not pair[1]))
 
 
 def layer_bytes(shape: Shape, c: int) -> int:
@@ -167,12 +173,13 @@ def layer_bytes(shape: Shape, c: int) -> int:
 def logits_bytes(shape: Shape, tokens: int, c: int) -> int:
     """Bytes at the worst moment of the output layer's backward pass."""
     at_once = tokens * shape.vocab_size
+    rounded = c if c != HELD else 0
     if at_once <= LOGITS_AT_ONCE:
-        # Logits and their gradient, and the float32 chunk of 512 tokens that is worked on.
-        return at_once * 2 * c + min(tokens, 512) * shape.vocab_size * HELD * 3
-    # A chunk in the compute dtype and in float32; the weight's gradient summed in float32.
-    weight = shape.embedding_parameters * (HELD + c)
-    return LOGITS_AT_ONCE * (HELD + c) + weight
+        # Logits and their gradient; of 512 tokens five float32 tensors, one more if they were cast.
+        worked_on = min(tokens, 512) * shape.vocab_size * HELD
+        return at_once * 2 * c + worked_on * (6 if rounded else 5)
+    # A chunk in float32, and as it was multiplied; the weight's gradient, and a chunk's part of it.
+    return LOGITS_AT_ONCE * (HELD + rounded) + shape.embedding_parameters * (HELD + c)
 
 
 def _rollout(spec: RunSpec, shape: Shape, rows: Rows, c: int) -> dict[str, int]:

@@ -329,10 +329,9 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
         "flops": {"generate": generate, "train": train, "total": generate + train},
         "device_hours": total_s / 3600 * run.policy.ranks.size,
         "memory_gib": {
-            "allocated": None,
-            "reserved": None,
-            "device": None,
+            **run.stopwatch.memory.peaks(),
             "host": host_memory_gib(),
+            "stages": run.stopwatch.memory.stages,
         },
         "device": device_name(),
         "threads": threads,

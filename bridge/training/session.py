@@ -198,6 +198,7 @@ class Run:
             "method": self.method.state_dict(),
             "optimizers": list(self.trainer.optimizers),
             "seconds": self.stopwatch.total_s,
+            "memory_gib": self.stopwatch.memory.stages,
             "tokens": self.spent_tokens(),
             "dynamics_bytes": dynamics_bytes,
             "timings_bytes": timings_bytes,
@@ -236,6 +237,7 @@ class Run:
         self.counters = Counters(**state["counters"])
         self.method.load_state_dict(state["method"])
         self.stopwatch.total_s.update(state["seconds"])
+        self.stopwatch.memory.stages.update(state["memory_gib"])
         tokens = state["tokens"]
         self.collector.tokens_generated = tokens["generated"]
         self.collector.tokens_prefilled = tokens["prefilled"]

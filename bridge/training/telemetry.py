@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from bridge.records import RunFolder, write_json
+from bridge.training.memory import device_meter
 
 STAGES = ("rollout", "grade", "score", "update", "sync", "checkpoint", "probe")
 
@@ -26,16 +27,19 @@ class Stopwatch:
     """Seconds per stage, by the monotonic clock; survives a resume through its dictionaries."""
 
     def __init__(self, total_s: dict[str, float] | None = None) -> None:
+        self.memory = device_meter()
         self.total_s = dict.fromkeys(STAGES, 0.0) | (total_s or {})
         self.step_s: dict[str, float] = {}
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to a stage."""
+        """Add the time spent inside to a stage, and note its peak of memory."""
+        self.memory.begin(name)
         begin = time.monotonic()
         try:
             yield
         finally:
+            self.memory.end()
             spent = time.monotonic() - begin
             self.total_s[name] = self.total_s.get(name, 0.0) + spent
             self.step_s[name] = self.step_s.get(name, 0.0) + spent
