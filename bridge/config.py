@@ -194,6 +194,10 @@ class TrainingConfig(Closed):
                 )
         if self.sharding.stage != "none" and self.engine == "vllm":
             raise ValueError("sharding works with engine native only; set one of the two otherwise")
+        if self.sharding.stage != "none" and self.cpu_offload:
+            raise ValueError(
+                "cpu_offload is for one process; with sharding, set sharding.offload_optimizer"
+            )
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from bridge.predicting.devices import Device
 from bridge.predicting.hours import hours_of
 from bridge.predicting.memory import RUNTIME_GIB, Memory, memory_of
 from bridge.predicting.shapes import shape_of
+from bridge.predicting.sharded import per_rank
 
 USABLE = 0.95
 """Share of a device's memory that can be filled: the rest is lost between blocks."""
@@ -53,6 +54,10 @@ def predict(spec: RunSpec, device: Device | None = None) -> Prediction:
     kind = load_method(spec.method)
     method = kind(kind.Options.model_validate(spec.method_options), spec.training, spec.seed)
     memory: Memory = memory_of(spec, shape, method)
+    sharding = spec.training.sharding
+    if sharding.stage != "none" and method.n_steps > 0:
+        compute_bytes = 2 if spec.training.precision == "bfloat16" else 4
+        memory = per_rank(memory, sharding, shape, compute_bytes)
     phases = {
         "update": dict(memory.update),
         "rollout": dict(memory.rollout),

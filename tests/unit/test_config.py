@@ -110,6 +110,9 @@ def test_a_wrong_value_names_its_key_and_what_was_given(
     assert "got " in message
 
 
+ZERO3 = {"stage": "zero3", "ranks": 2}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -118,6 +121,11 @@ def test_a_wrong_value_names_its_key_and_what_was_given(
         ({"models.tiny-qwen.heads": 3}, "even multiple of heads"),
         ({"models.tiny-qwen.heads": 64}, "even multiple of heads"),
         ({"training.reward_correct": 0.0}, "greater than reward_wrong"),
+        ({"training.sharding": {"ranks": 2}}, "need stage: zero2 or zero3"),
+        ({"training.sharding": {"offload_optimizer": True}}, "need stage: zero2 or zero3"),
+        ({"training.sharding": {"stage": "zero2", "ranks": 99}}, "too few for 99 ranks"),
+        ({"training.sharding": ZERO3, "training.engine": "vllm"}, "engine native only"),
+        ({"training.sharding": ZERO3, "training.cpu_offload": True}, "sharding.offload_optimizer"),
     ],
 )
 def test_an_impossible_combination_is_refused(

@@ -79,7 +79,13 @@ def joined(size: int) -> Iterator[Several]:
             "many as the configuration says."
         )
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local, seen = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= seen:
+            raise ConfigError(
+                f"training.sharding.ranks asks for a GPU each, but only {seen} can be seen here; "
+                "lower it, or start the run where there are as many."
+            )
+        torch.cuda.set_device(local)
     # Tensors on the host go over gloo also where those on the device go over NCCL.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT_S))
