@@ -11,13 +11,13 @@ def short_group(wildcards):
 
 
 def memory_mb(wildcards):
-    return request_of(run_of(wildcards)).memory_mb
+    return request_of(run_of(wildcards), USER.device).memory_mb
 
 
 def training_minutes(wildcards):
     """Time limit; a run that needs longer saves before it, and goes on in another turn."""
-    return request_of(run_of(wildcards)).training_minutes
+    return request_of(run_of(wildcards), USER.device).training_minutes
 
 
 def evaluation_minutes(wildcards):
-    return request_of(run_of(wildcards)).evaluation_minutes
+    return request_of(run_of(wildcards), USER.device).evaluation_minutes

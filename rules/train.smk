@@ -20,6 +20,8 @@ rule train:
         mem_mb=memory_mb,
         runtime=training_minutes,
         gpu=training_gpus,
+        # Not in params: threads change no result.
+        process_threads=USER.threads,
     params:
         hash=train_hash,
         code=train_code,
@@ -29,4 +31,4 @@ rule train:
         ' --overrides "$BRIDGE_OVERRIDES"'
         " --model {wildcards.model} --dataset {wildcards.dataset}"
         " --method {wildcards.method} --seed {wildcards.seed}"
-        " --threads {USER.threads} --expect {params.hash} > {log} 2>&1"
+        " --threads {resources.process_threads} --expect {params.hash} > {log} 2>&1"

@@ -11,8 +11,8 @@ from bridge.predicting.devices import device
 from bridge.predicting.prediction import predict
 
 PLANNED_FOR = "a100-40gb"
-"""A slow card among those that large runs get: a limit that is too long costs a later start in the
-queue, and nothing else."""
+"""Where no device is named: a slow card among those that large runs get. A limit that is too long
+costs a later start in the queue, and nothing else."""
 MARGIN = 1.5
 """Factor on predicted hours and memory: a limit that is too short costs another turn."""
 LOADING_MINUTES = 30
@@ -37,12 +37,12 @@ UNKNOWN = Request(64_000, 24 * 60, 8 * 60)
 """For a model whose shape no table knows, so that nothing can be predicted."""
 
 
-def request_of(spec: RunSpec) -> Request:
-    """The request of a run, from its prediction with a margin."""
+def request_of(spec: RunSpec, device_name: str | None = None) -> Request:
+    """The request of a run, from its prediction on a device with a margin."""
     if isinstance(spec.model_config, TinyModel):
         return TINY
     try:
-        prediction = predict(spec, device(PLANNED_FOR))
+        prediction = predict(spec, device(device_name or PLANNED_FOR))
     except ConfigError:
         return UNKNOWN
     assert prediction.hours is not None

@@ -47,6 +47,19 @@ class Hit:
     step: int
 
 
+# One process for all runs: most of such a short run's time goes into imports.
+ALL_RUNS = """
+import sys
+from pathlib import Path
+from bridge.evaluation.runner import evaluate_run
+from bridge.planning import load_plan
+from bridge.training.run import train_run
+for spec in load_plan(sys.argv[1], root=Path()).runs:
+    for job in (train_run, evaluate_run):
+        assert job(spec, results=Path("results"), threads=1) == "done"
+"""
+
+
 class Grid:
     """The grid of faults in a workspace."""
 
@@ -59,6 +72,7 @@ class Grid:
             ("bridge: {options: {steps: 8}}", f"bridge: {{options: {{steps: {STEPS}}}}}"),
             ("checkpoint_every: 4", "checkpoint_every: 1000"),
             ("probe_every: 4", f"probe_every: {STEPS}"),
+            ("questions_scale: 0.1", "questions_scale: 0.02"),
         ):
             assert old in suite
             suite = suite.replace(old, new)
@@ -140,9 +154,17 @@ def straight(grid: Grid, tmp_path_factory: pytest.TempPathFactory) -> Path:
     suite = f"suites/{SUITE}.yaml"
     (other.path / suite).write_text((grid.space.path / suite).read_text())
     copy_models(grid.results / SUITE, SUITE, other)
-    done = other.snakemake("--cores", "2", "--config", f"suite={SUITE}")
+    done = other.run("-c", ALL_RUNS, SUITE)
     assert done.returncode == 0, done.stderr[-2000:]
+    show(other)
     return other.path / "results"
+
+
+def show(space: Workspace) -> None:
+    """Make the tables of the grid."""
+    for command in ("collect", "tables"):
+        done = space.bridge(command, "--suite", SUITE)
+        assert done.returncode == 0, done.stderr[-2000:]
 
 
 def submit_faults(submit: Submit, log: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -202,7 +224,8 @@ def test_slurm_requeues_once_and_snakemake_never(grid: Grid, requeued: str, seed
 def test_the_next_life_goes_on_where_the_last_one_saved(
     grid: Grid, requeued: str, seed: int
 ) -> None:
-    assert grid.first_step_of_last_life(seed) == grid.hits[seed].step + 1
+    # The heartbeat is up to five seconds old.
+    assert grid.first_step_of_last_life(seed) > grid.hits[seed].step
 
 
 # -- jobs that are lost ----------------------------------------------------------------------------
@@ -210,10 +233,15 @@ def test_the_next_life_goes_on_where_the_last_one_saved(
 LOST = (CANCELLED, OVERRUN)
 
 
+def saved_step(state: State) -> int:
+    """The step that ``bridge status`` says an interrupted run was stopped after."""
+    found = re.search(rf"stopped by SIGTERM after step (\d+) of {STEPS}", state.detail)
+    assert found is not None, state
+    return int(found[1])
+
+
 @pytest.fixture(scope="module")
-def lost(
-    grid: Grid, submit: Submit, requeued: str, tmp_path_factory: pytest.TempPathFactory
-) -> dict[int, State]:
+def lost(grid: Grid, submit: Submit, tmp_path_factory: pytest.TempPathFactory) -> dict[int, State]:
     """States of the runs whose jobs nobody started again."""
     cluster = grid.cluster
 
@@ -240,10 +268,10 @@ def lost(
 def test_a_lost_job_saved_first_and_is_called_interrupted(
     grid: Grid, lost: dict[int, State], seed: int, end: str
 ) -> None:
-    job, step = grid.cluster.job(grid.hits[seed].job), grid.hits[seed].step
+    job = grid.cluster.job(grid.hits[seed].job)
     assert (job["JobState"], job["Restarts"]) == (end, "0")
     assert lost[seed].word == "interrupted"
-    assert f"stopped by SIGTERM after step {step} of {STEPS}" in lost[seed].detail
+    assert saved_step(lost[seed]) >= grid.hits[seed].step
 
 
 @pytest.fixture(scope="module")
@@ -256,14 +284,17 @@ def finished(
         grid.cluster.run("scontrol", "update", f"NodeName={hit.node}", "State=DRAIN", "Reason=test")
 
     log = tmp_path_factory.mktemp("finished") / "snakemake.log"
-    status = grid.strike(submit_faults(submit, log), {DRAINED: drain})
+    targets = [grid.target(seed) for seed in (DRAINED, *LOST)]
+    status = grid.strike(submit_faults(submit, log, *targets), {DRAINED: drain})
     assert status == 0, log.read_text()[-3000:]
     return log.read_text()
 
 
 @pytest.mark.parametrize("seed", LOST, ids=["scancel", "time limit"])
-def test_the_same_command_goes_on(grid: Grid, finished: str, seed: int) -> None:
-    assert grid.first_step_of_last_life(seed) == grid.hits[seed].step + 1
+def test_the_same_command_goes_on(
+    grid: Grid, lost: dict[int, State], finished: str, seed: int
+) -> None:
+    assert grid.first_step_of_last_life(seed) == saved_step(lost[seed]) + 1
 
 
 def test_a_drained_node_finishes_what_it_runs(grid: Grid, finished: str) -> None:
@@ -275,11 +306,12 @@ def test_a_drained_node_finishes_what_it_runs(grid: Grid, finished: str) -> None
 
 
 def test_all_runs_and_tables_are_those_of_a_grid_without_faults(
-    grid: Grid, finished: str, straight: Path
+    grid: Grid, requeued: str, finished: str, straight: Path
 ) -> None:
     for seed in range(6):
         assert grid.bytes_of(seed, grid.results) == grid.bytes_of(seed, straight), seed
         assert grid.state(seed).word == "done"
+    show(grid.space)
     for name in ("main.csv", "differences.csv"):
         tables = [results / SUITE / "tables" / name for results in (grid.results, straight)]
         assert tables[0].read_bytes() == tables[1].read_bytes()

@@ -40,6 +40,7 @@ def test_a_real_run_asks_for_its_prediction_and_a_margin(root: Path) -> None:
     assert [asked.training_minutes, asked.evaluation_minutes] == [
         LOADING_MINUTES + ceil(m) for m in minutes
     ]
+    assert request_of(spec, "h200").training_minutes < asked.training_minutes
     shorter = request_of(spec_of(root, "single_gpu", "qwen2.5-0.5b", "sft"))
     assert shorter.training_minutes < asked.training_minutes
 
