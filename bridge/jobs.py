@@ -93,7 +93,7 @@ def train(args: argparse.Namespace) -> None:
     folder = spec.folder(args.results)
     skip_unused_imports()
     catch_signals(at_once=False)
-    if is_rank():
+    if spec.training.sharding.stage != "none" and is_rank():
         with reporting(has_remedy):
             _train_rank(args, spec)
         return

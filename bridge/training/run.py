@@ -336,7 +336,7 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
         "device": device_name(),
         "threads": threads,
         "ranks": run.policy.ranks.size,
-        "versions": versions(),
+        "versions": versions(*(["deepspeed"] if isinstance(run.policy, ShardedPolicy) else [])),
         "git": git_state(),
         "demonstrations": _demonstrations(run.dataset),
         "hashes": {

