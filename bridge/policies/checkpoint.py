@@ -24,7 +24,7 @@ from transformers import (
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from bridge.records import read_json, writing
+from bridge.records import folder_hash, read_json, writing
 
 
 class CheckpointError(RuntimeError):
@@ -37,6 +37,8 @@ class Policy:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    folder: Path
+    """Where it was loaded from."""
 
     @property
     def eos_token_id(self) -> int:
@@ -115,7 +117,17 @@ def load_policy(folder: Path, *, dtype: torch.dtype = torch.float32) -> Policy:
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
         raise CheckpointError(f"{folder}: the tokenizer needs an eos_token and a pad_token.")
     model.eval()  # No dropout anywhere: the log-probs of sampling and of training must agree.
-    return Policy(model, tokenizer)
+    return Policy(model, tokenizer, folder)
+
+
+def weights_hash(folder: Path) -> str:
+    """Name the weights of a checkpoint folder.
+
+    The hash that a prepared base model was recorded with: of its files without that record, which
+    holds seconds and would make equal models differ. Of the folder's files where there is none.
+    """
+    record = folder / "base.json"
+    return str(read_json(record)["hash"]) if record.is_file() else folder_hash(folder)
 
 
 def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:

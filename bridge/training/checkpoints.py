@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,12 @@ from bridge.records import (
 )
 
 KEPT = 2
+IDENTITY = {
+    "train_hash": "configuration",
+    "code": "version of the training code",
+    "base_model": "base model",
+}
+"""What a checkpoint must have in common with the run that takes it up: key of its state, name."""
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.json", "tensors.safetensors"
 
 
@@ -76,9 +82,9 @@ def save_checkpoint(
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path, *, train_hash: str) -> Checkpoint | None:
-    """Return the newest sound checkpoint of this very configuration, or None; see the two below."""
-    path = find_checkpoint(folder, train_hash=train_hash)
+def load_checkpoint(folder: Path, *, identity: Mapping[str, str]) -> Checkpoint | None:
+    """Return the newest sound checkpoint of this very run, or None; see the two below."""
+    path = find_checkpoint(folder, identity=identity)
     return None if path is None else read_checkpoint(path)
 
 
@@ -88,11 +94,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(state["step"], state, load_file(path / _TENSORS))
 
 
-def find_checkpoint(folder: Path, *, train_hash: str) -> Path | None:
-    """Return the folder of the newest sound checkpoint of this very configuration, or None.
+def find_checkpoint(folder: Path, *, identity: Mapping[str, str]) -> Path | None:
+    """Return the folder of the newest sound checkpoint of this very run, or None.
+
+    Args:
+        identity: what the state must say, of the keys of :data:`IDENTITY`.
 
     Raises:
-        RecordError: a sound checkpoint belongs to another configuration.
+        RecordError: a sound checkpoint belongs to another configuration, code or base model.
     """
     paths = sorted(folder.glob("step*"))
     while paths:
@@ -103,11 +112,12 @@ def find_checkpoint(folder: Path, *, train_hash: str) -> Path | None:
             print(f"checkpoint {path}: {problem}; {remedy}.", file=sys.stderr)
             continue
         state = read_json(path / _STATE)
-        if state["train_hash"] != train_hash:
-            raise RecordError(
-                f"{path} belongs to another configuration ({state['train_hash']}, this run is "
-                f"{train_hash}); delete {folder} to start this run afresh."
-            )
+        for key, expected in identity.items():
+            if state.get(key) != expected:
+                raise RecordError(
+                    f"{path} belongs to another {IDENTITY[key]} ({state.get(key)}, this run is "
+                    f"{expected}); delete {folder} to start this run afresh."
+                )
         return path
     return None
 

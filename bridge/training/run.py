@@ -25,7 +25,13 @@ from bridge.grading.verdicts import GRADER_VERSION
 from bridge.interruption import Interrupted, requested
 from bridge.methods.base import Method
 from bridge.planning import RunSpec, load_family, load_method
-from bridge.policies.checkpoint import Policy, cast_weights, load_policy, save_policy
+from bridge.policies.checkpoint import (
+    Policy,
+    cast_weights,
+    load_policy,
+    save_policy,
+    weights_hash,
+)
 from bridge.policies.hub_model import prepare_hub_model
 from bridge.policies.reference import Reference
 from bridge.policies.trainable import BASE, TrainablePolicy
@@ -38,7 +44,6 @@ from bridge.records import (
     base_folder,
     content_hash,
     exclusive,
-    folder_hash,
     read_json,
     sync_folder,
     sync_tree,
@@ -340,7 +345,7 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
         "git": git_state(),
         "demonstrations": _demonstrations(run.dataset),
         "hashes": {
-            "base_model": _base_hash(base_path),
+            "base_model": weights_hash(base_path),
             "data": content_hash(
                 [[p.id, p.question, p.answer, p.demonstration] for p in run.dataset.train]
             ),
@@ -365,10 +370,3 @@ def _base_path(spec: RunSpec, results: Path) -> Path:
         return Path(model.path)
     folder = base_folder(results, spec.suite, spec.model)
     return prepare_hub_model(model, folder) if isinstance(model, HubModel) else folder
-
-
-def _base_hash(base_path: Path) -> str:
-    """The hash that a prepared base model was recorded with: of its files without that record,
-    which holds seconds and would make equal models differ."""
-    record = base_path / "base.json"
-    return str(read_json(record)["hash"]) if record.is_file() else folder_hash(base_path)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
+from bridge.fingerprint import train_fingerprint
 from bridge.methods.base import Group, Method, Phase
 from bridge.planning import RunSpec
+from bridge.policies.checkpoint import weights_hash
 from bridge.policies.trainable import TrainablePolicy
 from bridge.problems.base import Dataset, Problem
 from bridge.records import RecordError, RunFolder
@@ -176,6 +178,15 @@ class Run:
 
     # -- state ----------------------------------------------------------------------------------
 
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint has to have in common with this run, see ``checkpoints.IDENTITY``."""
+        return {
+            "train_hash": self.spec.train_hash,
+            "code": train_fingerprint(self.spec),
+            "base_model": weights_hash(self.policy.sampler.folder),
+        }
+
     def save(self, dynamics_bytes: int, timings_bytes: int) -> None:
         """Write a checkpoint of everything that the rest of the run depends on."""
         tensors = {}
@@ -192,7 +203,7 @@ class Run:
         if not self.policy.ranks.first:
             return
         state = {
-            "train_hash": self.spec.train_hash,
+            **self.identity,
             "step": self.counters.step,
             "counters": vars(self.counters),
             "method": self.method.state_dict(),
@@ -208,7 +219,7 @@ class Run:
     def restore(self) -> tuple[int, int] | None:
         """Take up the newest checkpoint; return the sizes of the two logs it belongs to."""
         found = self.policy.ranks.from_first(
-            partial(find_checkpoint, self.folder.resume, train_hash=self.spec.train_hash)
+            partial(find_checkpoint, self.folder.resume, identity=self.identity)
         )
         if found is None:
             return None

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from bridge.planning import RunSpec, method_names
 from bridge.policies.checkpoint import writing_tensors
 from bridge.records import BusyError, RecordError, RunFolder, exclusive
-from bridge.training import checkpoints
+from bridge.training import checkpoints, session
 from bridge.training import run as run_module
 from bridge.training.checkpoints import load_checkpoint, save_checkpoint
 from bridge.training.run import Run, train_run
@@ -253,7 +253,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     spec, results, expected = stopped
     resume = spec.folder(results).resume
     DAMAGES[damage](resume / "step00000004")
-    found = load_checkpoint(resume, train_hash=spec.train_hash)
+    found = load_checkpoint(resume, identity={"train_hash": spec.train_hash})
     assert found is not None and found.step == 2
     said = capsys.readouterr().err
     assert "step00000004" in said and "using the one before it" in said
@@ -268,7 +268,7 @@ def test_a_flipped_byte_anywhere_in_the_manifest_is_no_traceback(
     manifest = resume / "step00000004" / "manifest.json"
     for position in range(manifest.stat().st_size):
         flip(manifest, position)
-        found = load_checkpoint(resume, train_hash=spec.train_hash)
+        found = load_checkpoint(resume, identity={"train_hash": spec.train_hash})
         assert found is not None and found.step in (2, 4)
         flip(manifest, position)
 
@@ -295,6 +295,26 @@ def test_a_checkpoint_of_another_configuration_is_refused(
     assert spec.train_hash in sentence and other.train_hash in sentence
     assert "delete" in sentence and "\n" not in sentence
     assert {p: p.read_bytes() for p in before} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("train_fingerprint", "version of the training code"), ("weights_hash", "base model")],
+)
+def test_a_checkpoint_of_other_code_or_another_base_model_is_refused(
+    stopped: tuple[RunSpec, Path, dict[str, bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    words: str,
+) -> None:
+    spec, results, expected = stopped
+    before = {p: p.read_bytes() for p in spec.folder(results).resume.rglob("*") if p.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr(session, name, lambda *_: "another")
+        with pytest.raises(RecordError, match=f"another {words} .*this run is another.*delete"):
+            train_run(spec, results=results, threads=1)
+    assert {p: p.read_bytes() for p in before} == before
+    assert results_of(train(spec, results)) == expected
 
 
 def test_a_log_that_lost_lines_is_refused(
@@ -329,7 +349,7 @@ def test_a_full_disk_during_a_checkpoint_is_one_sentence_and_loses_nothing(
         train_run(spec, results=tmp_path / "full", threads=1)
     folder = spec.folder(tmp_path / "full")
     assert not folder.done.exists()
-    found = load_checkpoint(folder.resume, train_hash=spec.train_hash)
+    found = load_checkpoint(folder.resume, identity={"train_hash": spec.train_hash})
     assert found is not None and found.step == 2
     monkeypatch.setattr(checkpoints, "save_file", save_file)
     assert results_of(train(spec, tmp_path / "full")) == expected
@@ -388,7 +408,7 @@ def test_the_checkpoints_outlive_a_failure_to_write_done(
     monkeypatch.setattr(run_module, "write_json", full)
     with pytest.raises(RecordError):
         train_run(spec, results=tmp_path, threads=1)
-    found = load_checkpoint(spec.folder(tmp_path).resume, train_hash=spec.train_hash)
+    found = load_checkpoint(spec.folder(tmp_path).resume, identity={"train_hash": spec.train_hash})
     assert found is not None and found.step == 4
 
 
