@@ -82,7 +82,7 @@ def collect_suite(plan: Plan, *, results: Path, folder: Path, partial: bool = Fa
     for spec in plan.runs:
         everything.add(collect_run(spec, results, partial=partial))
     _check_graders(everything.runs)
-    frames = {name: _frame(name, getattr(everything, name)) for name in TABLES}
+    frames = {name: as_table(name, getattr(everything, name)) for name in TABLES}
     frames["contamination"] = pd.DataFrame(contamination_rows(plan))
     for name, frame in frames.items():
         _write_parquet(folder / f"{name}.parquet", frame)
@@ -111,7 +111,8 @@ def _check_graders(runs: Sequence[Row]) -> None:
         )
 
 
-def _frame(name: str, rows: list[Row]) -> pd.DataFrame:
+def as_table(name: str, rows: list[Row]) -> pd.DataFrame:
+    """Rows as a table with the columns of its kind."""
     if name == "dynamics":
         # Columns of a method's own come last, sorted, whatever run has them first.
         own = sorted({column for row in rows for column in row} - {*KEY, *DYNAMICS})

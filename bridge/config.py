@@ -22,6 +22,10 @@ M = TypeVar("M", bound=BaseModel)
 _SHORT_FLOAT = re.compile(r"[+-]?[0-9]+[eE][+-]?[0-9]+")
 
 
+MOST_VALUES = 100_000
+"""Values in a configuration file, each alias counted as often as it is used."""
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be used; one sentence with the file, the key and the remedy."""
 
@@ -332,16 +336,41 @@ def load_user_config(path: Path) -> UserConfig:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping a YAML file holds."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = _parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise ConfigError(f"{path}: no such file; files there: {known}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ConfigError(
             f"{path}: expected a mapping of keys at the top, got {type(raw).__name__}."
         )
+    return raw
+
+
+def _parsed(text: str) -> Any:
+    """What YAML text says.
+
+    Raises:
+        ValueError: it is not YAML, or is more than any configuration: aliases of aliases make
+            billions of values out of a few lines.
+    """
+    try:
+        raw = yaml.safe_load(text)
+    except Exception as error:  # odd scalars make PyYAML raise nearly every class there is
+        words = str(error) if isinstance(error, yaml.YAMLError) else type(error).__name__
+        raise ValueError(words) from error
+    waiting, count = [raw], 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+        if count + len(waiting) > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES:,} values")
     return raw
 
 
@@ -366,8 +395,8 @@ def typed(value: Any) -> Any:
 def _number(text: str) -> Any:
     """What YAML makes of a word; also ``3e-4``, which it takes for text."""
     try:
-        return float(text) if _SHORT_FLOAT.fullmatch(text) else yaml.safe_load(text)
-    except yaml.YAMLError:
+        return float(text) if _SHORT_FLOAT.fullmatch(text) else _parsed(text)
+    except ValueError:
         return text
 
 
@@ -386,7 +415,8 @@ def validate(schema: type[M], raw: Any, where: Path | str, prefix: str = "") -> 
         location = tuple(part for part in first["loc"] if part not in ("tiny", "local", "hub"))
         key = ".".join(str(part) for part in location)
         full_key = f"{prefix}.{key}".strip(".")
-        raise ConfigError(f"{where}: {full_key}: {_explain(schema, first, location)}") from None
+        sentence = f"{where}: {full_key}: {_explain(schema, first, location)}"
+        raise ConfigError(" ".join(sentence.split())) from None
 
 
 def _tupled(raw: Any) -> Any:

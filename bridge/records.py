@@ -181,11 +181,24 @@ def read_json(path: Path) -> Any:
         RecordError: missing or damaged, with the remedy.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecordError(f"{path} is missing; run the job that writes it.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except ValueError:
         raise RecordError(f"{path} is damaged; delete it and run its job again.") from None
+
+
+def _parsed(text: str) -> Any:
+    """What JSON text says; ``ValueError`` for anything else, with what Python alone would take
+    (NaN, Infinity) and what breaks its parser (deep nesting)."""
+
+    def refuse(word: str) -> None:
+        raise ValueError(word)
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -204,8 +217,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         with path.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, 1):
                 try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
+                    row = _parsed(line)
+                except ValueError:
                     row = None
                 if not isinstance(row, dict):
                     raise RecordError(

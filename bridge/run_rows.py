@@ -19,13 +19,21 @@ from typing import Any
 
 from bridge.planning import RunSpec, load_family
 from bridge.problems.base import Problem
+from bridge.record_shapes import (
+    AnswerRow,
+    Done,
+    Failure,
+    Scores,
+    Step,
+    Timing,
+    read_record,
+    read_rows,
+)
 from bridge.records import (
     RESULTS,
     RecordError,
     RunFolder,
     canonical_json,
-    read_json,
-    read_jsonl,
     suite_folder,
 )
 
@@ -71,15 +79,15 @@ def collect_run(spec: RunSpec, results: Path, *, partial: bool) -> Collected:
                 "or collect with --partial."
             )
         return _without_numbers(spec, results)
-    done, scores = read_json(folder.done), read_json(folder.scores)
+    done, scores = read_record(folder.done, Done), read_record(folder.scores, Scores)
     stale = _stale(spec, folder, done, scores)
     if stale is not None:
         if not partial:
             raise RecordError(f"{stale}; run snakemake again.")
         return _without_numbers(spec, results)
-    status = str(_value(done, "status", folder.done))
+    status = str(done["status"])
     if status == "done":
-        status = str(_value(scores, "status", folder.scores))
+        status = str(scores["status"])
     reason = done.get("reason") or scores.get("reason")
     rows = Collected([_run_row(spec, status, reason, results, done, scores)], [], [], [], [])
     if status in RESULTS:
@@ -101,7 +109,7 @@ def _key(spec: RunSpec) -> Row:
 def _without_numbers(spec: RunSpec, results: Path) -> Collected:
     folder = spec.folder(results)
     status, reason = "missing", None
-    failure = read_json(folder.failure) if folder.failure.is_file() else {}
+    failure = read_record(folder.failure, Failure) if folder.failure.is_file() else {}
     if failure.get("spec_hash") == spec.spec_hash:
         status, reason = str(failure["status"]), failure.get("reason")
     return Collected([_run_row(spec, status, reason, results, {}, {})], [], [], [], [])
@@ -170,7 +178,8 @@ def _cost_row(spec: RunSpec, done: Row, scores: Row, path: Path) -> Row:
             "device_hours": done.get("device_hours"),
         }
         | {f"tokens_{name}": tokens.get(name) for name in ("generated", "trained")}
-        | {f"flops_{name}": flops.get(name) for name in ("generate", "train", "total")}
+        # A large run has more of them than a table's whole numbers go.
+        | {f"flops_{name}": _float(flops.get(name)) for name in ("generate", "train", "total")}
         | {
             f"memory_{name}_gib": memory.get(name)
             for name in ("allocated", "reserved", "device", "host")
@@ -179,14 +188,18 @@ def _cost_row(spec: RunSpec, done: Row, scores: Row, path: Path) -> Row:
     )
 
 
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
 def _dynamics(spec: RunSpec, results: Path, done: Row) -> list[Row]:
     """One row per step: the record's own numbers and the clock from the timings."""
     folder = spec.folder(results)
-    steps, timings = read_jsonl(folder.dynamics), read_jsonl(folder.timings)
-    elapsed = {_value(row, "step", folder.timings): row.get("elapsed_s") for row in timings}
+    steps, timings = read_rows(folder.dynamics, Step), read_rows(folder.timings, Timing)
+    elapsed = {row["step"]: row.get("elapsed_s") for row in timings}
     for number, row in enumerate(steps):
         # Line n is step n: a line that was lost or written twice cannot hide.
-        if row.get("step") != number or number not in elapsed:
+        if row["step"] != number or number not in elapsed:
             raise RecordError(
                 f"{folder.dynamics}, line {number + 1}: step {number} is missing here or in "
                 f"{folder.timings.name}; delete {folder.path} and run its job again."
@@ -207,26 +220,20 @@ def _score_rows(spec: RunSpec, path: Path, scores_path: Path, scores: Row) -> li
     """One row per question from all its answers, checked against the counts in the scores."""
     questions: dict[tuple[str, str], Row] = {}
     sampled_tokens: dict[tuple[str, str], int] = {}
-    for number, answer in enumerate(read_jsonl(path), 1):
-        try:
-            key = (str(answer["benchmark"]), str(answer["question_id"]))
-            row = questions.setdefault(key, _question(spec, key, answer["difficulty"]))
-            correct = answer["verdict"] == "correct"
-            if answer["sample"] < 0:
-                if row["greedy_verdict"] is not None:
-                    raise RecordError(f"{path}, line {number}: a second greedy answer to {key[1]}.")
-                row["greedy_verdict"] = answer["verdict"]
-                row["greedy_correct"] = int(correct)
-                row["greedy_tokens"] = answer["tokens"]
-            else:
-                row["n_samples"] += 1
-                row["n_sampled_correct"] += int(correct)
-                sampled_tokens[key] = sampled_tokens.get(key, 0) + answer["tokens"]
-        except (KeyError, TypeError):
-            raise RecordError(
-                f"{path}, line {number}: not an answer record; delete the file and "
-                f"{scores_path.name}, and evaluate again."
-            ) from None
+    for number, answer in enumerate(read_rows(path, AnswerRow), 1):
+        key = (answer["benchmark"], answer["question_id"])
+        row = questions.setdefault(key, _question(spec, key, answer["difficulty"]))
+        correct = answer["verdict"] == "correct"
+        if answer["sample"] < 0:
+            if row["greedy_verdict"] is not None:
+                raise RecordError(f"{path}, line {number}: a second greedy answer to {key[1]}.")
+            row["greedy_verdict"] = answer["verdict"]
+            row["greedy_correct"] = int(correct)
+            row["greedy_tokens"] = answer["tokens"]
+        else:
+            row["n_samples"] += 1
+            row["n_sampled_correct"] += int(correct)
+            sampled_tokens[key] = sampled_tokens.get(key, 0) + answer["tokens"]
     for key, total in sampled_tokens.items():
         questions[key]["sampled_tokens_mean"] = total / questions[key]["n_samples"]
     rows = list(questions.values())
@@ -239,7 +246,7 @@ def _answer_rows(spec: RunSpec, path: Path) -> list[Row]:
     """Every greedy answer beside its question and gold answer; long texts are cut."""
     problems = _problems(spec.family, canonical_json(spec.dataset_options))
     rows = []
-    for number, answer in enumerate(read_jsonl(path), 1):
+    for number, answer in enumerate(read_rows(path, AnswerRow), 1):
         if answer["sample"] >= 0:
             continue
         problem = problems.get((answer["benchmark"], answer["question_id"]))

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bridge.planning import Plan, RunSpec
-from bridge.records import RecordError, RunFolder, base_folder, read_json, suite_folder
+from bridge.record_shapes import Done, Failure, Heartbeat, Scores, Shape, read_record
+from bridge.records import RecordError, RunFolder, base_folder, suite_folder
 
 Word = Literal[
     "done",
@@ -79,7 +80,7 @@ class State:
 def run_state(spec: RunSpec, results: Path, *, now: float | None = None) -> State:
     """Tell the state of a run from its folder."""
     folder = spec.folder(results)
-    scores = _record(folder.scores, "spec_hash", spec.spec_hash)
+    scores = _record(folder.scores, Scores, "spec_hash", spec.spec_hash)
     if scores is not None:
         return State(scores["status"], scores.get("reason") or "")
     heartbeat = _heartbeat(folder)
@@ -87,10 +88,10 @@ def run_state(spec: RunSpec, results: Path, *, now: float | None = None) -> Stat
         step, n_steps = heartbeat["step"], heartbeat["n_steps"]
         detail = f"step {step} of {n_steps}, {_clock(heartbeat['seconds_left'])} left"
         return State("running", detail, f"{step}/{n_steps}")
-    failure = _record(folder.failure, "spec_hash", spec.spec_hash)
+    failure = _record(folder.failure, Failure, "spec_hash", spec.spec_hash)
     if failure is not None:
         return State(failure["status"], f"{failure['stage']}: {failure['reason']}")
-    if _record(folder.done, "train_hash", spec.train_hash) is not None:
+    if _record(folder.done, Done, "train_hash", spec.train_hash) is not None:
         return State("trained", "waits for its evaluation")
     if heartbeat is not None:
         detail = f"at step {heartbeat['step']} of {heartbeat['n_steps']}; the next attempt resumes"
@@ -176,21 +177,20 @@ def _coloured(text: str, word: Word, colour: bool) -> str:
     return f"\x1b[{_COLOURS[word]}m{text}\x1b[0m" if colour else text
 
 
-def _record(path: Path, key: str, expected: str) -> dict[str, Any] | None:
+def _record(path: Path, shape: type[Shape], key: str, expected: str) -> dict[str, Any] | None:
     """A record of this very configuration, or None: old and damaged ones say nothing about it."""
     try:
-        record = read_json(path)
+        record = read_record(path, shape)
     except RecordError:
         return None
-    return record if isinstance(record, dict) and record.get(key) == expected else None
+    return record if record.get(key) == expected else None
 
 
 def _heartbeat(folder: RunFolder) -> dict[str, Any] | None:
     try:
-        heartbeat: dict[str, Any] = read_json(folder.heartbeat)
+        return read_record(folder.heartbeat, Heartbeat)
     except RecordError:
         return None
-    return heartbeat
 
 
 def _alive(heartbeat: dict[str, Any], now: float) -> bool:

@@ -8,7 +8,6 @@ listed by `cautions` or marked in the cell.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from bridge.analysis.palette import ordered_methods
+from bridge.records import RecordError, read_json
 
 KEY = ("suite", "model", "dataset", "method", "seed")
 DONE = "done"
@@ -193,7 +193,11 @@ def _check_manifest(folder: Path) -> None:
     path = folder / "manifest.json"
     if not path.is_file():
         return
-    for name, expected in json.loads(path.read_text(encoding="utf-8"))["tables"].items():
+    try:
+        expected_hashes = dict(read_json(path)["tables"])
+    except (RecordError, KeyError, TypeError, ValueError):
+        raise TidyError(f"{path} is damaged; collect the suite again") from None
+    for name, expected in expected_hashes.items():
         table = folder / f"{name}.parquet"
         if table.is_file() and hashlib.sha256(table.read_bytes()).hexdigest() != expected:
             raise TidyError(f"{table} is not the file that {path} names; collect the suite again")

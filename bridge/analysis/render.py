@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from bridge.records import write_text
+
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -212,12 +214,6 @@ def columns(sheet: Sheet, width: int) -> str:
                 lines.append(line.rstrip())
             lines += [rule] * (row_number == 0)
     return "\n".join(lines)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 with Unix line ends, making the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_csv(path: Path, rows: list[dict[str, object]], head: Sequence[str]) -> None:

@@ -21,11 +21,12 @@ from bridge.analysis.captions import CAPTIONS
 from bridge.analysis.cells import build_blocks
 from bridge.analysis.frames import TidyError, cautions, load_tidy
 from bridge.analysis.palette import ordered_methods, style
-from bridge.analysis.render import printable, write_text
+from bridge.analysis.render import printable
 from bridge.analysis.report_data import answer_data, curve_data, embed, load_answers
 from bridge.analysis.report_runs import facts, provenance, run_groups, without_result
 from bridge.analysis.report_tables import fragments, summary, table_groups
 from bridge.analysis.tables import distinct
+from bridge.records import write_text
 
 HERE = Path(__file__).parent
 STYLES = ("vendor/uPlot.min.css", "report.css")

@@ -18,13 +18,12 @@ from bridge.config import EvaluationConfig
 from bridge.evaluation import EvaluationError, scores
 from bridge.grading import GraderError, GraderLimits, GraderPool
 from bridge.planning import RunSpec, load_family
+from bridge.record_shapes import Done, read_record
 from bridge.records import (
-    STATUSES,
     RunFolder,
     Status,
     exclusive,
     jsonl,
-    read_json,
     write_json,
     write_text,
     writing,
@@ -71,11 +70,8 @@ def evaluate_run(
     """
     folder = spec.folder(results)
     with exclusive(folder, wait_s=patience_s()):
-        done = read_json(folder.done)
-        status = done.get("status")
-        if status not in STATUSES:
-            raise EvaluationError(f"{folder.done} has the status {status!r}; train the run again.")
-        ended: Status = status
+        done = read_record(folder.done, Done)
+        ended: Status = done["status"]
         if ended != "done":
             log.info("training ended with '%s' (%s): nothing to measure", ended, done.get("reason"))
             _forget(folder)
@@ -88,7 +84,7 @@ def evaluate_run(
                 f"The policy in {folder.path} was trained with another configuration (train_hash "
                 f"{done.get('train_hash')}, now {spec.train_hash}); train the run again."
             )
-        if "policy" not in done:
+        if not done.get("policy"):
             raise EvaluationError(f"{folder.done} names no policy; train the run again.")
         return _measure(spec, folder, folder.path / done["policy"], threads, load)
 

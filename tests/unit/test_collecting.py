@@ -388,7 +388,7 @@ def grade_otherwise(spec: RunSpec, results: Path) -> None:
         (cut_answers, "answers.jsonl holds 3 greedy answers to 3 questions of rung1"),
         (flip_a_verdict, "answers.jsonl holds 4 greedy answers to 4 questions of rung1, 3 of"),
         (repeat_an_answer, "answers.jsonl, line 12: a second greedy answer to rung1/00003"),
-        (answer_without_verdict, "answers.jsonl, line 5: not an answer record"),
+        (answer_without_verdict, "answers.jsonl, line 5 lacks the key 'verdict'"),
         (sample_an_unknown_question, "answers.jsonl holds 4 greedy answers to 5 questions"),
         (damage_done, "done.json is damaged; delete it"),
         (forget_the_cost, "done.json lacks the key 'tokens'"),

@@ -208,7 +208,7 @@ def test_bad_records(tmp_path: Path, checkpoint: Path) -> None:
 
     assert "done.json is missing" in refusal()
     finish(spec, tmp_path, checkpoint, status="finished")
-    assert "'finished'" in refusal()
+    assert "done.json: status" in refusal()
     finish(spec, tmp_path, checkpoint, train_hash="0")
     assert "another configuration" in refusal()
     finish(spec, tmp_path, checkpoint / "absent")
