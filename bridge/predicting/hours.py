@@ -26,7 +26,7 @@ _QUESTIONS = 1517
 
 
 def hours_of(spec: RunSpec, shape: Shape, method: Method, device: Device) -> dict[str, float]:
-    """Hours by part, with ``total``."""
+    """Hours by the clock by part, with ``total``; of several devices, all are taken so long."""
     training = spec.training
     rows = rows_of(spec, shape)
     seconds = {"rollout": 0.0, "update": 0.0, "sync": 0.0, "probe": 0.0, "evaluate": 0.0}
@@ -48,6 +48,8 @@ def hours_of(spec: RunSpec, shape: Shape, method: Method, device: Device) -> dic
     probes = 1 + method.n_steps // training.probe_every if method.n_steps else 0
     seconds["probe"] = probes * draw_s * 2 * training.probe_size / _answers(spec)
     seconds["evaluate"] = _evaluate_s(spec, shape, device)
+    for name in ("rollout", "update", "probe"):
+        seconds[name] /= training.sharding.ranks
     hours = {name: value / 3600 for name, value in seconds.items()}
     return {**hours, "total": sum(hours.values())}
 

@@ -46,16 +46,18 @@ def prediction_text(plan: Plan, device: Device | None) -> str:
     ]
     hours, disk = 0.0, 0.0
     for name, p in found.items():
-        seeds = len(kinds[name])
+        specs_of = kinds[name]
+        seeds = len(specs_of)
         cells = [_number(p.memory_gib["total"]), p.phase]
         cells += [_number(p.memory_gib.get(c, 0.0)) for c in used]
         cells += [_number(p.host_gib), _number(p.disk_gib)]
         cells.append("-" if p.hours is None else f"{p.hours['total']:.1f} x {seeds}")
         lines.append(_line(name, cells))
-        hours += seeds * (p.hours or {}).get("total", 0.0)
+        devices = specs_of[0].training.sharding.ranks
+        hours += seeds * devices * (p.hours or {}).get("total", 0.0)
         disk += seeds * p.policy_gib
     if device is not None:
-        lines.append(f"all {len(plan.runs)} runs: {hours:.0f} hours on one {device.name}")
+        lines.append(f"all {len(plan.runs)} runs: {hours:.0f} device-hours of {device.name}")
     lines.append(
         f"disk for all trained policies: {disk:.1f} GiB; an unfinished run's checkpoints are the "
         "column disk"

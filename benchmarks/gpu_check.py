@@ -1,0 +1,241 @@
+"""Three steps of each kind of method on this machine's GPU, as JSON; see benchmarks/gpu_check.sh.
+
+Models have random weights and a word-level tokenizer that is made here, padded to the vocabulary of
+the real ones, so that memory and time are theirs. Their answers are noise, and rewards are zero but
+for chance: with a KL term every row still goes through the update. Each run is a process of its
+own, which gives all memory back and keeps a failure to itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from bridge.config import EvaluationConfig, LocalModel, TrainingConfig
+from bridge.planning import RunSpec, load_family, load_method
+from bridge.policies.tiny import build_tokenizer, save_base
+from bridge.predicting import predict
+from bridge.predicting.shapes import Shape
+from bridge.problems.base import SyntheticFamily
+from bridge.records import read_json, read_jsonl, write_json
+from bridge.training.telemetry import device_name, versions
+
+TINY: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+    "vocab_size": 512,
+}
+REAL = ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-3B")
+METHODS = ("sft", "rl_zero", "bridge")
+CONTEXT_TOKENS = 512
+SECONDS = 540.0
+"""When to start no further run: the shell stops everything a minute later."""
+PARITY = 2e-3
+"""Largest difference of losses between GPU and CPU in float32, relative to 1 nat."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("gpu_check.json"))
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.run:
+        _train(json.loads(arguments.run))
+        return
+    begin = time.monotonic()
+    gpu = torch.cuda.is_available()
+    report: dict[str, Any] = {
+        "device": device_name(),
+        "gpu": gpu,
+        "note": None if gpu else "No GPU was found: only the tiny part ran, on the CPU.",
+        "versions": versions(),
+    }
+    if gpu:
+        report["device_memory_gib"] = torch.cuda.get_device_properties(0).total_memory / 2**30
+    engines = ["native", *(["vllm"] if find_spec("vllm") else [])]
+    report["engines"] = engines
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        make_model(folder / "tiny", TINY)
+        report["tiny"] = {m: measure(folder, "tiny", m, "native", begin) for m in METHODS}
+        if gpu:
+            report["parity"] = parity(folder, report["tiny"], begin)
+            report["models"] = {}
+            for repo in REAL:
+                name = repo.partition("/")[2]
+                make_model(folder / name, shape(repo))
+                report["models"][name] = {
+                    engine: {m: measure(folder, name, m, engine, begin) for m in METHODS}
+                    for engine in engines
+                }
+    report["seconds"] = time.monotonic() - begin
+    write_json(arguments.out, report)
+    print(json.dumps(report, indent=1, sort_keys=True))
+    if any(run["status"] == "failed" for run in report["tiny"].values()):
+        sys.exit(1)
+    if gpu and not report["parity"]["agree"]:
+        sys.exit("gpu_check: losses on the GPU differ from those on the CPU; see parity.")
+
+
+def shape(repo: str) -> dict[str, Any]:
+    """The numbers of a model of the hub, from the table of the predictions."""
+    from bridge.predicting import shapes
+
+    found: Shape = shapes._table()[repo]
+    return {k: v for k, v in found.model_dump().items() if k in TINY}
+
+
+def make_model(folder: Path, sizes: dict[str, Any]) -> None:
+    """Write a checkpoint with random weights; most of its vocabulary no text uses."""
+    words = cast(SyntheticFamily, load_family("chains")).vocabulary()
+    tokenizer = build_tokenizer(words, context_tokens=CONTEXT_TOKENS)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        **{
+            **sizes,
+            "max_position_embeddings": CONTEXT_TOKENS,
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+    )
+    # Drawing three billion random numbers takes minutes on a CPU.
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = Qwen2ForCausalLM(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    save_base(model.cpu(), tokenizer, folder)
+    del model
+    torch.cuda.empty_cache()
+
+
+def make_spec(folder: Path, model: str, method: str, engine: str) -> RunSpec:
+    """Three steps of a method."""
+    tiny = model == "tiny"
+    kind, family = load_method(method), load_family("chains")
+    options = {"train_size": 32, "validation_size": 8, "demonstrations": 16}
+    checked = family.Options.model_validate({**options, "questions_scale": 0.02})
+    training = TrainingConfig(
+        prompts_per_step=8,
+        n=4,
+        max_response_tokens=24 if tiny else 256,
+        engine=cast(Any, engine),
+        kv_cache_gib=2.0,
+        sft_batch_size=8,
+        lr_sft=1e-4 if tiny else 1e-6,
+        lr_rl=1e-4 if tiny else 1e-6,
+        kl_coef=0.01,
+        micro_batch_tokens=8192,
+        precision="float32" if tiny else "bfloat16",
+        activation_checkpointing=not tiny,
+        cpu_offload=not tiny,
+        probe_every=100,
+        probe_size=4,
+        checkpoint_every=100,
+    )
+    return RunSpec(
+        suite="gpu_check",
+        model=model,
+        dataset="chains",
+        label=f"{method}-{engine}",
+        seed=0,
+        model_config=LocalModel(source="local", path=str(folder / model)),
+        family="chains",
+        dataset_options=checked.model_dump(mode="json"),
+        method=method,
+        method_options=kind.Options.model_validate({"steps": 3}).model_dump(mode="json"),
+        training=training,
+        evaluation=EvaluationConfig(max_response_tokens=8, n_samples=0, sampled_questions=0),
+    )
+
+
+def measure(
+    folder: Path, model: str, method: str, engine: str, begin: float, *, hidden: bool = False
+) -> dict[str, Any]:
+    """Seconds by stage, peak memory, and the losses of three steps; or why there are none.
+
+    Args:
+        hidden: hide the GPU from the run.
+    """
+    if time.monotonic() - begin > SECONDS:
+        return {"status": "skipped", "reason": "ten minutes were over"}
+    results = folder / ("on-cpu" if hidden else "results")
+    asked = {"folder": str(folder), "model": model, "method": method, "engine": engine}
+    environment = dict(os.environ)
+    if hidden:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    command = [sys.executable, __file__, "--run", json.dumps({**asked, "results": str(results)})]
+    left = max(10.0, SECONDS + 30.0 - (time.monotonic() - begin))
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=left
+        )
+    except subprocess.TimeoutExpired:
+        return {"status": "skipped", "reason": "ten minutes were over"}
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        return {"status": "failed", "reason": lines[-1] if lines else f"exit {done.returncode}"}
+    spec = make_spec(folder, model, method, engine)
+    run = spec.folder(results)
+    record = read_json(run.done)
+    losses = ("rl_loss", "demonstration_loss", "kl", "grad_norm")
+    predicted = predict(spec)
+    return {
+        "status": record["status"],
+        "reason": record["reason"],
+        "seconds": record["seconds"],
+        "tokens": record["tokens"],
+        "memory_gib": record["memory_gib"],
+        "predicted_update_gib": predicted.update_gib["total"],
+        "parameters": predicted.parameters,
+        "steps": [
+            {k: line[k] for k in losses if k in line} for line in read_jsonl(run.dynamics)[1:]
+        ],
+    }
+
+
+def parity(folder: Path, on_gpu: dict[str, Any], begin: float) -> dict[str, Any]:
+    """The tiny model's first step on the CPU beside the GPU's.
+
+    Only of SFT: it sees the same rows on both. Sampling may draw another token where two numbers
+    lie within rounding, and all that follows is another text.
+    """
+    on_cpu = measure(folder, "tiny", "sft", "native", begin, hidden=True)
+    if {on_gpu["sft"]["status"], on_cpu["status"]} != {"done"}:
+        return {"agree": False, "reason": on_cpu.get("reason") or on_gpu["sft"]["reason"]}
+    pairs = [
+        (here["demonstration_loss"], there["demonstration_loss"])
+        for here, there in zip(on_gpu["sft"]["steps"], on_cpu["steps"], strict=True)
+    ]
+    worst = max(abs(a - b) / max(1.0, abs(b)) for a, b in pairs)
+    return {"losses": pairs, "worst": worst, "limit": PARITY, "agree": worst < PARITY}
+
+
+def _train(asked: dict[str, str]) -> None:
+    from bridge.jobs import set_threads
+    from bridge.memory_errors import memory_explained
+    from bridge.training.run import train_run
+
+    set_threads(1)
+    spec = make_spec(Path(asked["folder"]), asked["model"], asked["method"], asked["engine"])
+    with memory_explained(spec, "train"):
+        train_run(spec, results=Path(asked["results"]), threads=1)
+
+
+if __name__ == "__main__":
+    main()
