@@ -201,6 +201,7 @@ def measure(
         "seconds": record["seconds"],
         "tokens": record["tokens"],
         "memory_gib": record["memory_gib"],
+        "memory_by_stage_gib": record["memory_by_stage_gib"],
         "predicted_update_gib": predicted.update_gib["total"],
         "parameters": predicted.parameters,
         "steps": [

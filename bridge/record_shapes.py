@@ -67,6 +67,7 @@ class Done(Shape):
     tokens: dict[str, Count | None] = {}
     flops: dict[str, float | None] = {}
     memory_gib: dict[str, float | None] | None = None
+    memory_by_stage_gib: dict[str, dict[str, float]] = {}
     device_hours: float | None = None
     demo_reward: float | None = None
     device: str | None = None

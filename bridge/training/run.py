@@ -336,8 +336,8 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
         "memory_gib": {
             **run.stopwatch.memory.peaks(),
             "host": host_memory_gib(),
-            "stages": run.stopwatch.memory.stages,
         },
+        "memory_by_stage_gib": run.stopwatch.memory.stages,
         "device": device_name(),
         "threads": threads,
         "ranks": run.policy.ranks.size,

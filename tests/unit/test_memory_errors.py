@@ -12,6 +12,7 @@ import torch
 from bridge.jobs import has_remedy, recorded_failure
 from bridge.memory_errors import MemoryShortError, memory_explained
 from bridge.planning import RunSpec
+from bridge.record_shapes import Done
 from bridge.records import read_json
 from bridge.training.memory import GIB, MemoryMeter, Reading, device_meter
 from bridge.training.run import train_run
@@ -74,6 +75,8 @@ def test_a_run_that_runs_out_keeps_its_checkpoint_and_goes_on_with_less(
 ) -> None:
     plain = make_spec(base, "sft", options={"steps": 4})
     assert attempt(plain, tmp_path / "whole") == "done"
+    record = read_json(plain.folder(tmp_path / "whole").done)
+    assert Done.model_validate(record).memory_by_stage_gib == device_meter().stages
     step = Run.step
     with monkeypatch.context() as patch:
         patch.setattr(
