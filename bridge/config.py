@@ -78,8 +78,9 @@ class HubModel(Closed):
     repo: str = Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
     revision: str = Field(pattern="^[0-9a-f]{40}$")
     """Commit id; a branch or a tag could move."""
-    prompt: Literal["chat-template", "qwen-boxed"] = "chat-template"
-    """The tokenizer's own chat template, or SimpleRL's for Qwen base models."""
+    prompt: Literal["chat-template", "chat-template-no-thinking", "qwen-boxed"] = "chat-template"
+    """The tokenizer's own chat template, the same with its thinking switched off, or SimpleRL's for
+    Qwen base models."""
     pad_token: str | None = None
     """Token of the vocabulary to pad with, for a tokenizer that names none."""
 

@@ -2,7 +2,8 @@ r"""A model of the hub as a checkpoint folder like any other: links to its files
 
 The folder holds links into the hub's cache, so nothing is copied. What the model's own files lack
 for training is written beside them: SimpleRL's ``qwen-boxed`` chat template with its two end
-tokens, and a pad token. Everything later (training, lm-eval, vLLM) reads the prompt from there.
+tokens or the model's own with thinking off, and a pad token. Everything later (training, lm-eval,
+vLLM) reads the prompt from there.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ QWEN_BOXED: Final = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# The variable by which Qwen3's template leaves thinking out; set inside, every reader obeys it.
+_THINKING: Final = "enable_thinking"
+
 # SimpleRL's evaluation stops at either.
 _QWEN_ENDS: Final = ("<|im_end|>", "<|endoftext|>")
 
@@ -96,11 +100,21 @@ def _adapt(model: HubModel, folder: Path) -> None:
         known = json.loads(generation.read_text("utf-8")) if generation.is_file() else {}
         known["eos_token_id"] = [tokens[end] for end in _QWEN_ENDS]
         _replace(generation, json.dumps(known, indent=2))
-    elif not (folder / "chat_template.jinja").is_file() and not settings.get("chat_template"):
-        raise CheckpointError(
-            f"{model.repo}: the tokenizer has no chat template; set prompt: qwen-boxed for a Qwen "
-            "base model, or take the instruction-tuned one."
-        )
+    else:
+        path = folder / "chat_template.jinja"
+        template = path.read_text("utf-8") if path.is_file() else settings.get("chat_template")
+        if not template:
+            raise CheckpointError(
+                f"{model.repo}: the tokenizer has no chat template; set prompt: qwen-boxed for a "
+                "Qwen base model, or take the instruction-tuned one."
+            )
+        if model.prompt == "chat-template-no-thinking":
+            if _THINKING not in template:
+                raise CheckpointError(
+                    f"{model.repo}: its chat template has no switch {_THINKING}; set prompt: "
+                    "chat-template."
+                )
+            _replace(path, f"{{%- set {_THINKING} = false %}}{template}")
     if model.pad_token is not None:
         if model.pad_token not in tokens:
             raise CheckpointError(

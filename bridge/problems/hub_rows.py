@@ -89,6 +89,11 @@ def _knights_knaves(row: Row, id_: str) -> dict[str, Any]:
     }
 
 
+def _cola(row: Row, id_: str) -> dict[str, Any]:
+    """A sentence with its label: 1 acceptable, 0 not, -1 hidden."""
+    return {"id": id_, "problem": row["sentence"], "answer": str(row["label"])}
+
+
 def _integral(answer: str) -> str:
     """``027`` and ``27.0`` are ``27``, as AIME and AMC golds are integers."""
     match = re.fullmatch(r"0*([0-9]+)(?:\.0+)?", answer.strip())
@@ -96,6 +101,7 @@ def _integral(answer: str) -> str:
 
 
 READERS: Final[dict[str, Callable[[Row, str], dict[str, Any]]]] = {
+    "cola": _cola,
     "deepmath": _deepmath,
     "gpqa": _gpqa,
     "gsm8k": _gsm8k,

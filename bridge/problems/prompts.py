@@ -13,10 +13,13 @@ ROLES: Final = (
     "\nPlease reason step by step, and put who is what within \\boxed{}, "
     "like \\boxed{Zoe is a knight, Max is a knave}."
 )
+ACCEPTABLE: Final = (
+    "\nIs this sentence acceptable English? Put 1 for yes or 0 for no within \\boxed{}."
+)
 
 
 def posed(question: str) -> str:
     """A question without the instruction that all questions of its family share."""
-    for instruction in (BOXED, LETTER, ROLES):
+    for instruction in (BOXED, LETTER, ROLES, ACCEPTABLE):
         question = question.removesuffix(instruction)
     return question

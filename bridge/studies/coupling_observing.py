@@ -9,7 +9,7 @@ from bridge.records import read_jsonl
 from bridge.studies import estimates
 from bridge.studies.coupling_arms import Arm, check_change_of_phase
 from bridge.studies.coupling_study import Study, row_names
-from bridge.studies.measuring import demonstration_losses, log_of
+from bridge.studies.measuring import demonstration_losses, label_correlation, log_of
 
 
 def observe(study: Study, arm: Arm) -> dict[str, Any]:
@@ -44,6 +44,8 @@ def observe(study: Study, arm: Arm) -> dict[str, Any]:
         "reward_ceiling": ceiling,
         "ceiling_is_vacuous": vacuous,
     }
+    if {p.answer for p in probe} == {"0", "1"}:
+        row["mcc_before"], row["mcc_after"] = map(label_correlation, (theirs, ours))
     if arm.order == "SFT then RL" and beta > 0:
         name = "before" if arm.reference_is_first else "base"
         reference = before if arm.reference_is_first else load_policy(paths["base"])

@@ -153,6 +153,7 @@ COURSE = {
     "reward_train": "train_reward",
     "lenient": "heldout_lenient",
     "format": "heldout_format",
+    "mcc": "heldout_mcc",
     "length": "heldout_length",
     "cosine": "probe_cosine",
     "rl_norm": "probe_rl_norm",

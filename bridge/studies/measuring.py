@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bridge.config import TrainingConfig
+from bridge.grading.labels import matthews
 from bridge.grading.lenient import last_number_is
 from bridge.grading.pool import GraderPool
 from bridge.methods.base import Method, Row
@@ -36,6 +37,8 @@ class Answers:
     """[prompts, samples] by the strict verifier."""
     lenient: Array
     """[prompts, samples]: 1 where the last number of the text is the gold answer."""
+    positive: Array
+    """[prompts] of bool: whether the gold answer is 1."""
     log_own: Array
     """[prompts, samples], log-prob of the whole answer under the policy itself, nats."""
 
@@ -68,8 +71,22 @@ def sample(
             ],
             dtype=np.float64,
         ),
+        positive=np.array([problem.answer == "1" for problem in problems]),
         log_own=log_of(policy, rows),
     )
+
+
+def label_correlation(answers: Answers) -> float:
+    """Matthews correlation of the lenient labels; not a number where a gold or a label is missing.
+
+    For problems whose only gold answers are 0 and 1.
+    """
+    n = answers.lenient.shape[1]
+    found = matthews(
+        [bool(p) for p in answers.positive for _ in range(n)],
+        [bool(right) for right in answers.lenient.ravel()],
+    )
+    return float("nan") if found is None else found
 
 
 def log_of(policy: Policy, rows: Sequence[Sequence[Row]]) -> Array:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from bridge.config import TrainingConfig
 from bridge.grading.extraction import last_boxed
+from bridge.grading.labels import matthews
 from bridge.grading.lenient import last_number_is
 from bridge.methods.base import Group, Method, Row
 from bridge.policies.trainable import ADAPTER, BASE, SHADOW, TrainablePolicy
@@ -102,17 +103,24 @@ class Probes:
             out[f"{name}_nats"] = None if loss is None else loss * tokens / len(rows)
         return out | self._gradients(drawn["heldout"], self.demonstrations["demo_loss_heldout"])
 
-    def _rewards(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Strict reward, lenient score, share of answers with a box, mean length in tokens."""
+    def _rewards(self, groups: Sequence[Group]) -> dict[str, float | None]:
+        """Strict reward, lenient score, share of answers with a box, mean length in tokens.
+
+        For labels 0 and 1 also the Matthews correlation of the last label.
+        """
         rows = [row for group in groups for row in group.rows]
         texts = [self.policy.sampler.text(list(row.response_ids)) for row in rows]
         lenient = [last_number_is(t, r.problem.answer) for t, r in zip(texts, rows, strict=True)]
-        return {
+        out: dict[str, float | None] = {
             "reward": sum(row.reward or 0.0 for row in rows) / len(rows),
             "lenient": sum(lenient) / len(rows),
             "format": sum(last_boxed(text) is not None for text in texts) / len(rows),
             "length": sum(len(row.response_ids) for row in rows) / len(rows),
         }
+        golds = [row.problem.answer for row in rows]
+        if set(golds) == {"0", "1"}:
+            out["mcc"] = matthews([gold == "1" for gold in golds], lenient)
+        return out
 
     def _gradients(
         self, groups: Sequence[Group], demonstrations: Sequence[Row]

@@ -106,6 +106,27 @@ def test_a_chat_template_of_the_model_is_left_alone(cache: Path, tmp_path: Path)
     assert read_json(folder / "generation_config.json")["eos_token_id"] == 0
 
 
+def test_thinking_is_switched_off_in_the_template(cache: Path, tmp_path: Path) -> None:
+    wanted = {"prompt": "chat-template-no-thinking"}
+    # Qwen3's own condition, in its template's file or in the tokenizer's settings.
+    template = (
+        "{{ messages[0]['content'] }}"
+        "{% if enable_thinking is defined and enable_thinking is false %}!{% endif %}"
+    )
+    (cache / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    with pytest.raises(CheckpointError, match="no switch enable_thinking; set prompt: chat-templ"):
+        prepare_hub_model(hub(**wanted), tmp_path / "base")
+    (cache / "chat_template.jinja").write_text(template)
+    on = load_policy(prepare_hub_model(hub(prompt="chat-template"), tmp_path / "on"))
+    assert on.tokenizer.convert_ids_to_tokens(on.prompt_ids("ab")) == ["a", "b"]
+    off = load_policy(prepare_hub_model(hub(**wanted), tmp_path / "off"))
+    assert off.tokenizer.convert_ids_to_tokens(off.prompt_ids("ab")) == ["a", "b", "!"]
+    (cache / "chat_template.jinja").unlink()
+    edit(cache / "tokenizer_config.json", chat_template=template)
+    settings = load_policy(prepare_hub_model(hub(**wanted), tmp_path / "settings"))
+    assert settings.tokenizer.convert_ids_to_tokens(settings.prompt_ids("ab")) == ["a", "b", "!"]
+
+
 def test_a_pad_token_is_supplied(cache: Path, tmp_path: Path) -> None:
     edit(cache / "tokenizer_config.json", pad_token=None)
     with pytest.raises(CheckpointError, match="has no pad token; name one of its special tokens"):
