@@ -40,6 +40,11 @@ CAPTIONS = {
         "Accuracy against training progress",
         f"Greedy accuracy on a fixed held-out probe. {_SEEDS} {_MANY} {_STOPPED}",
     ),
+    "demonstration_loss": (
+        "Demonstration loss against training progress",
+        "Loss on fixed held-out demonstrations, the other objective: where a curve rises, what "
+        f"supervision taught is forgotten. {_SEEDS} {_MANY} {_STOPPED}",
+    ),
     "reward_length": (
         "Reward and response length against RL step",
         "Mean reward and mean response length of the training rollouts of each RL step. Thin "

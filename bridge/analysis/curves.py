@@ -1,4 +1,4 @@
-"""Training curves: held-out accuracy against progress or time, reward and length against RL step.
+"""Training curves: accuracy and demonstration loss on probes, reward and length against RL step.
 
 Lines are means over finished seeds, bands their 95 % t interval (three seeds or more; fewer are
 drawn one by one). Only reward and length are smoothed, and their panels say over how many steps.
@@ -55,14 +55,33 @@ class Curve:
         return len(self.y)
 
 
+@dataclass(frozen=True)
+class Probe:
+    """A quantity that runs measure on a fixed probe."""
+
+    column: str
+    label: str
+    limits: tuple[float, float]
+    """No band goes beyond them."""
+
+
+ACCURACY = Probe("heldout_accuracy", "held-out accuracy", (0.0, 1.0))
+LOSS = Probe("demo_loss_heldout", "held-out demonstration loss (nats per token)", (0.0, np.inf))
+
+
 def accuracy_progress(tidy: Tidy) -> Figure:
     """Held-out accuracy against the share of training done, one panel per model and dataset."""
-    return _accuracy(tidy, "progress", "training progress")
+    return _probed(tidy, ACCURACY, "progress", "training progress")
+
+
+def demonstration_loss(tidy: Tidy) -> Figure:
+    """Loss on held-out demonstrations against the share of training done: what is forgotten."""
+    return _probed(tidy, LOSS, "progress", "training progress")
 
 
 def accuracy_wallclock(tidy: Tidy) -> Figure:
     """Held-out accuracy against training time, one panel per model and dataset."""
-    return _accuracy(tidy, "elapsed_s", "training time")
+    return _probed(tidy, ACCURACY, "elapsed_s", "training time")
 
 
 def reward_length(tidy: Tidy, methods: Sequence[str] = RL_FIGURE_METHODS) -> Figure:
@@ -144,7 +163,7 @@ def with_status(tidy: Tidy) -> pd.DataFrame:
     return tidy.dynamics.merge(tidy.runs[[*key, "status"]], on=key, how="inner")
 
 
-def _accuracy(tidy: Tidy, x: str, x_label: str) -> Figure:
+def _probed(tidy: Tidy, probe: Probe, x: str, x_label: str) -> Figure:
     rows = with_status(tidy)
     parts = block_parts(tidy)
     n_rows, n_columns = grid(len(parts))
@@ -155,14 +174,14 @@ def _accuracy(tidy: Tidy, x: str, x_label: str) -> Figure:
         axes = panels[index // n_columns, index % n_columns]
         block = block_of(rows, model, dataset)
         scale, unit = time_unit(block[x].max()) if x == "elapsed_s" else (1.0, "")
-        drawn += _accuracy_panel(axes, block, x, methods, scale, plain)
+        drawn += _probe_panel(axes, probe, block, x, methods, scale, plain)
         axes.set_title(_title(tidy, model, dataset, methods))
         axes.set_xlabel(f"{x_label} ({unit})" if unit else x_label)
         _few_ticks(axes)
     for axes in panels.flat[len(parts) :]:
         axes.set_visible(False)
     for axes in panels[:, 0]:
-        axes.set_ylabel("held-out accuracy")
+        axes.set_ylabel(probe.label)
     add_legend(figure, ordered_methods(drawn), n_columns=4 if n_columns > 1 else 3)
     return figure
 
@@ -177,8 +196,9 @@ def block_parts(tidy: Tidy) -> list[tuple[str, str, list[str], tuple[str, ...]]]
     return parts
 
 
-def _accuracy_panel(
+def _probe_panel(
     axes: Axes,
+    probe: Probe,
     block: pd.DataFrame,
     x: str,
     methods: list[str],
@@ -188,19 +208,19 @@ def _accuracy_panel(
     """Draw one panel; returns the methods it shows."""
     trained = [method for method in methods if method != BASE]
     shown = []
-    untouched = block.loc[block["method"] == BASE, "heldout_accuracy"].dropna()
+    untouched = block.loc[block["method"] == BASE, probe.column].dropna()
     if len(untouched):
         shown.append(BASE)
         axes.axhline(untouched.mean(), **line_keywords(style(BASE), 1.0), zorder=1.5)
-    for curve in block_curves(block, x, "heldout_accuracy", trained):
+    for curve in block_curves(block, x, probe.column, trained):
         shown.append(curve.method)
         scaled = Curve(curve.method, curve.x / scale, curve.y)
-        _draw(axes, scaled, 1, (0, 1), end_marker=True, band=curve.method not in plain)
+        _draw(axes, scaled, 1, probe.limits, end_marker=True, band=curve.method not in plain)
     for method in trained:
         stopped = block[(block["method"] == method) & (block["status"] == "diverged")]
-        for _, run in stopped.dropna(subset=["heldout_accuracy"]).groupby("seed"):
+        for _, run in stopped.dropna(subset=[probe.column]).groupby("seed"):
             looks = style(method)
-            times, values = run[x] / scale, run["heldout_accuracy"]
+            times, values = run[x] / scale, run[probe.column]
             axes.plot(times, values, color=looks.color, linewidth=0.6, alpha=0.8)
             axes.plot(times.iloc[-1:], values.iloc[-1:], "x", color=looks.color, markersize=4.5)
             shown.append(method)

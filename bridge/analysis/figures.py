@@ -12,7 +12,12 @@ from matplotlib.figure import Figure
 from bridge.analysis.canvas import look, save
 from bridge.analysis.captions import CAPTIONS
 from bridge.analysis.cells import build_blocks
-from bridge.analysis.curves import accuracy_progress, accuracy_wallclock, reward_length
+from bridge.analysis.curves import (
+    accuracy_progress,
+    accuracy_wallclock,
+    demonstration_loss,
+    reward_length,
+)
 from bridge.analysis.dots import main_scores
 from bridge.analysis.forest import paired_differences
 from bridge.analysis.frames import Tidy, load_tidy
@@ -26,6 +31,7 @@ DRAWN: dict[str, Callable[[Tidy], Figure]] = {
     "question_changes": question_changes,
     "difficulty": difficulty,
     "accuracy_progress": accuracy_progress,
+    "demonstration_loss": demonstration_loss,
     "reward_length": reward_length,
     "bridge_internals": bridge_internals,
     "accuracy_wallclock": accuracy_wallclock,

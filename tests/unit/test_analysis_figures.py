@@ -14,6 +14,7 @@ from bridge.analysis.curves import (
     accuracy_progress,
     accuracy_wallclock,
     block_curves,
+    demonstration_loss,
     reward_length,
     running_mean,
     window,
@@ -131,6 +132,18 @@ def test_bands_are_t_intervals_over_seeds(tmp_path):
     drawn = {tuple(np.round(point, 9)) for point in band.get_paths()[0].vertices}
     for edge in (low, high):
         assert {tuple(np.round(p, 9)) for p in zip(curve.x.mean(0), edge, strict=True)} <= drawn
+
+
+def test_forgetting_is_drawn_from_the_loss_and_may_exceed_one(tmp_path):
+    tables = make_tidy(**(THIN | {"methods": ("base", "bridge")}), n_steps=20)
+    tables["dynamics"]["demo_loss_heldout"] = 3.0 + tables["dynamics"]["seed"]
+    with look():
+        axes = demonstration_loss(_tidy(tmp_path, tables)).axes[0]
+    assert "demonstration loss" in axes.get_ylabel()
+    (line,) = _lines(axes, style("bridge").color)[-1:]
+    assert set(line.get_ydata()) == {4.0}
+    (band,) = axes.collections
+    assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(4 + 4.3027 / 3**0.5, abs=1e-3)
 
 
 def test_wallclock_axis_is_in_a_fitting_unit(tmp_path):
