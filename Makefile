@@ -46,7 +46,7 @@ tune: $(laptop) ## run the grid of learning rates and print what it chooses
 	$(call in,.venv) snakemake --cores $(cores) tune --config suite=tune $(args)
 
 .PHONY: coupling
-coupling: $(laptop) ## can SFT and RL be decoupled: the study with real generation, about 40 minutes on two cores
+coupling: $(laptop) ## can SFT and RL be decoupled: the study with real generation, about an hour on two cores
 	$(call in,.venv) snakemake --cores $(cores) --rerun-incomplete coupling --config suite=$(if $(filter command% environment%,$(origin suite)),$(suite),coupling) $(args)
 
 .PHONY: test

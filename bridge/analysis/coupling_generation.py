@@ -10,12 +10,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from bridge.analysis.canvas import GREY, PAGE_IN, look, new_figure, save
 from bridge.analysis.coupling import (
     LOSS,
     ORDERS,
+    PLAIN,
     TARGET_STYLES,
+    TICKS,
     phase_courses,
     predicted_observed,
 )
@@ -66,6 +69,11 @@ def sign_forest(signs: pd.DataFrame) -> Figure:
     panels = figure.subplots(len(parts), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, order, part in zip(panels, orders, parts, strict=True):
         _forest_panel(axes, part)
+        if order == ORDERS[0]:  # from a tenth of a nat to tens of them
+            axes.set_xscale("symlog", linthresh=0.1)
+            axes.xaxis.set_major_locator(FixedLocator(TICKS))
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(PLAIN)
         quantity = "L (nats per sequence)" if order == ORDERS[0] else "J"
         axes.set_title(f"{order}: change of {quantity}")
     marks = [
@@ -83,13 +91,11 @@ def sign_forest(signs: pd.DataFrame) -> Figure:
 
 
 def _forest_panel(axes: Axes, part: pd.DataFrame) -> None:
-    span = max(float(np.nanmax(np.abs(part[["observed", "control"]].to_numpy(float)))), 1e-9)
     rows = [{str(key): value for key, value in row.items()} for row in part.to_dict("records")]
     for place, row in enumerate(rows):
         color = TARGET_STYLES[row["target"]][0]
-        # One seed has no interval: its line would run to infinity.
-        ends = np.clip([row["low"], row["high"]], -2 * span, 2 * span)
-        axes.plot(ends, [place, place], color=color, linewidth=1.0)
+        if np.isfinite(row["low"]):  # one seed has no interval
+            axes.plot([row["low"], row["high"]], [place, place], color=color, linewidth=1.0)
         axes.plot(
             row["observed"], place, "o", color=color, markersize=4,
             markerfacecolor=color if row["supported"] else "white",
@@ -102,7 +108,6 @@ def _forest_panel(axes: Axes, part: pd.DataFrame) -> None:
                 markersize=3.5, transform=axes.get_yaxis_transform(), clip_on=False,
             )  # fmt: skip
     axes.axvline(0, color=GREY, linewidth=0.7, zorder=0.5)
-    axes.set_xscale("symlog", linthresh=0.1 * span)
     axes.set_yticks(range(len(rows)), [_row_name(row) for row in rows])
     axes.tick_params(axis="y", pad=9)
     axes.set_ylim(len(rows) - 0.4, -0.6)

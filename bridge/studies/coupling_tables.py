@@ -68,7 +68,9 @@ def sign_table(changes: pd.DataFrame) -> pd.DataFrame:
                 "high": high,
                 "right": float((np.sign(observed) == sign).mean()),
                 "supported": _on_side(sign, low, high),
-                "control": control.mean(),
+                # Some seeds may lack their control; the difference is over those that have it.
+                "control": np.nanmean(control) if np.isfinite(control).any() else np.nan,
+                "controls": int(np.isfinite(control).sum()),
                 "beats_control": _on_side(sign, *further),
                 "residual": _mean(cell, "residual"),
                 "lenient_change": cell["lenient_change"].mean(),
