@@ -23,7 +23,12 @@ _AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 def next_token_logprobs(
-    model: nn.Module, input_ids: Tensor, targets: Tensor, temperature: float = 1.0
+    model: nn.Module,
+    input_ids: Tensor,
+    targets: Tensor,
+    temperature: float = 1.0,
+    *,
+    cut: bool | None = None,
 ) -> Tensor:
     """Log-probs [rows, tokens] in nats of the token that follows each position but the last.
 
@@ -32,12 +37,13 @@ def next_token_logprobs(
         input_ids: [rows, tokens + 1], padded on the right; causal attention needs no mask then.
         targets: [rows, tokens], ``input_ids`` without the first column.
         temperature: that the tokens were sampled at.
+        cut: whether logits are made in chunks of tokens; None: where there are too many.
 
     Raises:
         CheckpointError: the batch has to be cut, and the model's logits are more than one product.
     """
     vocabulary: int = model.config.vocab_size  # type: ignore[union-attr, assignment]
-    if targets.numel() * vocabulary <= LOGITS_AT_ONCE:
+    if not (too_many_logits(model, targets) if cut is None else cut):
         logits = model(input_ids=input_ids, use_cache=False).logits[:, :-1]
         return token_logprobs(logits, targets, temperature)
     weight = _output_weight(model)
@@ -49,6 +55,12 @@ def next_token_logprobs(
         temperature,
         chunk_tokens=max(1, LOGITS_AT_ONCE // vocabulary),
     )
+
+
+def too_many_logits(model: nn.Module, targets: Tensor) -> bool:
+    """Whether the logits of all targets are more than may exist at a time."""
+    vocabulary: int = model.config.vocab_size  # type: ignore[union-attr, assignment]
+    return targets.numel() * vocabulary > LOGITS_AT_ONCE
 
 
 def _output_weight(model: nn.Module) -> Tensor:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bridge.config import ConfigError, ShardingConfig
-from bridge.policies.scoring import next_token_logprobs
+from bridge.policies.scoring import next_token_logprobs, too_many_logits
 from bridge.ranks import Ranks
 
 
@@ -59,13 +59,16 @@ class Scorer(nn.Module):
     """A model whose forward pass returns log-probs: DeepSpeed has to see the whole of what is run,
     the output layer of a large batch included, which is used outside of its own forward pass."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, ranks: Ranks) -> None:
         super().__init__()
         self.model = model
+        self.ranks = ranks
 
     def forward(self, input_ids: Tensor, targets: Tensor, temperature: float) -> Tensor:
         """See :func:`bridge.policies.scoring.next_token_logprobs`."""
-        return next_token_logprobs(self.model, input_ids, targets, temperature)
+        # Weights are gathered in the order of their use: one way for all, or ranks wait for ever.
+        cut = bool(self.ranks.most(int(too_many_logits(self.model, targets))))
+        return next_token_logprobs(self.model, input_ids, targets, temperature, cut=cut)
 
 
 class ShardedModel:
@@ -88,7 +91,7 @@ class ShardedModel:
         self._whole_weights = sharding.stage == "zero2"
         self._shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
         deepspeed = import_deepspeed()
-        scorer = Scorer(model)
+        scorer = Scorer(model, ranks)
         # Never asked for a step: it only tells DeepSpeed which weights are trained.
         idle = torch.optim.SGD(model.parameters(), lr=0.0)
         settings = _settings(sharding, compute, max(p.numel() for p in model.parameters()))
