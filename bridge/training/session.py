@@ -248,7 +248,8 @@ class Run:
         self.counters = Counters(**state["counters"])
         self.method.load_state_dict(state["method"])
         self.stopwatch.total_s.update(state["seconds"])
-        self.stopwatch.memory.stages.update(state["memory_gib"])
+        # Checkpoints of before peaks were kept have none; the run goes on all the same.
+        self.stopwatch.memory.stages.update(state.get("memory_gib", {}))
         tokens = state["tokens"]
         self.collector.tokens_generated = tokens["generated"]
         self.collector.tokens_prefilled = tokens["prefilled"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -44,7 +45,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def shown(process: subprocess.Popen[str]) -> str:
+    """What a command that was let start sees."""
     assert process.stdout is not None
+    assert select.select([process.stdout], [], [], 60.0)[0], "it was not let start"
     return process.stdout.readline().strip()
 
 
