@@ -30,7 +30,7 @@ EXPECTED: list[Verdict] = ["wrong" if n % 3 == 0 else "correct" for n in range(1
 
 def dies(shop: Workshop) -> Found:
     """SIGKILL a busy worker every so often while a batch is graded."""
-    killed = _disturbed(lambda pid: os.kill(pid, signal.SIGKILL), every_s=1.5)
+    killed = _disturbed(lambda pid: os.kill(pid, signal.SIGKILL), every_s=0.3)
     shop.finish()
     return Found(f"all {N} verdicts, with {killed} kills", "the answer that the worker was judging")
 
@@ -71,15 +71,22 @@ def _disturbed(disturb: Callable[[int], None], every_s: float) -> int:
 
         def trouble() -> None:
             nonlocal count
-            hit: set[str] = set()
+            # An answer on which two workers die is given up with an error that says so. The first
+            # one of a new worker may be one that was hit before.
+            spared: set[str] = set()
+            newest = 0
             while not done.is_set():
-                busy = [w for w in list(pool._dispatcher._workers) if w.job is not None]
-                # Killed twice on one answer the pool gives up and says so: another one each time.
-                if busy and busy[0].job[1] not in hit:
-                    hit.add(busy[0].job[1])
-                    disturb(busy[0].pid)
-                    count += 1
-                    done.wait(every_s)
+                for worker in list(pool._dispatcher._workers):
+                    job = worker.job
+                    if job is None:
+                        continue
+                    if worker.pid != newest:
+                        newest = worker.pid
+                        spared.add(job[1])
+                    elif job[1] not in spared:
+                        disturb(worker.pid)
+                        count += 1
+                        done.wait(every_s)
                 time.sleep(0.0005)
 
         thread = threading.Thread(target=trouble)
