@@ -55,6 +55,46 @@ class Git(Shape):
     dirty: bool | None = None
 
 
+class StageSeconds(Shape):
+    rollout: Seconds | None = None
+    grade: Seconds | None = None
+    score: Seconds | None = None
+    update: Seconds | None = None
+    sync: Seconds | None = None
+    checkpoint: Seconds | None = None
+    probe: Seconds | None = None
+    total: Seconds | None = None
+
+
+class Tokens(Shape):
+    generated: Count | None = None
+    trained: Count | None = None
+
+
+class Flops(Shape):
+    generate: float | None = None
+    train: float | None = None
+    total: float | None = None
+
+
+class Memory(Shape):
+    allocated: float | None = None
+    reserved: float | None = None
+    device: float | None = None
+    host: float | None = None
+
+
+class Versions(Shape):
+    torch: str | None = None
+    python: str | None = None
+
+
+class Hashes(Shape):
+    base_model: str | None = None
+    data: str | None = None
+    grader_version: str | None = None
+
+
 class Done(Shape):
     """``done.json``."""
 
@@ -63,17 +103,17 @@ class Done(Shape):
     policy: str | None = None
     train_hash: str | None = None
     n_steps: Count | None = None
-    seconds: dict[str, Seconds] = {}
-    tokens: dict[str, Count | None] = {}
-    flops: dict[str, float | None] = {}
-    memory_gib: dict[str, float | None] | None = None
+    seconds: StageSeconds = StageSeconds()
+    tokens: Tokens = Tokens()
+    flops: Flops = Flops()
+    memory_gib: Memory | None = None
     memory_by_stage_gib: dict[str, dict[str, float]] = {}
     device_hours: float | None = None
     demo_reward: float | None = None
     device: str | None = None
-    versions: dict[str, str] | None = None
+    versions: Versions | None = None
     git: Git | None = None
-    hashes: dict[str, str | None] | None = None
+    hashes: Hashes | None = None
     n_parameters: Count | None = None
     started_at: str | None = None
 
@@ -91,7 +131,7 @@ class Scores(Shape):
     spec_hash: str | None = None
     grader_version: str | None = None
     benchmarks: dict[str, BenchmarkCounts] = {}
-    seconds: dict[str, Seconds] = {}
+    seconds: StageSeconds = StageSeconds()
 
 
 class Failure(Shape):

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 
 import psutil
 
@@ -15,6 +14,7 @@ from tests.drills.base import Found
 from tests.drills.workshop import Workshop, check
 
 N = 120
+KILLS = 5
 
 
 def _items() -> list[GradeItem]:
@@ -30,7 +30,7 @@ EXPECTED: list[Verdict] = ["wrong" if n % 3 == 0 else "correct" for n in range(1
 
 def dies(shop: Workshop) -> Found:
     """SIGKILL a busy worker every so often while a batch is graded."""
-    killed = _disturbed(lambda pid: os.kill(pid, signal.SIGKILL), every_s=0.3)
+    killed = _killed_now_and_then()
     shop.finish()
     return Found(f"all {N} verdicts, with {killed} kills", "the answer that the worker was judging")
 
@@ -65,7 +65,8 @@ def eats_memory(shop: Workshop) -> Found:
     return Found(f"all {N} verdicts around it", "nothing: the answer is 'timeout'")
 
 
-def _disturbed(disturb: Callable[[int], None], every_s: float) -> int:
+def _killed_now_and_then() -> int:
+    """Grade all while workers are killed on their second answer; how many were."""
     count, done = 0, threading.Event()
     with GraderPool(GraderLimits(time_s=60)) as pool:
 
@@ -75,7 +76,7 @@ def _disturbed(disturb: Callable[[int], None], every_s: float) -> int:
             # one of a new worker may be one that was hit before.
             spared: set[str] = set()
             newest = 0
-            while not done.is_set():
+            while count < KILLS and not done.is_set():
                 for worker in list(pool._dispatcher._workers):
                     job = worker.job
                     if job is None:
@@ -84,9 +85,8 @@ def _disturbed(disturb: Callable[[int], None], every_s: float) -> int:
                         newest = worker.pid
                         spared.add(job[1])
                     elif job[1] not in spared:
-                        disturb(worker.pid)
+                        os.kill(worker.pid, signal.SIGKILL)
                         count += 1
-                        done.wait(every_s)
                 time.sleep(0.0005)
 
         thread = threading.Thread(target=trouble)
