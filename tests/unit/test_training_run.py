@@ -14,9 +14,9 @@ import torch
 
 from bridge.methods.base import Request
 from bridge.planning import RunSpec, load_family
-from bridge.policies.checkpoint import CheckpointError, load_policy
+from bridge.policies.checkpoint import CheckpointError, load_policy, weights_hash
 from bridge.problems.base import Dataset, Problem, ProblemError
-from bridge.records import RecordError, RunFolder
+from bridge.records import RecordError, RunFolder, folder_hash
 from bridge.rollouts.base import Prompt
 from bridge.rollouts.native import NativeEngine
 from bridge.seeds import derive_seed
@@ -104,11 +104,11 @@ def test_tokens_are_counted_as_spent(base: Path, tmp_path: Path) -> None:
 
 
 def test_the_base_models_own_hash_is_recorded(base: Path, tmp_path: Path) -> None:
-    assert run_module._base_hash(base) == run_module.folder_hash(base)
+    assert weights_hash(base) == folder_hash(base)
     made = tmp_path / "made"
     made.mkdir()
     (made / "base.json").write_text('{"hash": "abc", "seconds": 1.5}')
-    assert run_module._base_hash(made) == "abc"
+    assert weights_hash(made) == "abc"
 
 
 # -- divergence ---------------------------------------------------------------------------------
