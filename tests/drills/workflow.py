@@ -10,7 +10,7 @@ import time
 import psutil
 
 from tests.drills.base import Found
-from tests.drills.workshop import Workshop, check, stopped
+from tests.drills.workshop import METHODS, Workshop, check, stopped
 
 TARGET = "results/drill/tables/main.csv"
 
@@ -33,13 +33,17 @@ def orphan(shop: Workshop) -> Found:
             status != 0 and "written by another process" in busy, f"a second trainer: {busy[-300:]}"
         )
     _wait_for_end(pid)
+    methods = [m for m in METHODS if shop.run(m).done.exists()]
+    before = {m: shop.run(m).done.read_bytes() for m in methods}
+    check("bridge" in before, "the orphan left no done.json")
     status, said = _end(shop.snakemake(TARGET, "--rerun-incomplete"))
     check(status == 0, f"the last Snakemake: {said[-300:]}")
     sentence = re.search(r"[^ ]* is being written by another process.*", busy)
     assert sentence is not None
+    again = ", ".join(m for m in methods if shop.run(m).done.read_bytes() != before[m])
     return Found(
         "the orphan, which finishes its run; after --unlock a second trainer is refused",
-        "the orphan's run: Snakemake takes its done.json for incomplete",
+        f"{again}: Snakemake takes its done.json for incomplete" if again else "nothing",
         sentence[0].replace("results/drill/", ""),
     )
 
