@@ -22,12 +22,12 @@ DRILLS = (
     Drill("checkpoint with one flipped bit", trainer.flipped_byte, fast=True),
     Drill("checkpoint truncated", trainer.truncated),
     Drill("checkpoint without its manifest", trainer.manifest_lost),
-    Drill("resume on another base model", trainer.other_base, fast=True),
+    Drill("resume on another base model", trainer.other_base),
     Drill("resume with edited training code", trainer.other_code),
     Drill("NaN in the loss", trainer.not_finite, fast=True),
     Drill("clock that jumps by a day", trainer.jumping_clock, fast=True),
     Drill("grading worker dies", graders.dies),
-    Drill("grading worker hangs", graders.hangs, fast=True),
+    Drill("grading worker hangs", graders.hangs),
     Drill("grading worker eats memory", graders.eats_memory),
 )
 
