@@ -6,7 +6,6 @@ the longest rows, as many as a micro-batch may hold.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -68,23 +67,10 @@ def memory_of(spec: RunSpec, shape: Shape, method: Method) -> Memory:
         "adapter": adapter * HELD * 3,
         "shadow": 0 if offload else shadow,
     }
-    sharding = training.sharding
-    spread = sharding.ranks  # 1 where nothing is spread
-    if sharding.stage != "none":
-        # Every rank holds pieces of all but the model that computes, which zero3 spreads too. The
-        # shadow and the reference are pieces on the device: cpu_offload is for one process.
-        offload = False
-        held["master"], held["shadow"] = n * HELD, shadow
-        held = {k: v // spread for k, v in held.items()}
-        held["weights"] = n * c // (spread if sharding.stage == "zero3" else 1)
-        if sharding.offload_optimizer:
-            held["master"] = held["optimizer"] = 0
-        reference //= spread
     update = {
         **held,
         "reference": 0 if offload else reference,
-        "gradients": n * HELD * method.gradients_at_once // spread
-        + (adapter * HELD if lora else 0),
+        "gradients": n * HELD * method.gradients_at_once + (adapter * HELD if lora else 0),
         **_backward(spec, shape, rows, c, _terms(method)),
     }
     rollout = {
@@ -203,7 +189,7 @@ def _rollout(spec: RunSpec, shape: Shape, rows: Rows, c: int) -> dict[str, int]:
             "engine": int(ENGINE_GIB * GIB) + shape.parameters * c,
             "kv_cache": int(training.kv_cache_gib * GIB),
         }
-    drawn = math.ceil(training.prompts_per_step * training.n / training.sharding.ranks)
+    drawn = training.prompts_per_step * training.n
     logits = 4 * drawn * shape.vocab_size * HELD
     return {
         "kv_cache": drawn * (rows.prompt + rows.answer) * _cache_bytes(shape, c),

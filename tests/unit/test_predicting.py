@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bridge.config import ConfigError, HubModel, LocalModel, ShardingConfig, TinyModel
+from bridge.config import ConfigError, HubModel, LocalModel, TinyModel
 from bridge.planning import RunSpec, load_plan
 from bridge.policies import scoring
 from bridge.predicting import Prediction, load_devices, predict
@@ -162,20 +162,6 @@ def test_a_setting_that_saves_memory_lowers_its_part(
     assert after.get(part, 0.0) < before[part]
     if part == "shadow":
         assert cheap.host_gib > dear.host_gib + before["shadow"]
-
-
-def test_ranks_share_the_state_of_a_run(run: Find) -> None:
-    low = {"precision": "bfloat16", "cpu_offload": False}
-
-    def parts(stage: str, ranks: int) -> dict[str, float]:
-        sharding = ShardingConfig.model_validate({"stage": stage, "ranks": ranks})
-        return predict(run("bridge", **low, sharding=sharding)).update_gib
-
-    one = predict(run("bridge", **low)).update_gib
-    two, three = parts("zero2", 4), parts("zero3", 4)
-    for name in ("master", "optimizer", "shadow", "reference"):
-        assert two[name] == three[name] == pytest.approx(one[name] / 4)
-    assert two["weights"] == one["weights"] == pytest.approx(4 * three["weights"])
 
 
 def test_the_logits_at_once_are_those_of_the_trainer() -> None:
