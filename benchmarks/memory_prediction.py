@@ -157,7 +157,8 @@ def measured_gib(spec: RunSpec) -> float:
     """Peak over two updates of the real trainer, its weights included."""
     assert isinstance(spec.model_config, LocalModel)
     gc.collect()
-    config = AutoConfig.from_pretrained(spec.model_config.path)
+    folder = Path(spec.model_config.path)
+    config = AutoConfig.from_pretrained(folder)
     model = AutoModelForCausalLM.from_config(config).eval()
     kind = load_method(spec.method)
     method = kind(kind.Options.model_validate(spec.method_options), spec.training)
@@ -168,14 +169,14 @@ def measured_gib(spec: RunSpec) -> float:
         for parameter in model.parameters():
             ledger.add(parameter)
         policy = TrainablePolicy(
-            Policy(model, tokenizer),
+            Policy(model, tokenizer, folder),
             adapter=None if method.adapter is None else method.adapter.shape,
             shadow=method.uses_shadow,
             compute=torch.bfloat16 if low else None,
         )
         reference = None
         if spec.training.kl_coef > 0:
-            other = Policy(AutoModelForCausalLM.from_config(config).eval(), tokenizer)
+            other = Policy(AutoModelForCausalLM.from_config(config).eval(), tokenizer, folder)
             cast_weights(other.model, torch.bfloat16 if low else torch.float32)
             reference = Reference(other, policy)
         trainer = Trainer(policy, method, spec.training, reference)

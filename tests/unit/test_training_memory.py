@@ -173,10 +173,9 @@ def kept_bytes(trainer: Trainer) -> int:
         return tensor
 
     weights = {p.untyped_storage().data_ptr() for p in trainer.policy.model.parameters()}
-    model = trainer.policy.model
-    micro = next(trainer._micro_batches(batch_of(trainer).rows_of("rl"), "rl"))
-    with trainer._backward(model), saved_tensors_hooks(note, lambda tensor: tensor):
-        kept = trainer._logprob(model, micro, "rl")
+    micro = trainer._micro_batches(batch_of(trainer).rows_of("rl"), "rl")[0]
+    with trainer._backward(), saved_tensors_hooks(note, lambda tensor: tensor):
+        kept = trainer._logprob(trainer.policy.score, micro, "rl")
     assert kept.requires_grad
     return sum(size for pointer, size in held.items() if pointer not in weights)
 
@@ -231,14 +230,14 @@ def test_the_reference_is_on_the_device_only_while_it_is_asked(
     reference = disturbed(load_double(base), 0.02)
     trainer = make_trainer(load_double(base), make_training(kl_coef=0.3), reference=reference)
     events: list[str] = []
-    to, score = reference.model.to, trainer._logprob
+    to, logprob = reference.model.to, trainer._logprob
     monkeypatch.setattr(reference.model, "to", lambda d: (events.append("move"), to(d))[1])
     monkeypatch.setattr(
         trainer,
         "_logprob",
-        lambda m, *rest: (
-            events.append("reference" if m is reference.model else "policy"),
-            score(m, *rest),
+        lambda score, *rest: (
+            events.append("policy" if score == trainer.policy.score else "reference"),
+            logprob(score, *rest),
         )[1],
     )
     trainer.gradient("rl", batch_of(trainer))

@@ -197,12 +197,13 @@ def test_a_step_is_adamw_with_the_rate_of_its_kind(policy: Policy) -> None:
     assert trainer.learning_rate(Phase("joint")) == 0.002
 
 
-def test_kinds_and_stages_keep_their_own_optimiser_states(policy: Policy) -> None:
+def test_kinds_keep_their_own_optimiser_states_until_their_stage_ends(policy: Policy) -> None:
     trainer = make_trainer(policy, make_training())
-    phases = (Phase("rl"), Phase("sft"), Phase("sft", stage="first"))
+    phases = (Phase("sft", stage="first"), Phase("rl"), Phase("sft"))
     optimizers = [trainer.optimizer(BASE, phase) for phase in phases]
     assert len({id(o) for o in optimizers}) == 3
-    assert trainer.optimizer(BASE, Phase("rl")) is optimizers[0]
+    assert trainer.optimizer(BASE, Phase("rl")) is optimizers[1]
+    assert set(trainer.optimizers) == {"base/main/rl", "base/main/sft"}, "the first stage is over"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
