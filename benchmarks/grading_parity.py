@@ -28,6 +28,7 @@ from bridge.problems.repairs import repaired
 from bridge.problems.sources import manifest
 
 LEFT_OUT = {"deepmath_103k", "gpqa_diamond", "kk_train", "kk_test"}
+LEFT_OUT |= {"cola_train", "cola_validation"}
 NEIGHBOURS = 400
 # math-verify alone, per step: its default of 5 s is spent in full on many golds in e-notation.
 LIMIT_S = 3

@@ -161,6 +161,10 @@ class Cluster:
         text = self.run("scontrol", "show", "job", job_id)
         return dict(re.findall(r"(\S+?)=(\S*)", text))
 
+    def state(self, job_id: str) -> str:
+        """State of one job, in SLURM's words."""
+        return self.job(job_id)["JobState"]
+
     def start_node(self, node: str) -> None:
         """Start the daemon of a node."""
         self._start(f"slurmd-{node}", "slurmd", "-D", "-N", node)

@@ -7,10 +7,13 @@ is stopped (SIGSTOP) where a fault would else come after the last step of these 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -120,20 +123,56 @@ class Grid:
         self.cluster.run("scontrol", "update", f"JobId={self.hits[seed].job}", "StartTime=now")
 
     def strike(
-        self, snakemake: subprocess.Popen[str], faults: dict[int, Callable[[Hit], None]]
+        self,
+        snakemake: subprocess.Popen[str],
+        faults: dict[int, Callable[[Hit], None]],
+        *,
+        freeze: bool = True,
     ) -> int:
-        """Let each run meet its fault as it trains; returns Snakemake's exit status."""
-        left = dict(faults)
+        """Let each run meet its fault as it trains; returns Snakemake's exit status.
+
+        The last fault named waits for the others.
+
+        Args:
+            freeze: stop each process as soon as it trains, for while one run meets its fault, the
+                next could come to its end.
+        """
+        training: list[int] = []
+        met: list[int] = []
+        last = list(faults)[-1]
+        found: queue.Queue[int] = queue.Queue()
+        over = threading.Event()
+        watch = threading.Thread(target=self._watch, args=(set(faults), found, over, freeze))
+        watch.start()
         end_s = time.monotonic() + 900
-        while snakemake.poll() is None:
-            assert time.monotonic() < end_s, f"Snakemake does not end; {self.cluster.jobs()}"
-            for seed in list(left):
-                if (hit := self.process(seed)) is not None:
-                    self.hits[seed] = hit
-                    left.pop(seed)(hit)
-            time.sleep(0.1)
-        assert not left, f"these never trained: {left}"
+        try:
+            while snakemake.poll() is None:
+                assert time.monotonic() < end_s, f"Snakemake does not end; {self.cluster.jobs()}"
+                with contextlib.suppress(queue.Empty):
+                    training.append(found.get(timeout=0.1))
+                for seed in [s for s in training if s != last or len(met) == len(faults) - 1]:
+                    training.remove(seed)
+                    faults[seed](self.hits[seed])
+                    met.append(seed)
+        finally:
+            over.set()
+            watch.join()
+        never = faults.keys() - self.hits.keys()
+        assert not never, f"these never trained: {never}"
         return snakemake.returncode
+
+    def _watch(
+        self, seeds: set[int], found: queue.Queue[int], over: threading.Event, freeze: bool
+    ) -> None:
+        """Report each run as soon as it trains."""
+        while seeds and not over.wait(0.1):
+            for seed in sorted(seeds):
+                if (hit := self.process(seed)) is not None:
+                    if freeze:
+                        os.kill(hit.pid, signal.SIGSTOP)
+                    self.hits[seed] = hit
+                    seeds.discard(seed)
+                    found.put(seed)
 
     def bytes_of(self, seed: int, results: Path) -> dict[str, bytes]:
         folder = self.spec(seed).folder(results)
@@ -184,23 +223,21 @@ def requeued(grid: Grid, submit: Submit, tmp_path_factory: pytest.TempPathFactor
     cluster = grid.cluster
 
     def warn(hit: Hit) -> None:
-        os.kill(hit.pid, signal.SIGSTOP)
         # SLURM looks at limits every half minute, and sends SIGCONT before the signal asked for.
         cluster.run("scontrol", "update", f"JobId={hit.job}", "TimeLimit=2")
         grid.restart_now(WARNED)
         cluster.run("scontrol", "update", f"JobId={hit.job}", "TimeLimit=30")
 
     def preempt(hit: Hit) -> None:
-        os.kill(hit.pid, signal.SIGSTOP)
         urgent = ("sbatch", "-p", URGENT, "-w", hit.node, "-o", "/dev/null", "--wrap", "true")
         cluster.run(*urgent)
         grid.restart_now(PREEMPTED)
 
     def lose_node(hit: Hit) -> None:
-        os.kill(hit.pid, signal.SIGSTOP)
         cluster.kill_node(hit.node)
         grid.restart_now(ORPHANED)
-        # The old life goes on while the new one starts elsewhere; then the node comes back.
+        # The old life goes on once the new one has started elsewhere; then the node comes back.
+        wait_for(lambda: cluster.state(hit.job) == "RUNNING", "the next life", limit_s=400)
         os.kill(hit.pid, signal.SIGCONT)
         cluster.start_node(hit.node)
 
@@ -246,11 +283,9 @@ def lost(grid: Grid, submit: Submit, tmp_path_factory: pytest.TempPathFactory) -
     cluster = grid.cluster
 
     def cancel(hit: Hit) -> None:
-        os.kill(hit.pid, signal.SIGSTOP)
         cluster.run("scancel", hit.job)
 
     def overrun(hit: Hit) -> None:
-        os.kill(hit.pid, signal.SIGSTOP)
         cluster.run("scontrol", "update", f"JobId={hit.job}", "EndTime=now+1")
 
     log = tmp_path_factory.mktemp("lost") / "snakemake.log"
@@ -285,7 +320,8 @@ def finished(
 
     log = tmp_path_factory.mktemp("finished") / "snakemake.log"
     targets = [grid.target(seed) for seed in (DRAINED, *LOST)]
-    status = grid.strike(submit_faults(submit, log, *targets), {DRAINED: drain})
+    snakemake = submit_faults(submit, log, *targets)
+    status = grid.strike(snakemake, {DRAINED: drain}, freeze=False)
     assert status == 0, log.read_text()[-3000:]
     return log.read_text()
 
