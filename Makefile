@@ -77,7 +77,7 @@ fuzz: $(dev) ## inputs made to break readers of text and files, for five minutes
 lint: $(dev) ## ruff, mypy, snakefmt, snakemake --lint
 	$(call in,.venv) ruff check .
 	$(call in,.venv) ruff format --check .
-	$(call in,.venv) mypy bridge
+	$(call in,.venv) mypy
 	$(call in,.venv) snakefmt --check Snakefile rules
 	$(call in,.venv) snakemake --lint
 

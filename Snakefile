@@ -7,7 +7,7 @@
 #   snakemake --cores all tune --config suite=tune    the grid of learning rates, and what it chose
 #   snakemake --cores all coupling --config suite=coupling    can SFT and RL be decoupled?
 #
-# What a suite holds: suites/<name>.yaml. What a run writes: bridge/records.py.
+# What a suite holds: suites/<name>.yaml. What a run writes: bridge/store/records.py.
 from snakemake.utils import min_version
 
 min_version("9.27")

@@ -29,12 +29,12 @@ import torch
 from torch import Tensor
 
 from bridge.grading.pool import GraderPool
-from bridge.planning import RunSpec, load_plan
-from bridge.policies.trainable import ADAPTER, BASE, SHADOW
-from bridge.records import base_folder
-from bridge.training.batches import StepBatch
-from bridge.training.run import _set_up
-from bridge.training.session import Run
+from bridge.plan.grid import RunSpec, load_plan
+from bridge.run.loop import _set_up
+from bridge.run.state import Run
+from bridge.step.batches import StepBatch
+from bridge.step.weights import ADAPTER, BASE, SHADOW
+from bridge.store.records import base_folder
 
 SUITE, MODEL, BOUND = "bridge_ablation", "tiny-qwen", 1.25
 ROWS = {

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from bridge.analysis.comparisons import difference_components
-from bridge.analysis.statistics import components, crossed_limits, t_limits
+from bridge.analysis.numbers.paired import difference_components
+from bridge.analysis.numbers.statistics import components, crossed_limits, t_limits
 
 EXPERIMENTS = 2000
 SEEDS = 3

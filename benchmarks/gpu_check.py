@@ -22,14 +22,14 @@ from typing import Any, cast
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from bridge.config import EvaluationConfig, LocalModel, TrainingConfig
-from bridge.planning import RunSpec, load_family, load_method
-from bridge.policies.tiny import build_tokenizer, save_base
-from bridge.predicting import predict
-from bridge.predicting.shapes import Shape
-from bridge.problems.base import SyntheticFamily
-from bridge.records import read_json, read_jsonl, write_json
-from bridge.training.telemetry import device_name, versions
+from bridge.jobs.needs import predict
+from bridge.jobs.needs.shapes import Shape
+from bridge.machine.telemetry import device_name, versions
+from bridge.models.tiny import build_tokenizer, save_base
+from bridge.plan.grid import RunSpec, load_family, load_method
+from bridge.store.records import read_json, read_jsonl, write_json
+from bridge.store.schema import EvaluationConfig, LocalModel, TrainingConfig
+from bridge.tasks.base import SyntheticFamily
 
 TINY: dict[str, Any] = {
     "hidden_size": 64,
@@ -94,7 +94,7 @@ def main() -> None:
 
 def shape(repo: str) -> dict[str, Any]:
     """The numbers of a model of the hub, from the table of the predictions."""
-    from bridge.predicting import shapes
+    from bridge.jobs.needs import shapes
 
     found: Shape = shapes._table()[repo]
     return {k: v for k, v in found.model_dump().items() if k in TINY}
@@ -228,9 +228,9 @@ def parity(folder: Path, on_gpu: dict[str, Any], begin: float) -> dict[str, Any]
 
 
 def _train(asked: dict[str, str]) -> None:
-    from bridge.jobs import set_threads
-    from bridge.memory_errors import memory_explained
-    from bridge.training.run import train_run
+    from bridge.jobs.memory_errors import memory_explained
+    from bridge.jobs.run_jobs import set_threads
+    from bridge.run.loop import train_run
 
     set_threads(1)
     spec = make_spec(Path(asked["folder"]), asked["model"], asked["method"], asked["engine"])

@@ -24,8 +24,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from bridge.grading import GRADER_VERSION, GradeItem, GraderPool
-from bridge.problems.repairs import repaired
-from bridge.problems.sources import manifest
+from bridge.tasks.real.repairs import repaired
+from bridge.tasks.real.sources import manifest
 
 LEFT_OUT = {"deepmath_103k", "gpqa_diamond", "kk_train", "kk_test"}
 LEFT_OUT |= {"cola_train", "cola_validation"}

@@ -28,19 +28,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bridge.config import EvaluationConfig, LocalModel, TrainingConfig
+from bridge.jobs.needs import predict
+from bridge.jobs.needs.memory import GIB
+from bridge.jobs.needs.rows import rows_of
+from bridge.jobs.needs.shapes import shape_of
 from bridge.methods.base import Row
-from bridge.planning import RunSpec, load_method
-from bridge.policies.checkpoint import Policy, cast_weights
-from bridge.policies.reference import Reference
-from bridge.policies.trainable import TrainablePolicy
-from bridge.predicting import predict
-from bridge.predicting.memory import GIB
-from bridge.predicting.rows import rows_of
-from bridge.predicting.shapes import shape_of
-from bridge.problems.base import Problem
-from bridge.training.batches import StepBatch
-from bridge.training.trainer import Trainer
+from bridge.models.checkpoint import Policy, cast_weights
+from bridge.plan.grid import RunSpec, load_method
+from bridge.step.batches import StepBatch
+from bridge.step.reference import Reference
+from bridge.step.trainer import Trainer
+from bridge.step.weights import TrainablePolicy
+from bridge.store.schema import EvaluationConfig, LocalModel, TrainingConfig
+from bridge.tasks.base import Problem
 
 SIZES: dict[str, dict[str, Any]] = {
     "0.1M": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 99},

@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from statistics import median
 
-from bridge.analysis.building import build_tables
-from bridge.analysis.figures import build_figures
-from bridge.analysis.report import build_report
+from bridge.analysis.figures.drawing import build_figures
+from bridge.analysis.report.building import build_tables
+from bridge.analysis.report.page import build_report
 from tests.browser.chromium import chromium
 from tests.fixtures.answers import make_answers
 from tests.fixtures.suite_report import write_report

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import torch
 
-from bridge.policies.checkpoint import Policy, load_policy
-from bridge.policies.tiny import build_model, build_tokenizer, save_base
-from bridge.rollouts.base import Engine, Prompt
-from bridge.rollouts.native import NativeEngine
-from bridge.rollouts.vllm import VllmEngine
-from bridge.training.telemetry import device_name, versions
+from bridge.engines.vllm import VllmEngine
+from bridge.machine.telemetry import device_name, versions
+from bridge.models.checkpoint import Policy, load_policy
+from bridge.models.tiny import build_model, build_tokenizer, save_base
+from bridge.step.rollouts import Engine, Prompt
+from bridge.step.sampler import NativeEngine
 
 WORDS = tuple(f"w{i}" for i in range(59))
 

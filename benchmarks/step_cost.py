@@ -13,7 +13,7 @@ import argparse
 import statistics
 from pathlib import Path
 
-from bridge.records import read_jsonl
+from bridge.store.records import read_jsonl
 
 COUNTED = ("rollout", "grade", "update", "sync")
 

@@ -17,8 +17,8 @@ os.environ.update(
 for variable in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
     os.environ.setdefault(variable, str(2**32))
 
-from bridge.analysis.captions import CAPTIONS
-from bridge.config import (
+from bridge.analysis.figures.captions import CAPTIONS
+from bridge.store.schema import (
     ConfigError,
     UserConfig,
     load_user_config,
@@ -27,20 +27,20 @@ from bridge.config import (
     typed,
     validate,
 )
-from bridge.fingerprint import (
+from bridge.plan.fingerprint import (
     evaluate_fingerprint,
     prepare_fingerprint,
     show_fingerprint,
     study_fingerprint,
     train_fingerprint,
 )
-from bridge.planning import load_method, load_plan
-from bridge.predicting.devices import device
-from bridge.predicting.report import refusals
-from bridge.predicting.requests import request_of
-from bridge.records import content_hash
-from bridge.requeue import VARIABLE as LIFE_VARIABLE
-from bridge.studies.coupling_arms import CouplingError, arms
+from bridge.plan.grid import load_method, load_plan
+from bridge.jobs.needs.devices import device
+from bridge.jobs.needs.report import refusals
+from bridge.jobs.needs.requests import request_of
+from bridge.store.records import content_hash
+from bridge.machine.requeue import VARIABLE as LIFE_VARIABLE
+from studies.coupling.arms import CouplingError, arms
 
 
 def checked_plan():

@@ -28,8 +28,8 @@ rule expert:
     params:
         hash=study_hash,
     shell:
-        "exec python -m bridge.gpu_slots {resources.gpu}"
-        " python -m bridge.studies.coupling check --suite {wildcards.suite}"
+        "exec python -m bridge.machine.gpu_slots {resources.gpu}"
+        " python -m studies.coupling.cli check --suite {wildcards.suite}"
         ' --overrides "$BRIDGE_OVERRIDES" --threads {threads} > {log} 2>&1'
 
 
@@ -53,8 +53,8 @@ rule predict:
     params:
         hash=study_hash,
     shell:
-        "exec python -m bridge.gpu_slots {resources.gpu}"
-        " python -m bridge.studies.coupling predict --suite {wildcards.suite}"
+        "exec python -m bridge.machine.gpu_slots {resources.gpu}"
+        " python -m studies.coupling.cli predict --suite {wildcards.suite}"
         ' --overrides "$BRIDGE_OVERRIDES" --threads {threads} > {log} 2>&1'
 
 
@@ -77,8 +77,8 @@ rule observe:
         hash=study_hash,
         code=observe_code,
     shell:
-        "exec python -m bridge.gpu_slots {resources.gpu}"
-        " python -m bridge.studies.coupling observe --suite {wildcards.suite}"
+        "exec python -m bridge.machine.gpu_slots {resources.gpu}"
+        " python -m studies.coupling.cli observe --suite {wildcards.suite}"
         ' --overrides "$BRIDGE_OVERRIDES" --seed {wildcards.seed}'
         " --threads {threads} > {log} 2>&1"
 
@@ -101,7 +101,7 @@ rule compare:
         hash=study_hash,
         code=compare_code,
     shell:
-        "python -m bridge.studies.coupling compare --suite {wildcards.suite}"
+        "python -m studies.coupling.cli compare --suite {wildcards.suite}"
         ' --overrides "$BRIDGE_OVERRIDES" > {log} 2>&1'
 
 
@@ -123,7 +123,7 @@ rule draw_study:
         figures=study_figures,
         code=draw_study_code,
     shell:
-        "python -m bridge.studies.coupling draw --tables {params.tables}"
+        "python -m studies.coupling.cli draw --tables {params.tables}"
         " --figures {params.figures} > {log} 2>&1"
 
 

@@ -18,7 +18,7 @@ rule evaluate:
         hash=spec_hash,
         code=evaluate_code,
     shell:
-        "exec python -m bridge.gpu_slots {resources.gpu}"
+        "exec python -m bridge.machine.gpu_slots {resources.gpu}"
         " python -m bridge evaluate --suite {wildcards.suite}"
         ' --overrides "$BRIDGE_OVERRIDES"'
         " --model {wildcards.model} --dataset {wildcards.dataset}"

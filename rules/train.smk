@@ -26,7 +26,7 @@ rule train:
         hash=train_hash,
         code=train_code,
     shell:
-        "exec python -m bridge.gpu_slots {resources.gpu}"
+        "exec python -m bridge.machine.gpu_slots {resources.gpu}"
         " python -m bridge train --suite {wildcards.suite}"
         ' --overrides "$BRIDGE_OVERRIDES"'
         " --model {wildcards.model} --dataset {wildcards.dataset}"

@@ -8,7 +8,7 @@ when a run is evaluated. The task files in ``tasks/`` also work from lm-eval's o
 
 with one exception: lm-eval loads tokenizers through transformers' ``AutoTokenizer``, which replaces
 the word-level tokenizer of a tiny ``qwen2`` checkpoint by byte-level BPE without a word (see
-:func:`bridge.policies.checkpoint.load_tokenizer`). Tiny ``llama`` checkpoints and released Qwen
+:func:`bridge.models.checkpoint.load_tokenizer`). Tiny ``llama`` checkpoints and released Qwen
 models are read as they are.
 """
 

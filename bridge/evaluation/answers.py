@@ -13,11 +13,11 @@ import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from bridge.config import EvaluationConfig
 from bridge.evaluation import EvaluationError
 from bridge.evaluation.model import Generated
 from bridge.grading import GradeItem, GraderPool
-from bridge.records import content_hash
+from bridge.store.records import content_hash
+from bridge.store.schema import EvaluationConfig
 
 TASKS = Path(__file__).with_name("tasks")
 GREEDY = -1

@@ -17,13 +17,13 @@ from lm_eval.api.model import LM
 from safetensors import safe_open
 from transformers import AutoConfig, GenerationConfig
 
+from bridge.engines.vllm import VllmEngine
 from bridge.evaluation import EvaluationError
 from bridge.evaluation.checkpoint import check_checkpoint
 from bridge.evaluation.model import Generated, end_ids
-from bridge.policies.checkpoint import load_tokenizer
-from bridge.rollouts.base import Engine, Prompt
-from bridge.rollouts.vllm import VllmEngine
-from bridge.seeds import derive_seed
+from bridge.models.checkpoint import load_tokenizer
+from bridge.step.rollouts import Engine, Prompt
+from bridge.store.seeds import derive_seed
 
 _UNALTERED = {"until": [], "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
 """Generation settings of a task that an engine knows no other value of."""

@@ -34,7 +34,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
 
 from bridge.evaluation import EvaluationError
 from bridge.evaluation.checkpoint import check_checkpoint
-from bridge.policies.checkpoint import load_tokenizer
+from bridge.models.checkpoint import load_tokenizer
 
 log = logging.getLogger(__name__)
 _HEARTBEAT_S = 15.0

@@ -14,11 +14,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bridge.config import validate
 from bridge.grading import GradeItem, GraderPool
-from bridge.planning import load_family
-from bridge.problems.base import ProblemError, check_problems
-from bridge.records import canonical_json
+from bridge.plan.grid import load_family
+from bridge.store.records import canonical_json
+from bridge.store.schema import validate
+from bridge.tasks.base import ProblemError, check_problems
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -14,12 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bridge.config import EvaluationConfig
 from bridge.evaluation import EvaluationError, scores
 from bridge.grading import GraderError, GraderLimits, GraderPool
-from bridge.planning import RunSpec, load_family
-from bridge.record_shapes import Done, read_record
-from bridge.records import (
+from bridge.machine.requeue import patience_s
+from bridge.plan.grid import RunSpec, load_family
+from bridge.store.records import (
     RunFolder,
     Status,
     exclusive,
@@ -28,8 +27,9 @@ from bridge.records import (
     write_text,
     writing,
 )
-from bridge.requeue import patience_s
-from bridge.seeds import derive_seed
+from bridge.store.schema import EvaluationConfig
+from bridge.store.seeds import derive_seed
+from bridge.store.shapes import Done, read_record
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.evaluation import EvaluationError
 from bridge.grading import GRADER_VERSION
-from bridge.planning import RunSpec
-from bridge.records import Status
+from bridge.plan.grid import RunSpec
+from bridge.store.records import Status
 
 if TYPE_CHECKING:
     from bridge.evaluation.answers import Answer, TaskSet

@@ -2,7 +2,7 @@
 
 A method is one file with a class ``METHOD``: it decides what kind of step comes next, which rows
 the update sees and how they are weighted. The trainer owns losses, counts, precision, clipping and
-everything that must be right for all methods at once (:mod:`bridge.training`). Method files import
+everything that must be right for all methods at once (:mod:`bridge.run`). Method files import
 no torch, so a suite is planned and checked on a bare machine; where a hook gets tensors it uses
 their own methods.
 
@@ -16,15 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from bridge.config import Closed, ConfigError, TrainingConfig
-from bridge.objectives.advantages import group_advantages
-from bridge.problems.base import Problem
+from bridge.step.objectives.advantages import group_advantages
+from bridge.store.schema import Closed, ConfigError, TrainingConfig
+from bridge.tasks.base import Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bridge.training.batches import MicroBatch, StepBatch
-    from bridge.training.trainer import Trainer
+    from bridge.step.batches import MicroBatch, StepBatch
+    from bridge.step.trainer import Trainer
 
 StepKind = Literal["sft", "rl", "joint"]
 RowKind = Literal["rollout", "demonstration", "hybrid"]
@@ -94,7 +94,7 @@ class Adapter:
 
     @property
     def shape(self) -> tuple[int, int, str | tuple[str, ...]] | Literal["full"]:
-        """What :class:`bridge.policies.trainable.TrainablePolicy` is made with."""
+        """What :class:`bridge.step.weights.TrainablePolicy` is made with."""
         return "full" if self.full else (self.rank, self.alpha, self.targets)
 
 

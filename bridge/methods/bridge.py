@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from bridge.config import Closed, TrainingConfig
 from bridge.methods.base import Adapter, Method, Phase, StepKind, Term, refuse
+from bridge.store.schema import Closed, TrainingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bridge.training.batches import StepBatch
-    from bridge.training.gradients import Gradient
-    from bridge.training.trainer import TermResult, Trainer
+    from bridge.step.batches import StepBatch
+    from bridge.step.gradients import Gradient
+    from bridge.step.trainer import TermResult, Trainer
 
 
 class Bridge(Method):

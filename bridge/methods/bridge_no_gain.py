@@ -18,7 +18,7 @@ from bridge.methods.base import refuse
 from bridge.methods.bridge import Bridge
 
 if TYPE_CHECKING:
-    from bridge.training.gradients import Gradient
+    from bridge.step.gradients import Gradient
 
 
 class BridgeNoGain(Bridge):

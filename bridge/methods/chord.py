@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from bridge.config import Closed
 from bridge.methods.base import Method, Phase, StepStats, refuse
+from bridge.store.schema import Closed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bridge.training.batches import MicroBatch, StepBatch
-    from bridge.training.trainer import Trainer
+    from bridge.step.batches import MicroBatch, StepBatch
+    from bridge.step.trainer import Trainer
 
 
 class Chord(Method):

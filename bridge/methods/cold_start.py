@@ -13,8 +13,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from bridge.config import Closed
 from bridge.methods.base import Method, Phase, refuse
+from bridge.store.schema import Closed
 
 
 class ColdStart(Method):

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from bridge.config import Closed
 from bridge.methods.base import Group, Method, Request, Row, refuse
-from bridge.objectives.advantages import group_advantages
-from bridge.problems.base import Problem
+from bridge.step.objectives.advantages import group_advantages
+from bridge.store.schema import Closed
+from bridge.tasks.base import Problem
 
 if TYPE_CHECKING:
-    from bridge.training.batches import StepBatch
-    from bridge.training.trainer import Trainer
+    from bridge.step.batches import StepBatch
+    from bridge.step.trainer import Trainer
 
 
 class Dapo(Method):

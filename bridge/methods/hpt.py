@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from bridge.config import Closed
 from bridge.methods.base import Group, Method, Phase, Row, StepStats, refuse
+from bridge.store.schema import Closed
 
 if TYPE_CHECKING:
-    from bridge.training.batches import StepBatch
-    from bridge.training.trainer import Trainer
+    from bridge.step.batches import StepBatch
+    from bridge.step.trainer import Trainer
 
 
 class HPT(Method):

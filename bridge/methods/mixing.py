@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from bridge.config import Closed
 from bridge.methods.base import Method, Phase, StepStats
+from bridge.store.schema import Closed
 
 
 class Mixing(Method):

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from bridge.config import Closed, TrainingConfig
 from bridge.methods.base import Method, Phase, refuse
+from bridge.store.schema import Closed, TrainingConfig
 
 if TYPE_CHECKING:
-    from bridge.training.batches import StepBatch
-    from bridge.training.trainer import Trainer
+    from bridge.step.batches import StepBatch
+    from bridge.step.trainer import Trainer
 
 Kind = Literal["sft", "rl"]
 
@@ -103,7 +103,7 @@ class Phases(Method):
 
     def _penalised(self, trainer: Trainer, batch: StepBatch, step: int, beta: float) -> StepBatch:
         """The batch with advantages of r - beta (log p - log p_ref), log-probs of whole answers."""
-        from bridge.policies.scoring import sequence_logprobs  # torch
+        from bridge.step.scoring import sequence_logprobs  # torch
 
         rollouts = [row for group in batch.groups for row in group.rows]
         sequences = [(row.prompt_ids, row.response_ids) for row in rollouts]

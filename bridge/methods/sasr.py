@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bridge.config import Closed, TrainingConfig
 from bridge.methods.base import Method, Phase, refuse
-from bridge.seeds import derive_seed
+from bridge.store.schema import Closed, TrainingConfig
+from bridge.store.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from bridge.training.batches import StepBatch
-    from bridge.training.trainer import Trainer
+    from bridge.step.batches import StepBatch
+    from bridge.step.trainer import Trainer
 
 
 class WarmUpOptions(Closed):

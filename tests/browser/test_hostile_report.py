@@ -7,8 +7,8 @@ from unittest.mock import patch
 import pandas as pd
 import pytest
 
-from bridge.analysis import report_data
-from bridge.analysis.report_data import readable
+from bridge.analysis.report import data as report_data
+from bridge.analysis.report.data import readable
 from tests.browser.chromium import chromium, console, requests
 from tests.fixtures.hostile_texts import corpus
 from tests.fixtures.suite_report import write_report

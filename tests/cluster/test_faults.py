@@ -21,9 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge.planning import Plan, RunSpec, load_plan
-from bridge.records import RecordError, read_json
-from bridge.status import State, run_state
+from bridge.collect.status import State, run_state
+from bridge.plan.grid import Plan, RunSpec, load_plan
+from bridge.store.records import RecordError, read_json
 from tests.cluster.cluster import URGENT, Cluster, wait_for
 from tests.cluster.conftest import Submit, copy_models
 from tests.fixtures.workflow import Workspace
@@ -55,8 +55,8 @@ ALL_RUNS = """
 import sys
 from pathlib import Path
 from bridge.evaluation.runner import evaluate_run
-from bridge.planning import load_plan
-from bridge.training.run import train_run
+from bridge.plan.grid import load_plan
+from bridge.run.loop import train_run
 for spec in load_plan(sys.argv[1], root=Path()).runs:
     for job in (train_run, evaluate_run):
         assert job(spec, results=Path("results"), threads=1) == "done"

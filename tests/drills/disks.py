@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from bridge.records import suite_folder
+from bridge.store.records import suite_folder
 from tests.drills.base import Found
 from tests.drills.workshop import SUITE, Workshop, check, sentence, stopped, wait_for
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from bridge.records import read_json, read_jsonl, write_json
+from bridge.store.records import read_json, read_jsonl, write_json
 from tests.drills.base import Found
 from tests.drills.workshop import (
     CHECKPOINT_EVERY,
@@ -149,7 +149,7 @@ def other_code(shop: Workshop) -> Found:
 
 def _edit_code() -> None:
     """In the job's process: one function of the trainer's sources reads otherwise."""
-    from bridge import fingerprint
+    from bridge.plan import fingerprint
 
     read = fingerprint._text
 
@@ -180,7 +180,7 @@ def not_finite(shop: Workshop) -> Found:
 
 
 def _nan_after_step_5() -> None:
-    from bridge.training.session import Run
+    from bridge.run.state import Run
 
     step = Run.step
 

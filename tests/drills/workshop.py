@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from bridge.records import RunFolder, base_folder, run_folder, suite_folder
+from bridge.store.records import RunFolder, base_folder, run_folder, suite_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = "drill"
@@ -67,11 +67,11 @@ PRELOADED = (
     "transformers",
     "peft",
     "lm_eval.evaluator",
-    "bridge.training.run",
+    "bridge.run.loop",
     "bridge.evaluation.answers",
     "bridge.evaluation.model",
-    "bridge.collecting",
-    "bridge.analysis.building",
+    "bridge.collect.collecting",
+    "bridge.analysis.report.building",
 )
 
 
@@ -254,6 +254,6 @@ def _work(path: Path, arguments: list[str], setup: Callable[[], None] | None) ->
     os.dup2(log, 2)
     if setup is not None:
         setup()
-    from bridge.cli import main
+    from bridge.jobs.cli import main
 
     main(arguments)

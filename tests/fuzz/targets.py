@@ -21,16 +21,16 @@ from typing import Any
 
 import yaml
 
-from bridge import collecting
-from bridge.config import ConfigError, load_suite, load_user_config, typed
+from bridge.collect import collecting
+from bridge.collect.run_rows import collect_run
+from bridge.collect.status import grid_text
 from bridge.grading.extraction import final_part, last_boxed
 from bridge.grading.logic import choice_verdict, roles_verdict
 from bridge.grading.verdicts import integer_verdict
-from bridge.planning import Plan, load_plan
-from bridge.record_shapes import AnswerRow, read_rows
-from bridge.records import RecordError, read_json, read_jsonl
-from bridge.run_rows import collect_run
-from bridge.status import grid_text
+from bridge.plan.grid import Plan, load_plan
+from bridge.store.records import RecordError, read_json, read_jsonl
+from bridge.store.schema import ConfigError, load_suite, load_user_config, typed
+from bridge.store.shapes import AnswerRow, read_rows
 from tests.fixtures import run_folders
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -264,7 +264,7 @@ def user_config(choices: Choices) -> None:
 
 def checkpoint(choices: Choices) -> None:
     """A manifest or a state of a checkpoint; torch is loaded for this one only."""
-    from bridge.training.checkpoints import load_checkpoint
+    from bridge.run.checkpoints import load_checkpoint
 
     folder = _folder() / "resume"
     newest = _checkpoints(folder)
@@ -327,7 +327,7 @@ def _loaded(text: str) -> Any:
 def _checkpoints(folder: Path) -> Path:
     import torch
 
-    from bridge.training.checkpoints import save_checkpoint
+    from bridge.run.checkpoints import save_checkpoint
 
     for step in (2, 4):
         save_checkpoint(folder, step, {"train_hash": "h", "step": step}, {"a": torch.ones(3)})

@@ -22,9 +22,9 @@ from bridge.evaluation import EvaluationError
 from bridge.evaluation.answers import TASKS, ask, load_tasks
 from bridge.evaluation.model import Policy
 from bridge.evaluation.runner import evaluate_run
-from bridge.planning import load_family
-from bridge.policies.checkpoint import load_policy, load_tokenizer
-from bridge.policies.tiny import build_model, build_tokenizer, pretrain, save_base
+from bridge.models.checkpoint import load_policy, load_tokenizer
+from bridge.models.tiny import build_model, build_tokenizer, pretrain, save_base
+from bridge.plan.grid import load_family
 from tests.fixtures.evaluation import finish, make_spec, read_rows
 
 CONTEXT = 128

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bridge.evaluation.answers import TASKS
-from bridge.policies.tiny import build_model, build_tokenizer, save_base
-from bridge.problems.prompts import BOXED
+from bridge.models.tiny import build_model, build_tokenizer, save_base
+from bridge.tasks.real.prompts import BOXED
 from tests.fixtures.evaluation import read_rows
 from tests.fixtures.real_data import data_root
 

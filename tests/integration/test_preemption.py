@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
+from bridge.collect.status import run_state
 from bridge.evaluation import runner
-from bridge.interruption import EXIT_INTERRUPTED, SIGNALS, Interrupted, catch_signals
-from bridge.planning import RunSpec, load_plan
-from bridge.policies.checkpoint import CheckpointError
-from bridge.records import RunFolder, read_json
-from bridge.rollouts.native import NativeEngine
-from bridge.status import run_state
-from bridge.training import run as run_module
-from bridge.training.experience import Collector
-from bridge.training.run import Run, train_run
+from bridge.machine.interruption import EXIT_INTERRUPTED, SIGNALS, Interrupted, catch_signals
+from bridge.models.checkpoint import CheckpointError
+from bridge.plan.grid import RunSpec, load_plan
+from bridge.run import run as run_module
+from bridge.run.experience import Collector
+from bridge.run.loop import Run, train_run
+from bridge.step.sampler import NativeEngine
+from bridge.store.records import RunFolder, read_json
 from tests.fixtures.evaluation import finish
 from tests.fixtures.evaluation import make_spec as make_evaluation_spec
 from tests.fixtures.tiny_run import make_spec

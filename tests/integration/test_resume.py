@@ -17,13 +17,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from bridge.planning import RunSpec, method_names
-from bridge.policies.checkpoint import writing_tensors
-from bridge.records import BusyError, RecordError, RunFolder, exclusive
-from bridge.training import checkpoints, session
-from bridge.training import run as run_module
-from bridge.training.checkpoints import load_checkpoint, save_checkpoint
-from bridge.training.run import Run, train_run
+from bridge.models.checkpoint import writing_tensors
+from bridge.plan.grid import RunSpec, method_names
+from bridge.run import checkpoints, session
+from bridge.run import run as run_module
+from bridge.run.checkpoints import load_checkpoint, save_checkpoint
+from bridge.run.loop import Run, train_run
+from bridge.store.records import BusyError, RecordError, RunFolder, exclusive
 from tests.fixtures.tiny_run import TextGrader, make_spec, read_lines
 
 METHODS = tuple(name for name in method_names() if name != "untrained")
@@ -177,7 +177,7 @@ def child(spec: RunSpec, results: Path, where: str, when: int) -> int:
     """Train in a process of its own that kills itself at a place; return its exit status."""
     # A server that has imported the libraries forks the children: seconds less for each.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers", "peft", "bridge.training.run"])
+    context.set_forkserver_preload(["torch", "transformers", "peft", "bridge.run.loop"])
     process = context.Process(target=train_and_die, args=(spec, results, where, when))
     process.start()
     process.join()
@@ -361,7 +361,7 @@ def test_the_librarys_words_for_a_failed_write_are_understood(tmp_path: Path) ->
         "import resource, sys, torch\n"
         "from pathlib import Path\n"
         "from safetensors.torch import save_file\n"
-        "from bridge.policies.checkpoint import writing_tensors\n"
+        "from bridge.models.checkpoint import writing_tensors\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
         "path = Path(sys.argv[1])\n"
         "try:\n"

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from bridge.interruption import EXIT_INTERRUPTED
-from bridge.planning import load_plan
-from bridge.records import RunFolder, read_json
+from bridge.machine.interruption import EXIT_INTERRUPTED
+from bridge.plan.grid import load_plan
+from bridge.store.records import RunFolder, read_json
 from tests.fixtures.tiny_run import DATASET, make_training
 
 pytest.importorskip("deepspeed")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config import LocalModel
-from bridge.planning import load_family
-from bridge.policies.tiny import build_model, build_tokenizer, save_base
-from bridge.records import read_json
-from bridge.training.run import train_run
+from bridge.models.tiny import build_model, build_tokenizer, save_base
+from bridge.plan.grid import load_family
+from bridge.run.loop import train_run
+from bridge.store.records import read_json
+from bridge.store.schema import LocalModel
 from tests.fixtures.real_data import data_root
 from tests.fixtures.tiny_run import make_spec
 

@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 import torch
 
+from bridge.engines.vllm import VllmEngine
 from bridge.evaluation.runner import evaluate_run
-from bridge.planning import RunSpec, load_family
-from bridge.policies.checkpoint import Policy, load_policy
-from bridge.policies.tiny import build_model, build_tokenizer, save_base
-from bridge.policies.trainable import ADAPTER, TrainablePolicy
-from bridge.records import RecordError, RunFolder
-from bridge.rollouts.base import Completion, Prompt
-from bridge.rollouts.native import NativeEngine
-from bridge.rollouts.vllm import VllmEngine
-from bridge.seeds import derive_seed
-from bridge.training.run import Run, train_run
+from bridge.models.checkpoint import Policy, load_policy
+from bridge.models.tiny import build_model, build_tokenizer, save_base
+from bridge.plan.grid import RunSpec, load_family
+from bridge.run.loop import Run, train_run
+from bridge.step.rollouts import Completion, Prompt
+from bridge.step.sampler import NativeEngine
+from bridge.step.weights import ADAPTER, TrainablePolicy
+from bridge.store.records import RecordError, RunFolder
+from bridge.store.seeds import derive_seed
 from tests.fixtures.evaluation import finish
 from tests.fixtures.evaluation import make_spec as make_evaluation_spec
 from tests.fixtures.tiny_run import make_base, make_spec, read_lines

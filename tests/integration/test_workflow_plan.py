@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bridge.analysis.captions import CAPTIONS
-from bridge.collecting import DYNAMICS
-from bridge.planning import load_plan
-from bridge.records import read_json
+from bridge.analysis.figures.captions import CAPTIONS
+from bridge.collect.collecting import DYNAMICS
+from bridge.plan.grid import load_plan
+from bridge.store.records import read_json
 from tests.fixtures.workflow import Workspace
 
 SMOKE = ("--config", "suite=smoke")
@@ -206,8 +206,8 @@ ALL_TRAINING = {"train": 3, "evaluate": 3} | SHOW
     ("file", "expected"),
     [
         ("bridge/methods/sft.py", ONE_TRAINING),
-        ("bridge/problems/chains.py", {"prepare": 1} | ALL_TRAINING),
-        ("bridge/analysis/tables.py", {"tables": 1, "report": 1, "all": 1}),
+        ("bridge/tasks/chains.py", {"prepare": 1} | ALL_TRAINING),
+        ("bridge/analysis/tables/accuracy.py", {"tables": 1, "report": 1, "all": 1}),
     ],
 )
 def test_an_edit_reruns_what_depends_on_it(
@@ -219,9 +219,9 @@ def test_an_edit_reruns_what_depends_on_it(
 
 def test_a_second_run_has_nothing_to_do_even_after_a_remark(finished: Workspace) -> None:
     with (
-        finished.edited("bridge/objectives/kl.py", "", "\n# A remark.\n"),
-        finished.edited("bridge/analysis/tables.py", "", "\n# A remark.\n"),
-        finished.edited("bridge/status.py", "", "\nADDED = 1\n"),
+        finished.edited("bridge/step/objectives/kl.py", "", "\n# A remark.\n"),
+        finished.edited("bridge/analysis/tables/accuracy.py", "", "\n# A remark.\n"),
+        finished.edited("bridge/collect/status.py", "", "\nADDED = 1\n"),
     ):
         assert finished.planned(*FEW) == {}
 
@@ -316,7 +316,7 @@ def test_old_scores_do_not_hide_a_training_that_failed(tmp_path: Path) -> None:
     target = f"{run}/scores.json"
     assert space.snakemake(target, "--cores", "1", *FEW).returncode == 0
     assert space.planned(target, *FEW) == {}
-    with space.edited("bridge/objectives/kl.py", "", "\nADDED = 1\n"):
+    with space.edited("bridge/step/objectives/kl.py", "", "\nADDED = 1\n"):
         with space.edited("verdicts.txt", "", "sft/seed0 fail\n"):
             assert space.snakemake(target, "--cores", "1", *FEW).returncode != 0
         assert (space.path / target).is_file()

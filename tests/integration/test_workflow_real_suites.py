@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.planning import load_plan
+from bridge.plan.grid import load_plan
 from tests.fixtures.workflow import Workspace
 
 

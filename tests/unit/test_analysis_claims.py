@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from bridge.analysis.building import build_tables
-from bridge.analysis.claims import _sentence, judge_claims, load_claims
-from bridge.analysis.evidence import Evidence
-from bridge.analysis.frames import load_tidy
-from bridge.config import ConfigError
+from bridge.analysis.claims.claims import _sentence, judge_claims, load_claims
+from bridge.analysis.claims.evidence import Evidence
+from bridge.analysis.numbers.frames import load_tidy
+from bridge.analysis.report.building import build_tables
+from bridge.store.schema import ConfigError
 from tests.fixtures.tidy import make_tidy, write_tidy
 
 ROOT = Path(__file__).parents[2]

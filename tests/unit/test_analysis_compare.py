@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from bridge.analysis.compare import compare, config_difference, run_compare
-from bridge.analysis.frames import TidyError, load_tidy
-from bridge.cli import main
-from bridge.records import run_folder
+from bridge.analysis.numbers.frames import TidyError, load_tidy
+from bridge.analysis.report.compare import compare, config_difference, run_compare
+from bridge.jobs.cli import main
+from bridge.store.records import run_folder
 from tests.fixtures.tidy import make_tidy, write_tidy
 
 SMALL = {"models": ("tiny-qwen",), "methods": ("sft", "rl_zero", "bridge"), "sizes": (40, 30)}

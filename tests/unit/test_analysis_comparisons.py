@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bridge.analysis.comparisons import (
+from bridge.analysis.numbers.paired import (
     Refused,
     holm,
     minimum_detectable_effect,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.coverage import LEVELS, SIZES, covered, simulate, two_arms
-from bridge.analysis.comparisons import difference_components
-from bridge.analysis.statistics import components, crossed_limits, t_limits
+from bridge.analysis.numbers.paired import difference_components
+from bridge.analysis.numbers.statistics import components, crossed_limits, t_limits
 
 
 @pytest.mark.parametrize("n", SIZES)

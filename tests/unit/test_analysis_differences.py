@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from bridge.analysis.building import build_tables
-from bridge.analysis.cells import AVERAGE, build_blocks
-from bridge.analysis.comparisons import Refused, holm, log_ratio, paired_difference, seed_mean
-from bridge.analysis.differences import arm, block_differences, contrast, p_text, signed
-from bridge.analysis.frames import load_tidy
-from bridge.analysis.tables import main_table_text
+from bridge.analysis.numbers.cells import AVERAGE, build_blocks
+from bridge.analysis.numbers.frames import load_tidy
+from bridge.analysis.numbers.paired import Refused, holm, log_ratio, paired_difference, seed_mean
+from bridge.analysis.report.building import build_tables
+from bridge.analysis.tables.accuracy import main_table_text
+from bridge.analysis.tables.differences import arm, block_differences, contrast, p_text, signed
 from tests.fixtures.tidy import make_tidy, write_tidy
 
 SIZES = (60, 40)

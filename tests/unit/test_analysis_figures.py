@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from bridge.analysis.canvas import look
-from bridge.analysis.captions import CAPTIONS
-from bridge.analysis.cells import build_blocks
-from bridge.analysis.curves import (
+from bridge.analysis.figures.canvas import look
+from bridge.analysis.figures.captions import CAPTIONS
+from bridge.analysis.figures.curves import (
     accuracy_progress,
     accuracy_wallclock,
     block_curves,
@@ -20,11 +19,12 @@ from bridge.analysis.curves import (
     window,
     with_status,
 )
-from bridge.analysis.dots import main_scores
-from bridge.analysis.figures import DRAWN, build_figures
-from bridge.analysis.frames import load_tidy
-from bridge.analysis.palette import STYLES, benchmark_label, label, ordered_methods, style
-from bridge.analysis.statistics import t_limits
+from bridge.analysis.figures.dots import main_scores
+from bridge.analysis.figures.drawing import DRAWN, build_figures
+from bridge.analysis.numbers.cells import build_blocks
+from bridge.analysis.numbers.frames import load_tidy
+from bridge.analysis.numbers.palette import STYLES, benchmark_label, label, ordered_methods, style
+from bridge.analysis.numbers.statistics import t_limits
 from tests.fixtures.tidy import METHODS, make_tidy, write_tidy
 
 THIN = {"models": ("tiny-qwen",), "methods": ("base", "rl_zero", "bridge"), "sizes": (30, 20)}

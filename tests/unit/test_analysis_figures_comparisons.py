@@ -3,15 +3,10 @@
 import numpy as np
 import pytest
 
-from bridge.analysis.canvas import look
-from bridge.analysis.cells import build_blocks
-from bridge.analysis.differences import block_differences
-from bridge.analysis.forest import paired_differences
-from bridge.analysis.frames import load_tidy
-from bridge.analysis.palette import style
-from bridge.analysis.questions import difficulty, question_changes
-from bridge.analysis.statistics import Interval
-from bridge.analysis.tradeoffs import (
+from bridge.analysis.figures.canvas import look
+from bridge.analysis.figures.forest import paired_differences
+from bridge.analysis.figures.questions import difficulty, question_changes
+from bridge.analysis.figures.tradeoffs import (
     Point,
     accuracy_cost,
     block_points,
@@ -19,6 +14,11 @@ from bridge.analysis.tradeoffs import (
     stage_costs,
     stage_seconds,
 )
+from bridge.analysis.numbers.cells import build_blocks
+from bridge.analysis.numbers.frames import load_tidy
+from bridge.analysis.numbers.palette import style
+from bridge.analysis.numbers.statistics import Interval
+from bridge.analysis.tables.differences import block_differences
 from tests.fixtures.tidy import make_tidy, write_tidy
 
 BLOCK = ("tiny-qwen", "chains")

@@ -5,13 +5,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bridge.analysis.canvas import look
-from bridge.analysis.curves import LINES_PER_PANEL, MOST_LINES, REFERENCES, accuracy_progress
-from bridge.analysis.curves import shared_out as share
-from bridge.analysis.figures import DRAWN
-from bridge.analysis.frames import load_tidy
-from bridge.analysis.internals import QUANTITIES, bridge_internals
-from bridge.analysis.palette import label, style
+from bridge.analysis.figures.canvas import look
+from bridge.analysis.figures.curves import (
+    LINES_PER_PANEL,
+    MOST_LINES,
+    REFERENCES,
+    accuracy_progress,
+)
+from bridge.analysis.figures.curves import shared_out as share
+from bridge.analysis.figures.drawing import DRAWN
+from bridge.analysis.figures.internals import QUANTITIES, bridge_internals
+from bridge.analysis.numbers.frames import load_tidy
+from bridge.analysis.numbers.palette import label, style
 from tests.fixtures.tidy import ABLATION, METHODS, ZOO, make_tidy, write_tidy
 
 SMALL = {"models": ("tiny-qwen",), "sizes": (30, 20), "n_steps": 20}

@@ -7,8 +7,8 @@ import subprocess
 import pandas as pd
 import pytest
 
-from bridge.analysis.building import build_tables
-from bridge.analysis.render import Sheet, Value, latex
+from bridge.analysis.report.building import build_tables
+from bridge.analysis.tables.render import Sheet, Value, latex
 from tests.fixtures.tidy import make_tidy, write_tidy
 from tests.unit.test_analysis_rates import write_grid
 

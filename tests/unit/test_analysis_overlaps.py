@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from bridge.analysis.frames import TidyError
-from bridge.analysis.overlaps import load_overlaps, overlap_sheets
+from bridge.analysis.numbers.frames import TidyError
+from bridge.analysis.tables.overlaps import load_overlaps, overlap_sheets
 
 
 def test_contamination_shows_counts_and_stresses_the_same_text(tmp_path):

@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from bridge.analysis.building import build_tables
-from bridge.analysis.cells import AVERAGE
-from bridge.analysis.frames import TidyError
-from bridge.analysis.published import FILES, FOLDER, load_published, published_numbers
+from bridge.analysis.numbers.cells import AVERAGE
+from bridge.analysis.numbers.frames import TidyError
+from bridge.analysis.report.building import build_tables
+from bridge.analysis.tables.published import FILES, FOLDER, load_published, published_numbers
 from tests.fixtures.tidy import make_tidy, write_tidy
 
 NAMES = ["math500", "minerva_math", "olympiadbench", "aime24", "amc23"]

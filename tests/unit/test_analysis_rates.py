@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bridge.analysis.building import build_tables
-from bridge.analysis.frames import TidyError, load_tidy
-from bridge.analysis.rates import choose_rates, is_grid, load_grid
+from bridge.analysis.numbers.frames import TidyError, load_tidy
+from bridge.analysis.report.building import build_tables
+from bridge.analysis.tables.rates import choose_rates, is_grid, load_grid
 from tests.fixtures.tidy import make_tidy, write_tidy
 
 # Validation accuracy per rate, for two models; the third SFT rate is first in one model only.

@@ -7,8 +7,8 @@ installed it is asked again.
 import numpy as np
 import pytest
 
-from bridge.analysis.comparisons import holm, log_ratio, sign_test
-from bridge.analysis.statistics import wilson
+from bridge.analysis.numbers.paired import holm, log_ratio, sign_test
+from bridge.analysis.numbers.statistics import wilson
 
 # proportion_confint(correct, n, method="wilson")
 WILSON = {

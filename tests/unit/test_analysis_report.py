@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bridge.analysis import report
-from bridge.analysis.building import build_tables
-from bridge.analysis.captions import CAPTIONS
-from bridge.analysis.frames import TidyError
-from bridge.analysis.report import build_report
+from bridge.analysis.figures.captions import CAPTIONS
+from bridge.analysis.numbers.frames import TidyError
+from bridge.analysis.report import page as report
+from bridge.analysis.report.building import build_tables
+from bridge.analysis.report.page import build_report
 from tests.fixtures.tidy import make_tidy, write_tidy
 
 VENDOR = Path(report.__file__).parent / "vendor"

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bridge.analysis.frames import TidyError, load_tidy
-from bridge.analysis.report_data import (
+from bridge.analysis.numbers.frames import TidyError, load_tidy
+from bridge.analysis.numbers.statistics import t_limits
+from bridge.analysis.report.data import (
     LONGEST_ANSWER,
     QUESTIONS_PER_BENCHMARK,
     answer_data,
@@ -16,7 +17,6 @@ from bridge.analysis.report_data import (
     load_answers,
     readable,
 )
-from bridge.analysis.statistics import t_limits
 from tests.fixtures.answers import HOSTILE, make_answers
 from tests.fixtures.tidy import make_tidy, write_tidy
 
@@ -102,7 +102,7 @@ def test_a_long_answer_is_cut_and_its_length_kept(tidy):
 
 
 def test_many_answers_share_what_room_there_is(tidy, monkeypatch):
-    monkeypatch.setattr("bridge.analysis.report_data.ALL_ANSWERS", 96 * 300)
+    monkeypatch.setattr("bridge.analysis.report.data.ALL_ANSWERS", 96 * 300)
     found = answer_data(tidy, make_answers(tidy.runs), CLASSES)
     assert found["most"] == 300
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bridge.analysis.statistics import (
+from bridge.analysis.numbers.statistics import (
     average_at_n,
     cell_interval,
     components,

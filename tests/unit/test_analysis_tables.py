@@ -5,12 +5,12 @@ import re
 import pandas as pd
 import pytest
 
-from bridge.analysis.building import build_tables
-from bridge.analysis.cells import AVERAGE, build_blocks
-from bridge.analysis.frames import load_tidy
-from bridge.analysis.render import Sheet, Value, columns, latex, markdown
-from bridge.analysis.statistics import cell_interval, pass_at_k
-from bridge.analysis.tables import main_table_text
+from bridge.analysis.numbers.cells import AVERAGE, build_blocks
+from bridge.analysis.numbers.frames import load_tidy
+from bridge.analysis.numbers.statistics import cell_interval, pass_at_k
+from bridge.analysis.report.building import build_tables
+from bridge.analysis.tables.accuracy import main_table_text
+from bridge.analysis.tables.render import Sheet, Value, columns, latex, markdown
 from tests.fixtures.tidy import make_tidy, write_tidy
 
 METHODS = ("base", "sft", "rl_zero", "bridge")

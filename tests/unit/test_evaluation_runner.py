@@ -21,8 +21,8 @@ from bridge.evaluation.answers import TASKS
 from bridge.evaluation.model import Generated
 from bridge.evaluation.runner import evaluate_run
 from bridge.evaluation.scores import check_graded
-from bridge.planning import RunSpec, load_family
-from bridge.records import RecordError, exclusive
+from bridge.plan.grid import RunSpec, load_family
+from bridge.store.records import RecordError, exclusive
 from tests.fixtures.evaluation import finish, make_spec, read_rows
 
 Reply = Callable[[str, str, int], tuple[str, bool]]

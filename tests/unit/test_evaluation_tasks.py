@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from lm_eval.tasks import TaskManager
 
-from bridge.config import ConfigError
 from bridge.evaluation import EvaluationError, questions
 from bridge.evaluation.answers import TASKS, load_tasks
-from bridge.planning import load_family
+from bridge.plan.grid import load_family
+from bridge.store.schema import ConfigError
 from tests.fixtures.evaluation import make_spec
 
 FAMILIES = ("chains", "equations")

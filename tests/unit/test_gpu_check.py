@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_check
-from bridge.policies.checkpoint import load_policy
-from bridge.predicting import predict
-from bridge.predicting.devices import device
-from bridge.records import read_json
+from bridge.jobs.needs import predict
+from bridge.jobs.needs.devices import device
+from bridge.models.checkpoint import load_policy
+from bridge.store.records import read_json
 
 
 def test_a_tiny_model_with_a_padded_vocabulary_makes_its_steps(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from bridge.grading import GradeItem, GraderPool
 from bridge.grading.logic import roles
-from bridge.problems.repairs import repaired
-from bridge.problems.sources import DataOptions, load_set, manifest
+from bridge.tasks.real.repairs import repaired
+from bridge.tasks.real.sources import DataOptions, load_set, manifest
 from tests.fixtures.real_data import data_root
 
 LOCAL_SETS = sorted(name for name, entry in manifest().items() if entry.sha256 is not None)

@@ -14,12 +14,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.analysis.render import LATEX_SPECIAL, Sheet, Value, html, latex, markdown, printable
-from bridge.analysis.report_data import embed, readable
+from bridge.analysis.report.data import embed, readable
+from bridge.analysis.tables.render import (
+    LATEX_SPECIAL,
+    Sheet,
+    Value,
+    html,
+    latex,
+    markdown,
+    printable,
+)
+from bridge.collect.run_rows import storable
 from bridge.grading import VERDICTS, GradeItem, GraderLimits, GraderPool
 from bridge.grading.logic import choice_verdict, roles_verdict
-from bridge.records import jsonl, read_jsonl
-from bridge.run_rows import storable
+from bridge.store.records import jsonl, read_jsonl
 from tests.fixtures.hostile_texts import GOLD, KINDS, boxed, corpus
 from tests.fixtures.workers import peak_resident_bytes
 

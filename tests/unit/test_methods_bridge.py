@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from bridge.methods.base import Group, Row
-from bridge.objectives.advantages import group_advantages
-from bridge.policies.checkpoint import Policy
-from bridge.policies.trainable import ADAPTER, BASE, SHADOW, plain_name
-from bridge.training.batches import StepBatch
-from bridge.training.gradients import Gradient
-from bridge.training.trainer import TermResult, Trainer
+from bridge.models.checkpoint import Policy
+from bridge.step.batches import StepBatch
+from bridge.step.gradients import Gradient
+from bridge.step.objectives.advantages import group_advantages
+from bridge.step.trainer import TermResult, Trainer
+from bridge.step.weights import ADAPTER, BASE, SHADOW, plain_name
 from tests.fixtures.bridge_steps import (
     SCALE,
     batch_of,

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from bridge.methods.base import Row
-from bridge.policies.trainable import ADAPTER, BASE, SHADOW, TrainablePolicy
-from bridge.training.batches import StepBatch
-from bridge.training.trainer import Trainer
+from bridge.step.batches import StepBatch
+from bridge.step.trainer import Trainer
+from bridge.step.weights import ADAPTER, BASE, SHADOW, TrainablePolicy
 from tests.fixtures.tiny_run import PROBLEM, make_method, make_training
 
 REWARD = torch.tensor([1.0, 0.6, 0.1, 0.0], dtype=torch.float64)

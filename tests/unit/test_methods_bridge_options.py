@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from bridge.config import ConfigError
 from bridge.methods.base import Phase
-from bridge.policies.checkpoint import Policy
-from bridge.policies.trainable import ADAPTER, BASE, SHADOW
-from bridge.training import run as run_module
-from bridge.training.gradients import Gradient
-from bridge.training.run import train_run
-from bridge.training.session import Run
-from bridge.training.trainer import DivergedError, Trainer
+from bridge.models.checkpoint import Policy
+from bridge.run import run as run_module
+from bridge.run.loop import train_run
+from bridge.run.state import Run
+from bridge.step.gradients import Gradient
+from bridge.step.trainer import DivergedError, Trainer
+from bridge.step.weights import ADAPTER, BASE, SHADOW
+from bridge.store.schema import ConfigError
 from tests.fixtures.bridge_steps import batch_of, build, disturb, flat, relative_error, run
 from tests.fixtures.tiny_run import (
     TextGrader,

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.func import functional_call
 
 from bridge.methods.base import Phase, Row
-from bridge.policies.trainable import ADAPTER, BASE, SHADOW, plain_name
-from bridge.training.batches import StepBatch
-from bridge.training.gradients import Gradient
-from bridge.training.trainer import Trainer
+from bridge.step.batches import StepBatch
+from bridge.step.gradients import Gradient
+from bridge.step.trainer import Trainer
+from bridge.step.weights import ADAPTER, BASE, SHADOW, plain_name
 from tests.fixtures.bridge_steps import (
     SCALE,
     batch_of,

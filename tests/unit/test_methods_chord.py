@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from bridge.config import ConfigError
 from bridge.methods.base import StepStats
 from bridge.methods.chord import Chord
-from bridge.training.batches import MicroBatch
+from bridge.step.batches import MicroBatch
+from bridge.store.schema import ConfigError
 from tests.fixtures.method_runs import (
     curve,
     direction,

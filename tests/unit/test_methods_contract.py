@@ -18,15 +18,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from bridge.config import Closed, ConfigError
 from bridge.methods.base import Group, Method, Phase, Row, StepStats
-from bridge.planning import load_method, method_names
-from bridge.training import run as run_module
-from bridge.training import session as session_module
-from bridge.training import trainer as trainer_module
-from bridge.training.batches import MicroBatch, StepBatch, micro_batches
-from bridge.training.run import train_run
-from bridge.training.session import Run
+from bridge.plan.grid import load_method, method_names
+from bridge.run import run as run_module
+from bridge.run import session as session_module
+from bridge.run.loop import train_run
+from bridge.run.state import Run
+from bridge.step import trainer as trainer_module
+from bridge.step.batches import MicroBatch, StepBatch, micro_batches
+from bridge.store.schema import Closed, ConfigError
 from tests.fixtures.method_runs import curve, same_weights, train, weights
 from tests.fixtures.tiny_run import (
     METHOD_OPTIONS,
@@ -180,7 +180,7 @@ def test_method_files_import_without_torch(root: Path) -> None:
         "import sys\n"
         "for name in ('torch', 'transformers', 'peft', 'safetensors'):\n"
         "    sys.modules[name] = None\n"
-        "from bridge.planning import load_method, method_names\n"
+        "from bridge.plan.grid import load_method, method_names\n"
         "print(*(load_method(name).__name__ for name in method_names()))\n"
     )
     done = subprocess.run(

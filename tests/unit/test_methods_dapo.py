@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from bridge.config import ConfigError
 from bridge.grading.verdicts import Graded, GradeItem
 from bridge.methods.dapo import Dapo
-from bridge.problems.base import Problem
-from bridge.training import run as run_module
+from bridge.run import run as run_module
+from bridge.store.schema import ConfigError
+from bridge.tasks.base import Problem
 from tests.fixtures.method_runs import (
     curve,
     direction,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from bridge.config import ConfigError
 from bridge.methods.base import StepStats
 from bridge.methods.hpt import HPT
+from bridge.store.schema import ConfigError
 from tests.fixtures.method_runs import (
     curve,
     direction,

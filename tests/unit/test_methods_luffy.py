@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridge.config import ConfigError, TrainingConfig
 from bridge.methods.base import Row, StepStats
 from bridge.methods.luffy import Luffy
-from bridge.training import run as run_module
-from bridge.training.batches import MicroBatch
+from bridge.run import run as run_module
+from bridge.step.batches import MicroBatch
+from bridge.store.schema import ConfigError, TrainingConfig
 from tests.fixtures.method_runs import (
     curve,
     direction,

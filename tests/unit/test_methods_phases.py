@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bridge.config import ConfigError
 from bridge.methods.base import Group
-from bridge.policies.checkpoint import Policy
-from bridge.policies.scoring import sequence_logprobs
-from bridge.training.batches import StepBatch
-from bridge.training.run import train_run
-from bridge.training.session import Run
-from bridge.training.trainer import Trainer
+from bridge.models.checkpoint import Policy
+from bridge.run.loop import train_run
+from bridge.run.state import Run
+from bridge.step.batches import StepBatch
+from bridge.step.scoring import sequence_logprobs
+from bridge.step.trainer import Trainer
+from bridge.store.schema import ConfigError
 from tests.fixtures.tiny_run import (
     PROBLEM,
     load_double,

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from bridge.config import ConfigError
 from bridge.methods.base import Phase
 from bridge.methods.sasr import SASR
-from bridge.training.run import train_run
-from bridge.training.session import Run
+from bridge.run.loop import train_run
+from bridge.run.state import Run
+from bridge.store.schema import ConfigError
 from tests.fixtures.method_runs import curve, same_weights, train
 from tests.fixtures.tiny_run import (
     make_options,

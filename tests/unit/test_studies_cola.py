@@ -19,15 +19,16 @@ import yaml
 
 from bridge.grading.extraction import last_boxed
 from bridge.grading.labels import matthews
-from bridge.planning import load_plan
-from bridge.policies.tiny import build_model, build_tokenizer, pretrain, save_base
-from bridge.problems import cola, sources
-from bridge.problems.base import Dataset, ProblemError
-from bridge.problems.prompts import ACCEPTABLE
-from bridge.problems.sources import Entry, HubSource
-from bridge.records import read_jsonl
-from bridge.studies import coupling
-from bridge.training.run import train_run
+from bridge.models.tiny import build_model, build_tokenizer, pretrain, save_base
+from bridge.plan.grid import load_plan
+from bridge.run.loop import train_run
+from bridge.store.records import read_jsonl
+from bridge.tasks import cola
+from bridge.tasks.base import Dataset, ProblemError
+from bridge.tasks.real import sources
+from bridge.tasks.real.prompts import ACCEPTABLE
+from bridge.tasks.real.sources import Entry, HubSource
+from studies.coupling import cli as coupling
 
 NOUNS, VERBS = ("cats", "dogs", "birds", "children", "teachers"), ("sleep", "sing", "run", "wait")
 GOOD = [f"The {n} {v} ." for n in NOUNS for v in VERBS]

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bridge.analysis.coupling_generation import draw_generation
-from bridge.config import ConfigError
-from bridge.planning import Plan, load_plan
-from bridge.policies.checkpoint import Policy
-from bridge.problems.base import Problem
-from bridge.records import RecordError, RunFolder, jsonl, write_json
-from bridge.studies import measuring
-from bridge.studies.coupling_arms import (
+from bridge.models.checkpoint import Policy
+from bridge.plan.grid import Plan, load_plan
+from bridge.run.streams import demonstration_row
+from bridge.store.records import RecordError, RunFolder, jsonl, write_json
+from bridge.store.schema import ConfigError
+from bridge.tasks.base import Problem
+from studies.coupling import measuring
+from studies.coupling.arms import (
     CouplingError,
     arms,
     check_change_of_phase,
@@ -27,11 +27,11 @@ from bridge.studies.coupling_arms import (
     check_same_scores,
     target_name,
 )
-from bridge.studies.coupling_predicting import predict
-from bridge.studies.coupling_study import Study, dataset
-from bridge.studies.coupling_tables import courses, sign_table, size_table
-from bridge.studies.measuring import check_phases_agree, demonstration_losses
-from bridge.training.streams import demonstration_row
+from studies.coupling.figures import draw_generation
+from studies.coupling.measuring import check_phases_agree, demonstration_losses
+from studies.coupling.predicting import predict
+from studies.coupling.study import Study, dataset
+from studies.coupling.tables import courses, sign_table, size_table
 from tests.fixtures.tiny_run import (
     PROBLEM,
     load_double,

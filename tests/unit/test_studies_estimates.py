@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from bridge.studies import estimates, tabular
-from bridge.studies.closed_forms import binary_change
-from bridge.studies.tabular import Array, Problem, log_softmax
+from studies.coupling import estimates, tabular
+from studies.coupling.closed_forms import binary_change
+from studies.coupling.tabular import Array, Problem, log_softmax
 
 BETA = 0.5
 

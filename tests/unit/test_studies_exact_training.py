@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bridge.studies import coupling_exact, tabular
-from bridge.studies.coupling_exact import local_signs, natural_paths, run, sign_table, size_table
-from bridge.studies.exact_training import (
+from studies.coupling import exact as coupling_exact
+from studies.coupling import tabular
+from studies.coupling.exact import local_signs, natural_paths, run, sign_table, size_table
+from studies.coupling.exact_training import (
     Objective,
     Task,
     feature_kernel,
@@ -21,8 +22,8 @@ from bridge.studies.exact_training import (
     logit_gradient,
     train,
 )
-from bridge.studies.identities import random_problems
-from bridge.studies.tabular import Array, Problem, log_softmax
+from studies.coupling.identities import random_problems
+from studies.coupling.tabular import Array, Problem, log_softmax
 
 
 def tasks(seed: int = 0, n: int = 3, **settings: Any) -> Task:

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from scipy.optimize import minimize
 
-from bridge.studies import closed_forms, identities, tabular
-from bridge.studies.identities import (
+from studies.coupling import closed_forms, identities, tabular
+from studies.coupling.identities import (
     IDENTITIES,
     TOLERANCE,
     check_identities,
     identity_errors,
     random_problems,
 )
-from bridge.studies.tabular import Array, Problem, log_softmax
+from studies.coupling.tabular import Array, Problem, log_softmax
 
 
 def one(seed: int, *, prompts: int = 3, answers: int = 4, binary: bool = False) -> Problem:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config import HubModel
-from bridge.planning import Plan, load_family, load_plan
+from bridge.plan.grid import Plan, load_family, load_plan
+from bridge.store.schema import HubModel
 
 PAPER_ROWS = {
     *("base", "sft", "rl_zero", "cold_start", "alternating", "mixing", "bridge"),
@@ -71,7 +71,7 @@ def test_models_are_pinned_and_recorded_options_are_read_back(plan: Plan) -> Non
 
 def test_planning_loads_no_heavy_library(root: Path, plan: Plan) -> None:
     program = (
-        "import sys, pathlib; from bridge.planning import load_plan;"
+        "import sys, pathlib; from bridge.plan.grid import load_plan;"
         f"load_plan('{plan.name}', root=pathlib.Path('.'));"
         "print([m for m in ('torch', 'datasets', 'huggingface_hub', 'transformers', 'sympy')"
         " if m in sys.modules])"

@@ -1,0 +1,1 @@
+"""Papers' claims and their verdicts."""

@@ -1,0 +1,158 @@
+"""The paper both kinds of figure are drawn on: sizes, fonts, legend, and reproducible files.
+
+Figures are 3.5 or 7.0 inches wide, a column or a page of a two-column paper, with text of 6.5 to
+8 points at that size. Fonts are embedded in the PDF and turned into paths in the SVG; the same
+tables give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
+
+from bridge.analysis.numbers.palette import Style, style
+from bridge.analysis.tables.render import printable
+
+FORMATS = ("png", "pdf", "svg")
+COLUMN_IN, PAGE_IN = 3.5, 7.0
+GREY = "#5B5B5B"
+# A file's date would make every build differ.
+UNDATED: dict[str, dict[str, None]] = {
+    "png": {},
+    "pdf": {"CreationDate": None},
+    "svg": {"Date": None},
+}
+LOOK: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#9A9A9A",
+    "axes.grid": True,
+    "axes.labelcolor": "#222222",
+    "axes.labelsize": 7.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 7.5,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.use": True,
+    "font.family": "DejaVu Sans",
+    "font.size": 7,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.5,
+    "legend.columnspacing": 1.4,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 2.4,
+    "legend.handletextpad": 0.5,
+    "lines.linewidth": 1.3,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 200,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "bridge",
+    # Names come from data: a pair of dollar signs is not a formula.
+    "text.parse_math": False,
+    "xtick.color": "#444444",
+    "xtick.labelsize": 6.5,
+    "xtick.major.size": 2.5,
+    "xtick.major.width": 0.6,
+    "ytick.color": "#444444",
+    "ytick.labelsize": 6.5,
+    "ytick.major.size": 2.5,
+    "ytick.major.width": 0.6,
+}
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Draw and save inside this, and a user's own matplotlibrc changes nothing."""
+    # Asking for the backend would start one; no figure here uses it.
+    defaults = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith("backend")}
+    settings: Any = defaults | LOOK
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """An empty figure that no global state knows of."""
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write `figure` as png, pdf and svg."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Lay out once; each format would otherwise do it again.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    _settle(figure)
+    for extension in FORMATS:
+        figure.savefig(folder / f"{name}.{extension}", metadata=UNDATED[extension])
+
+
+def _settle(figure: Figure) -> None:
+    """Round the places that the layout found: its solver's last digits differ between processes."""
+    for part in figure.subfigs:
+        part.bbox_relative.set_points(part.bbox_relative.get_points().round(5))
+    for axes in figure.axes:
+        axes.set_position(Bbox(axes.get_position().get_points().round(5)))
+
+
+def line_keywords(looks: Style, width: float = 1.3) -> dict[str, Any]:
+    """Colour and dashes of a method for `Axes.plot`."""
+    return {"color": looks.color, "dashes": looks.dashes or (None, None), "linewidth": width}
+
+
+def marker_keywords(looks: Style) -> dict[str, Any]:
+    """Size of a method's marker, with a white rim that keeps overlapping ones apart."""
+    return {
+        "markersize": 4.2 * looks.scale,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.4,
+    }
+
+
+def add_legend(figure: Figure, methods: Iterable[str], n_columns: int, marked: bool = True) -> None:
+    """One legend below all panels, in the order given; `marked` where lines carry markers."""
+    handles = []
+    for method in methods:
+        looks = style(method)
+        handle = Line2D(
+            [],
+            [],
+            color=looks.color,
+            marker=looks.marker if marked else "",
+            **marker_keywords(looks),
+            linewidth=1.3,
+            label=looks.label,
+        )
+        if looks.dashes:
+            handle.set_dashes(looks.dashes)
+        handles.append(handle)
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=n_columns)
+
+
+def suptitle(part: SubFigure, text: str) -> None:
+    """Name a row of panels, at its left."""
+    part.suptitle(printable(text), x=0.006, ha="left", fontweight="bold")
+
+
+def grid(n_panels: int) -> tuple[int, int]:
+    """Rows and columns for a number of panels: up to three side by side, four as two by two."""
+    n_columns = 2 if n_panels == 4 else min(n_panels, 3)
+    return -(-n_panels // n_columns), n_columns
+
+
+def say(axes: Axes, text: str) -> None:
+    """Write why a panel is empty."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)

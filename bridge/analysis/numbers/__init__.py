@@ -1,0 +1,1 @@
+"""Tidy tables read and checked; intervals and paired differences."""

@@ -1,0 +1,254 @@
+"""The tidy tables of a suite, read and checked: the only door into the analysis.
+
+What is refused here (a missing column, two specs in one run, an answer given twice) names the
+file, the column or the run. What can be shown honestly instead (two graders, partial answers) is
+listed by `cautions` or marked in the cell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from bridge.analysis.numbers.palette import ordered_methods
+from bridge.store.records import RecordError, read_json
+
+KEY = ("suite", "model", "dataset", "method", "seed")
+DONE = "done"
+STATUSES = (DONE, "diverged", "collapsed", "failed", "timeout", "interrupted", "missing")
+COLUMNS = {
+    "runs": (
+        *KEY,
+        "status",
+        "reason",
+        "spec_hash",
+        "commit",
+        "dirty",
+        "device",
+        "torch_version",
+        "python_version",
+        "n_parameters",
+        "train_s",
+        "evaluate_s",
+        "started_at",
+        "base_model_hash",
+        "data_hash",
+        "grader_version",
+        "folder",
+    ),
+    "scores": (
+        *KEY,
+        "benchmark",
+        "question_id",
+        "greedy_verdict",
+        "greedy_correct",
+        "n_samples",
+        "n_sampled_correct",
+        "spec_hash",
+    ),
+    "dynamics": (
+        *KEY,
+        "step",
+        "rl_step",
+        "progress",
+        "elapsed_s",
+        "reward_mean",
+        "response_length_mean",
+        "heldout_accuracy",
+    ),
+    "costs": (
+        *KEY,
+        "seconds_train",
+        "seconds_evaluate",
+        "device_hours",
+        "tokens_generated",
+        "tokens_trained",
+        "flops_total",
+        "memory_device_gib",
+        "memory_host_gib",
+        "shared_by",
+    ),
+}
+UNIQUE = {
+    "runs": KEY,
+    "scores": (*KEY, "benchmark", "question_id"),
+    "dynamics": (*KEY, "step"),
+    "costs": KEY,
+}
+
+
+class TidyError(ValueError):
+    """Tidy tables that cannot be shown; the message names the file, the column or the run."""
+
+
+# Told apart by identity, so that what is computed from one can be kept.
+@dataclass(frozen=True, eq=False)
+class Tidy:
+    """The four checked tables of one suite, and the orders everything is shown in."""
+
+    runs: pd.DataFrame
+    scores: pd.DataFrame
+    dynamics: pd.DataFrame
+    costs: pd.DataFrame
+
+    @property
+    def suite(self) -> str:
+        """Name of the suite."""
+        return str(self.runs["suite"].iloc[0])
+
+    @property
+    def blocks(self) -> list[tuple[str, str]]:
+        """(model, dataset) pairs in the order of the runs table."""
+        pairs = self.runs[["model", "dataset"]].drop_duplicates()
+        return [(str(model), str(dataset)) for model, dataset in pairs.itertuples(index=False)]
+
+    def methods(self, model: str, dataset: str) -> list[str]:
+        """Methods of a block in the order they are shown everywhere."""
+        return ordered_methods(block_of(self.runs, model, dataset)["method"].astype(str).unique())
+
+    def benchmarks(self, model: str, dataset: str) -> list[str]:
+        """Benchmarks of a block in the order of the scores table (category order if it has one)."""
+        return in_order(block_of(self.scores, model, dataset)["benchmark"])
+
+
+def block_of(table: pd.DataFrame, model: str, dataset: str) -> pd.DataFrame:
+    """Rows of one (model, dataset) block."""
+    return table[(table["model"] == model) & (table["dataset"] == dataset)]
+
+
+def in_order(values: pd.Series) -> list[str]:
+    """Distinct values in category order if there is one, else in order of appearance."""
+    present = [str(value) for value in values.unique()]
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return [str(value) for value in values.cat.categories if str(value) in set(present)]
+    return present
+
+
+def load_tidy(folder: Path) -> Tidy:
+    """Read and check `runs`, `scores`, `dynamics` and `costs` from `folder`.
+
+    Raises TidyError for a missing file or column, a duplicate row, an unknown status, scores of a
+    run that is not done, more than one suite, two spec hashes in one run, or a file that is not the
+    one its manifest names.
+    """
+    _check_manifest(folder)
+    tables = {name: _read(folder / f"{name}.parquet", name) for name in COLUMNS}
+    runs, scores = tables["runs"], tables["scores"]
+    if runs.empty:
+        raise TidyError(f"{folder / 'runs.parquet'} has no rows: nothing was run or collected")
+    for name, table in tables.items():
+        if table.empty:
+            # Without a row there is no type; joins need the keys to have one.
+            tables[name] = table.astype({column: runs.dtypes[column] for column in KEY})
+    suites = sorted(set(runs["suite"].astype(str)))
+    if len(suites) > 1:
+        raise TidyError(f"{folder / 'runs.parquet'} mixes the suites {', '.join(suites)}")
+    unknown = sorted(set(runs["status"].astype(str)) - set(STATUSES))
+    if unknown:
+        raise TidyError(
+            f"{folder / 'runs.parquet'}: unknown status {unknown[0]!r}; "
+            f"known: {', '.join(STATUSES)}"
+        )
+    if scores["greedy_correct"].isna().any():
+        raise TidyError(f"{folder / 'scores.parquet'}: column greedy_correct has empty cells")
+    _check_specs(folder, runs, scores)
+    return Tidy(**tables)
+
+
+def run_name(key: Iterable[object]) -> str:
+    """A run as its folder names it: model/dataset/method/seed<k>."""
+    *names, seed = key
+    return "/".join([*map(str, names), f"seed{seed}"])
+
+
+def cautions(tidy: Tidy) -> list[str]:
+    """What a reader must know before comparing cells: mixed graders, data, commits, devices."""
+    found = []
+    finished = tidy.runs[tidy.runs["status"] == DONE]
+    for model, dataset in tidy.blocks:
+        block = block_of(finished, model, dataset)
+        for column, what in (
+            ("grader_version", "grader versions"),
+            ("data_hash", "data hashes"),
+            ("base_model_hash", "base models"),
+        ):
+            values = sorted(block[column].dropna().astype(str).unique())
+            if len(values) > 1:
+                found.append(f"{model} x {dataset} mixes {what}: {', '.join(values)}")
+    for column, what in (("commit", "commits"), ("device", "devices")):
+        values = sorted(finished[column].dropna().astype(str).unique())
+        if len(values) > 1:
+            found.append(f"the runs come from {len(values)} {what}: {', '.join(values)}")
+    if finished["dirty"].fillna(False).astype(bool).any():
+        found.append("some runs were made from a working tree with uncommitted changes")
+    return found
+
+
+def _check_manifest(folder: Path) -> None:
+    """Tables are those that were collected together; made-up ones have no manifest."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return
+    try:
+        expected_hashes = dict(read_json(path)["tables"])
+    except (RecordError, KeyError, TypeError, ValueError):
+        raise TidyError(f"{path} is damaged; collect the suite again") from None
+    for name, expected in expected_hashes.items():
+        table = folder / f"{name}.parquet"
+        if table.is_file() and hashlib.sha256(table.read_bytes()).hexdigest() != expected:
+            raise TidyError(f"{table} is not the file that {path} names; collect the suite again")
+
+
+def _read(path: Path, name: str) -> pd.DataFrame:
+    if not path.is_file():
+        raise TidyError(f"{path} is missing; run `bridge collect` for this suite first")
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise TidyError(f"{path} cannot be read as parquet: {error}") from error
+    if table.empty and name != "runs":
+        return table.reindex(
+            columns=[*COLUMNS[name], *table.columns.difference(list(COLUMNS[name]))]
+        )
+    absent = [column for column in COLUMNS[name] if column not in table.columns]
+    if absent:
+        raise TidyError(f"{path} lacks the column {', '.join(absent)}")
+    repeated = table.duplicated(list(UNIQUE[name]))
+    if repeated.any():
+        row = table.loc[repeated, list(UNIQUE[name])].iloc[0]
+        raise TidyError(f"{path} has more than one row for {'/'.join(map(str, row))}")
+    return table
+
+
+def _check_specs(folder: Path, runs: pd.DataFrame, scores: pd.DataFrame) -> None:
+    if scores.empty:
+        return
+    key = list(KEY[1:])
+    seen = scores[[*key, "spec_hash"]].astype({"spec_hash": str}).drop_duplicates()
+    mixed = seen[seen.duplicated(key, keep=False)]
+    if not mixed.empty:
+        name = run_name(mixed[key].iloc[0])
+        first = mixed[(mixed[key] == mixed[key].iloc[0]).all(axis=1)]["spec_hash"]
+        raise TidyError(
+            f"{folder / 'scores.parquet'}: {name} mixes the spec hashes {', '.join(first)}; "
+            "evaluate that run again"
+        )
+    joined = seen.merge(
+        runs[[*key, "status", "spec_hash"]], on=key, how="left", suffixes=("", "_run")
+    )
+    for row in joined.itertuples(index=False):
+        name = run_name([row.model, row.dataset, row.method, row.seed])
+        if row.status != DONE:
+            raise TidyError(
+                f"{folder / 'scores.parquet'} has answers of {name}, whose status is "
+                f"{row.status if isinstance(row.status, str) else 'not in runs.parquet'}"
+            )
+        if row.spec_hash != str(row.spec_hash_run):
+            raise TidyError(
+                f"{name}: spec hash {row.spec_hash} in scores.parquet but {row.spec_hash_run} in "
+                "runs.parquet; evaluate that run again"
+            )

@@ -1,0 +1,92 @@
+"""All tables of a suite, each as CSV, Markdown, LaTeX and HTML.
+
+`main`, `differences`, `cost` and `claims` always; `sampled` where answers were sampled,
+`contamination` where it was collected, `rates` where there is a grid of learning rates.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bridge.analysis.claims.claims import (
+    CLAIMS_HEAD,
+    claims_rows,
+    claims_sheets,
+    judge_claims,
+    load_claims,
+)
+from bridge.analysis.numbers.cells import build_blocks
+from bridge.analysis.numbers.frames import load_tidy
+from bridge.analysis.tables import overlaps, rates
+from bridge.analysis.tables.accuracy import (
+    MAIN_HEAD,
+    accuracy_rows,
+    main_sheets,
+    sampled,
+    sampled_sheets,
+)
+from bridge.analysis.tables.costs import COST_HEAD, cost_rows, cost_sheets
+from bridge.analysis.tables.differences import (
+    HEAD,
+    block_differences,
+    difference_rows,
+    difference_sheets,
+)
+from bridge.analysis.tables.published import load_published
+from bridge.analysis.tables.render import write_table
+from bridge.store.records import ROOT
+
+CLAIMS = ROOT / "claims.yaml"
+
+
+def build_tables(
+    tidy_dir: Path,
+    out_dir: Path,
+    published_dir: Path | None = None,
+    claims_file: Path = CLAIMS,
+    tuned_dir: Path = rates.TUNED,
+) -> None:
+    """Write every table of a suite to `out_dir`.
+
+    Published numbers, claims and the grid of learning rates come from the repository's own files
+    unless others are named. Raises `frames.TidyError` if the tidy tables cannot be shown and
+    `bridge.store.schema.ConfigError` for a mistake in the claims. Same input, same bytes.
+    """
+    tidy = load_tidy(tidy_dir)
+    blocks = build_blocks(tidy)
+    published = load_published(published_dir)
+    sheets = main_sheets(tidy, blocks, published)
+    rows = accuracy_rows(tidy, blocks, "greedy", published)
+    write_table(out_dir, "main", sheets, MAIN_HEAD, rows)
+    contrasts = [(block, block_differences(block)) for block in blocks]
+    write_table(
+        out_dir,
+        "differences",
+        [sheet for block, found in contrasts for sheet in difference_sheets(block, found)],
+        HEAD,
+        [row for block, found in contrasts for row in difference_rows(tidy.suite, block, found)],
+    )
+    costs = cost_rows(tidy, blocks)
+    write_table(out_dir, "cost", cost_sheets(tidy, costs), COST_HEAD, costs)
+    judgements = judge_claims(tidy, load_claims(claims_file), blocks)
+    write_table(
+        out_dir,
+        "claims",
+        claims_sheets(tidy, judgements),
+        CLAIMS_HEAD,
+        claims_rows(tidy, judgements),
+    )
+    metrics = sampled(tidy)
+    if metrics:
+        rows = [row for name, part in metrics.items() for row in accuracy_rows(tidy, part, name)]
+        write_table(out_dir, "sampled", sampled_sheets(tidy, metrics), MAIN_HEAD, rows)
+    shared = overlaps.load_overlaps(tidy_dir)
+    if shared is not None:
+        found = shared[list(overlaps.HEAD)].to_dict("records")
+        listed = [{str(name): value for name, value in row.items()} for row in found]
+        sheets = overlaps.overlap_sheets(shared)
+        write_table(out_dir, "contamination", sheets, overlaps.HEAD, listed)
+    grid = rates.load_grid(tidy, tuned_dir)
+    if grid is not None:
+        sheets = rates.rate_sheets(tidy, grid)
+        write_table(out_dir, "rates", sheets, rates.HEAD, rates.rate_rows(grid))

@@ -1,0 +1,329 @@
+"""Tables of accuracies: the main table, also as terminal text, and that of sampled answers.
+
+`main`: greedy accuracy of every method on every benchmark, its difference to the baselines and
+what papers print; `sampled`: avg@n and pass@k where answers were sampled. Accuracies are points
+(x100) in tables and nowhere else. CSV files are long, one row per cell; the others are laid out
+as in a paper. `building` writes them.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from bridge.analysis.numbers.cells import Block, Cell, build_blocks
+from bridge.analysis.numbers.frames import DONE, Tidy, block_of, cautions, load_tidy
+from bridge.analysis.numbers.palette import benchmark_label, label
+from bridge.analysis.numbers.statistics import Array, Interval, average_at_n, pass_at_k
+from bridge.analysis.tables.differences import (
+    BASELINES,
+    Contrast,
+    block_differences,
+    short_value,
+)
+from bridge.analysis.tables.published import PublishedNumber, load_published, published_numbers
+from bridge.analysis.tables.render import (
+    Sheet,
+    Value,
+    between,
+    columns,
+    printable,
+)
+
+MAIN_HEAD = (
+    "suite",
+    "model",
+    "dataset",
+    "method",
+    "metric",
+    "benchmark",
+    "points",
+    "low",
+    "high",
+    "standard_error",
+    "n_seeds",
+    "n_runs",
+    "n_questions",
+    "without_number",
+    "interval_covers",
+    "minimum_detectable_effect",
+    "published_points",
+    "published_source",
+    "published_note",
+)
+INTERVAL_NOTE = (
+    "Brackets: 95 % interval over training seeds and questions (two-way random effects, t and "
+    "score limits); for a single run, over questions only (Wilson's for one benchmark)."
+)
+DETECTABLE = "detectable gap"
+HIGHEST_NOTE = "Bold: highest mean of the column, which is not a test."
+DIFFERENCE_NOTE = (
+    "Minus columns: difference in the last accuracy column, paired by question, with p adjusted by "
+    "Holm over these columns; the table of differences has the intervals and every benchmark."
+)
+PUBLISHED_NOTE = (
+    "Published columns are what papers print, with their own data, graders and sampling, mostly "
+    "one run without an interval; they enter no mean, test or figure here."
+)
+
+
+def main_table_text(tidy_dir: Path, width: int = 100) -> str:
+    """The main table for a terminal of `width` characters: means, intervals below, n beside."""
+    tidy = load_tidy(tidy_dir)
+    sheets = main_sheets(tidy, build_blocks(tidy), load_published())
+
+    def wrap(text: str) -> list[str]:
+        return textwrap.wrap(printable(text), width)
+
+    parts = [
+        "\n".join([*wrap(sheet.title), "", columns(sheet, width), *wrap(sheet.source)])
+        for sheet in sheets
+    ]
+    said = dict.fromkeys(note for sheet in sheets for note in sheet.notes if note != HIGHEST_NOTE)
+    lines = [part for note in said for part in wrap(note)]
+    return "\n\n".join([*parts, "\n".join(lines)])
+
+
+def main_sheets(
+    tidy: Tidy, blocks: list[Block], published: pd.DataFrame | None = None
+) -> list[Sheet]:
+    """The main table from the blocks of greedy accuracy, one sheet per model and dataset.
+
+    Beside the accuracies stand the difference to each baseline and, for models that papers report
+    (`published.load_published`), their numbers.
+    """
+    sheets = []
+    for block in blocks:
+        sheet = accuracy_sheet(tidy, block, "greedy accuracy")
+        groups = [("", 2), ("accuracy", len(block.columns))]
+        extra = [_against_baselines(block, block_differences(block))]
+        if published is not None:
+            numbers = published_numbers(published, block.model, block.dataset, block.columns)
+            extra.append(_published(block, numbers))
+        head, rows, said = list(sheet.head), [list(row) for row in sheet.rows], list(sheet.notes)
+        for part in extra:
+            head += part.head
+            groups += part.groups
+            said += part.notes
+            for row, more in zip(rows, part.rows, strict=False):
+                row += more
+        rows = [[*row, *[Value("")] * (len(head) - len(row))] for row in rows]
+        sheets.append(Sheet(sheet.title, head, rows, said, sheet.source, groups))
+    return sheets
+
+
+def _against_baselines(block: Block, contrasts: list[Contrast]) -> Sheet:
+    """Columns: each method minus each baseline in the block's overall column."""
+    found = {
+        (item.first.name, item.second.name): short_value(item)
+        for item in contrasts
+        if item.column == block.overall
+    }
+    names = [name for name in BASELINES if any(baseline == name for _, baseline in found)]
+    if not names:
+        return Sheet("", [], [[] for _ in block.methods])
+    rows = [[found.get((method, name), Value("")) for name in names] for method in block.methods]
+    head = [Value("minus", label(name)) for name in names]
+    overall = benchmark_label(block.overall, block.dataset)
+    return Sheet("", head, rows, [DIFFERENCE_NOTE], groups=[(f"{overall}, minus", len(names))])
+
+
+def _published(block: Block, numbers: dict[tuple[str, str], PublishedNumber]) -> Sheet:
+    """Columns: what papers print for this model, and a letter for the source of each row."""
+    names = [
+        column for column in block.columns if any((m, column) in numbers for m in block.methods)
+    ]
+    if not names:
+        return Sheet("", [], [[] for _ in block.methods])
+    sources: dict[str, str] = {}
+    rows = []
+    for method in block.methods:
+        cells = [numbers.get((method, column)) for column in names]
+        source = next((cell.source for cell in cells if cell), None)
+        mark = ""
+        if source is not None:
+            mark = sources.setdefault(source, "abcdefghijklmnopqrstuvwxyz"[len(sources) % 26])
+        row = [Value(f"{cell.points:.1f}" if cell else "–", is_word=not cell) for cell in cells]
+        rows.append([*row, Value(mark)])
+    head = [Value(benchmark_label(name, block.dataset), "published") for name in names]
+    said = [PUBLISHED_NOTE, *[f"Source {mark}: {source}." for source, mark in sources.items()]]
+    groups = [("published, not ours", len(names) + 1)]
+    return Sheet("", [*head, Value("source", "published")], rows, said, groups=groups)
+
+
+def sampled(tidy: Tidy) -> dict[str, list[Block]]:
+    """Blocks under avg@n and, if n > 1, pass@n; n is the fewest samples any question has."""
+    answered = tidy.scores[tidy.scores["n_samples"] > 0]
+    if answered.empty:
+        return {}
+    part = Tidy(tidy.runs, answered, tidy.dynamics, tidy.costs)
+    n = int(answered["n_samples"].min())
+    same = n == int(answered["n_samples"].max())
+    metrics = {f"avg@{n}" if same else "avg@n": build_blocks(part, _average)}
+    if n > 1:
+        metrics[f"pass@{n}"] = build_blocks(part, partial(_pass, k=n))
+    return metrics
+
+
+def sampled_sheets(tidy: Tidy, metrics: dict[str, list[Block]]) -> list[Sheet]:
+    """The sampled tables: per block, one sheet for each metric."""
+    return [
+        accuracy_sheet(tidy, blocks[index], name)
+        for index in range(len(tidy.blocks))
+        for name, blocks in metrics.items()
+    ]
+
+
+def accuracy_sheet(tidy: Tidy, block: Block, metric: str) -> Sheet:
+    """One block as methods x benchmarks; a method without a number shows its words instead."""
+    head = [Value("method"), Value("seeds")]
+    for column in block.columns:
+        questions = block.n_questions.get(column)
+        name = benchmark_label(column, block.dataset)
+        head.append(Value(name, f"({questions})" if questions is not None else ""))
+    best = {column: _highest(block, column) for column in block.columns}
+    rows = []
+    for method in block.methods:
+        shown = [block.cells[method, column] for column in block.columns]
+        row = [Value(label(method)), _seeds(shown, block.n_runs[method])]
+        row += [
+            _value(cell, highest=method == best[column])
+            for cell, column in zip(shown, block.columns, strict=True)
+        ]
+        rows.append(row)
+    if block.detectable:
+        effects = [block.detectable.get(column) for column in block.columns]
+        text = [Value("" if effect is None else f"{100 * effect:.1f}") for effect in effects]
+        rows.append([Value(DETECTABLE), Value(""), *text])
+    title = f"{block.model} trained on {block.dataset}: {metric}"
+    cautioned = [f"Caution: {text}." for text in cautions(tidy)]
+    return Sheet(title, head, rows, [*notes(block), *cautioned], source(tidy, block))
+
+
+def notes(block: Block) -> list[str]:
+    """What the numbers of a block mean: unit, interval, detectable effect, failures."""
+    found = [
+        "Points of 100, mean over seeds; in brackets in the head: questions; average: unweighted "
+        "mean of the benchmarks.",
+        INTERVAL_NOTE,
+    ]
+    if block.detectable:
+        found.append(
+            f"{DETECTABLE.capitalize()}: smallest difference of two methods found with 80 % power "
+            "at two-sided 5 % (2.80 standard errors of the paired difference, median over pairs; "
+            "with one seed each, of the questions only)."
+        )
+    if any(cell.words for cell in block.cells.values()):
+        found.append(
+            "Words count runs that have no number; means are over the other runs, which favours "
+            "methods whose bad runs stop."
+        )
+    return [*found, HIGHEST_NOTE]
+
+
+def source(tidy: Tidy, block: Block) -> str:
+    """Seeds, commit and data behind one block."""
+    runs = block_of(tidy.runs, block.model, block.dataset)
+    runs = runs[runs["status"] == DONE]
+    commits = [value[:12] for value in distinct(runs["commit"])]
+    data = [value[:12] for value in distinct(runs["data_hash"])]
+    dirty = " with uncommitted changes" if runs["dirty"].fillna(False).astype(bool).any() else ""
+    seeds = between(cell.interval.n_seeds for cell in block.cells.values() if cell.interval)
+    return (
+        f"Seeds per method: {seeds}; commit {', '.join(commits) or 'unknown'}{dirty}; "
+        f"data {', '.join(data) or 'unknown'}."
+    )
+
+
+def distinct(values: pd.Series) -> list[str]:
+    """Sorted distinct values as text, empty cells left out."""
+    return sorted(values.dropna().astype(str).unique())
+
+
+def points(interval: Interval) -> tuple[str, str, str]:
+    """Mean, lower and upper limit in points, as text."""
+    mean, low, high = (
+        f"{100 * value:.1f}" for value in (interval.mean, interval.low, interval.high)
+    )
+    return mean, low, high
+
+
+def _value(cell: Cell, highest: bool) -> Value:
+    if cell.interval is None:
+        return Value(cell.word, is_word=True)
+    mean, low, high = points(cell.interval)
+    return Value(mean, f"[{low}, {high}]", (f"{low}–{high}",), highest)
+
+
+def _seeds(cells: list[Cell], n_runs: int) -> Value:
+    """Seeds behind a row, and what became of the others."""
+    counts = [cell.interval.n_seeds if cell.interval else 0 for cell in cells]
+    words = max((cell.words for cell in cells), key=len)
+    text = between(counts) if min(counts) == n_runs else f"{between(counts)}/{n_runs}"
+    return Value(text, ", ".join(words), tuple(words))
+
+
+def _highest(block: Block, column: str) -> str | None:
+    means = {
+        method: cell.interval.mean
+        for method in block.methods
+        if (cell := block.cells[method, column]).interval is not None
+    }
+    return max(means, key=lambda method: means[method]) if len(means) > 1 else None
+
+
+def accuracy_rows(
+    tidy: Tidy, blocks: list[Block], metric: str, published: pd.DataFrame | None = None
+) -> list[dict[str, object]]:
+    """One row per block, method and column under one metric, points of 100."""
+    rows = []
+    for block in blocks:
+        numbers: dict[tuple[str, str], PublishedNumber] = {}
+        if published is not None:
+            numbers = published_numbers(published, block.model, block.dataset, block.columns)
+        for method in block.methods:
+            for column in block.columns:
+                cell = block.cells[method, column]
+                effect = block.detectable.get(column)
+                row: dict[str, object] = {
+                    "suite": tidy.suite,
+                    "model": block.model,
+                    "dataset": block.dataset,
+                    "method": method,
+                    "metric": metric,
+                    "benchmark": column,
+                    "n_seeds": 0,
+                    "n_runs": block.n_runs[method],
+                    "n_questions": block.n_questions.get(column, sum(block.n_questions.values())),
+                    "without_number": ", ".join(cell.words),
+                    "minimum_detectable_effect": None if effect is None else 100 * effect,
+                }
+                if cell.interval is not None:
+                    row |= {
+                        "points": 100 * cell.interval.mean,
+                        "low": 100 * cell.interval.low,
+                        "high": 100 * cell.interval.high,
+                        "standard_error": 100 * cell.interval.standard_error,
+                        "n_seeds": cell.interval.n_seeds,
+                        "interval_covers": cell.interval.covers,
+                    }
+                printed = numbers.get((method, column))
+                if printed is not None:
+                    row |= {
+                        "published_points": printed.points,
+                        "published_source": printed.source,
+                        "published_note": printed.note,
+                    }
+                rows.append(row)
+    return rows
+
+
+def _average(answers: pd.DataFrame) -> Array:
+    return average_at_n(answers["n_samples"], answers["n_sampled_correct"])
+
+
+def _pass(answers: pd.DataFrame, k: int) -> Array:
+    return pass_at_k(answers["n_samples"], answers["n_sampled_correct"], k)

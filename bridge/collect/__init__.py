@@ -1,0 +1,1 @@
+"""Run folders to tidy tables, and the state of a grid."""

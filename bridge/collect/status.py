@@ -1,0 +1,220 @@
+"""What ``bridge status`` and ``bridge doctor`` print, read from records only.
+
+The state of a run is told from its files: scores, then a running process (its heartbeat), then the
+reason of a failure or of a stop, then a finished training. A run that was asked to stop is
+``interrupted``; one whose process is gone without a word is ``stopped``. Nothing is locked or
+written, so asking never disturbs a run. Left out: Snakemake's own queue; a run that is not started
+is ``waiting``.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from bridge.plan.grid import Plan, RunSpec
+from bridge.store.records import RecordError, RunFolder, base_folder, suite_folder
+from bridge.store.shapes import Done, Failure, Heartbeat, Scores, Shape, read_record
+
+Word = Literal[
+    "done",
+    "diverged",
+    "collapsed",
+    "running",
+    "trained",
+    "failed",
+    "timeout",
+    "interrupted",
+    "stopped",
+    "waiting",
+]
+WIDTH = 100
+_COLOURS: dict[Word, str] = {
+    "done": "32",
+    "diverged": "35",
+    "collapsed": "35",
+    "running": "36",
+    "trained": "36",
+    "failed": "31",
+    "timeout": "31",
+    "interrupted": "33",
+    "stopped": "33",
+    "waiting": "2",
+}
+# The trainer writes a heartbeat every few seconds; a step of a large model may take minutes.
+_SILENT_S = 900.0
+_PACKAGES = (
+    "snakemake",
+    "pydantic",
+    "numpy",
+    "pandas",
+    "torch",
+    "transformers",
+    "peft",
+    "lm_eval",
+    "math-verify",
+)
+
+
+@dataclass(frozen=True)
+class State:
+    """Where one run is."""
+
+    word: Word
+    detail: str = ""
+    progress: str = ""
+    """Short form for the grid, e.g. ``45/200``."""
+
+
+def run_state(spec: RunSpec, results: Path, *, now: float | None = None) -> State:
+    """Tell the state of a run from its folder."""
+    folder = spec.folder(results)
+    scores = _record(folder.scores, Scores, "spec_hash", spec.spec_hash)
+    if scores is not None:
+        return State(scores["status"], scores.get("reason") or "")
+    heartbeat = _heartbeat(folder)
+    if heartbeat is not None and _alive(heartbeat, time.time() if now is None else now):
+        step, n_steps = heartbeat["step"], heartbeat["n_steps"]
+        detail = f"step {step} of {n_steps}, {_clock(heartbeat['seconds_left'])} left"
+        return State("running", detail, f"{step}/{n_steps}")
+    failure = _record(folder.failure, Failure, "spec_hash", spec.spec_hash)
+    if failure is not None:
+        return State(failure["status"], f"{failure['stage']}: {failure['reason']}")
+    if _record(folder.done, Done, "train_hash", spec.train_hash) is not None:
+        return State("trained", "waits for its evaluation")
+    if heartbeat is not None:
+        detail = f"at step {heartbeat['step']} of {heartbeat['n_steps']}; the next attempt resumes"
+        return State("stopped", detail, f"{heartbeat['step']}/{heartbeat['n_steps']}")
+    return State("waiting")
+
+
+def grid_text(plan: Plan, *, results: Path, colour: bool = False) -> str:
+    """The grid of a suite in words, at most 100 columns wide, then what single runs have to say."""
+    states = [(spec, run_state(spec, results)) for spec in plan.runs]
+    counts = Counter(state.word for _, state in states)
+    summary = ", ".join(f"{counts[word]} {word}" for word in _COLOURS if counts[word])
+    lines = [f"suite {plan.name}: {len(plan.runs)} runs: {summary}"]
+    for model in plan.tiny_models:
+        ready = (base_folder(results, plan.name, model) / "base.json").is_file()
+        lines.append(f"base model {model}: {'ready' if ready else 'not made yet'}")
+    for block in dict.fromkeys((s.model, s.dataset) for s, _ in states):
+        lines += ["", " x ".join(block)]
+        members = [(s, state) for s, state in states if (s.model, s.dataset) == block]
+        for label in dict.fromkeys(s.label for s, _ in members):
+            row = {s.seed: state for s, state in members if s.label == label}
+            lines += _row(label, row, colour)
+    for word in (
+        "running",
+        "interrupted",
+        "stopped",
+        "diverged",
+        "collapsed",
+        "timeout",
+        "failed",
+    ):
+        lines += _details(word, states)
+    report = suite_folder(results, plan.name) / "report.html"
+    if report.is_file():
+        lines += ["", f"report: {report}"]
+    return "\n".join(lines)
+
+
+def doctor_text(plan: Plan, *, results: Path) -> str:
+    """Versions, machine, disk and plan, for a bug report."""
+    usage = shutil.disk_usage(results if results.exists() else Path())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    counts = Counter(run_state(spec, results).word for spec in plan.runs)
+    facts = [
+        ("python", f"{platform.python_version()} ({sys.executable})"),
+        *((name, _version(name)) for name in ("bridge-harness", *_PACKAGES)),
+        ("machine", f"{platform.system()} {platform.machine()}, {socket.gethostname()}"),
+        ("cores", str(len(os.sched_getaffinity(0)))),
+        ("memory", f"{memory:.1f} GiB"),
+        ("disk", f"{usage.free / 2**30:.1f} GiB free of {usage.total / 2**30:.1f}"),
+        ("suite", f"{plan.name}: {plan.suite.title}"),
+        ("runs", f"{len(plan.runs)}, of which {counts['done']} done"),
+        ("base models", ", ".join(plan.tiny_models) or "none to make"),
+    ]
+    width = max(len(name) for name, _ in facts)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)
+
+
+def _row(label: str, row: dict[int, State], colour: bool) -> Iterator[str]:
+    """Cells of one method; seeds that do not fit go to the next line."""
+    cells = [(f"seed{seed} {s.word} {s.progress}".rstrip(), s.word) for seed, s in row.items()]
+    width = max(len(text) for text, _ in cells) + 2
+    per_line = max(1, (WIDTH - 22) // width)
+    for start in range(0, len(cells), per_line):
+        head = label[:20] if start == 0 else ""
+        line = "".join(
+            _coloured(text, word, colour) + " " * (width - len(text))
+            for text, word in cells[start : start + per_line]
+        )
+        yield f"{head:<22}{line}".rstrip()
+
+
+def _details(word: str, states: list[tuple[RunSpec, State]]) -> list[str]:
+    found = [(spec, state) for spec, state in states if state.word == word]
+    lines = ["", word] if found else []
+    for spec, state in found:
+        name = f"  {spec.model}/{spec.dataset}/{spec.label}/seed{spec.seed}: "
+        lines += textwrap.wrap(name + state.detail, WIDTH, subsequent_indent="    ", max_lines=4)
+    return lines
+
+
+def _coloured(text: str, word: Word, colour: bool) -> str:
+    return f"\x1b[{_COLOURS[word]}m{text}\x1b[0m" if colour else text
+
+
+def _record(path: Path, shape: type[Shape], key: str, expected: str) -> dict[str, Any] | None:
+    """A record of this very configuration, or None: old and damaged ones say nothing about it."""
+    try:
+        record = read_record(path, shape)
+    except RecordError:
+        return None
+    return record if record.get(key) == expected else None
+
+
+def _heartbeat(folder: RunFolder) -> dict[str, Any] | None:
+    try:
+        return read_record(folder.heartbeat, Heartbeat)
+    except RecordError:
+        return None
+
+
+def _alive(heartbeat: dict[str, Any], now: float) -> bool:
+    if now - heartbeat["updated_at"] > _SILENT_S:
+        return False
+    if heartbeat["host"] != socket.gethostname():
+        return True  # Another machine's processes cannot be asked; the clock has to do.
+    try:
+        os.kill(heartbeat["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,63 @@
+"""Rollouts and verdicts of a run on several ranks.
+
+Prompts are shared out and the completions put together again, so that every rank has all of a
+step's rollouts. A sample's random stream is named by the run, the step, the question and the
+sample, so it does not depend on who draws it. Grading is the first rank's: its pool of workers is
+made for the whole machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bridge.engines.sharding.policy import ShardedPolicy
+from bridge.grading import GradeItem
+from bridge.grading.verdicts import Graded
+from bridge.run.experience import Grader
+from bridge.step.ranks import Ranks
+from bridge.step.rollouts import Completion, Engine, Prompt
+
+
+class SharedEngine:
+    """The :class:`~bridge.step.rollouts.Engine` of all ranks: each draws its share.
+
+    Args:
+        engine: draws from ``policy.sampler``, of whose model it needs all weights.
+    """
+
+    def __init__(self, engine: Engine, policy: ShardedPolicy) -> None:
+        self.engine = engine
+        self.policy = policy
+
+    def sync(self) -> None:
+        self.policy.refresh()
+
+    def sleep(self) -> None:
+        """Between generations there is nothing to give back."""
+
+    def wake(self) -> None:
+        """It never sleeps."""
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int, temperature: float
+    ) -> list[list[Completion]]:
+        own = self.policy.ranks.share(prompts)
+        drawn: list[list[Completion]] = []
+        with self.policy.whole_model():
+            if own:
+                drawn = self.engine.generate(
+                    own, max_new_tokens=max_new_tokens, temperature=temperature
+                )
+        return self.policy.ranks.join(drawn)
+
+
+class SharedGrader:
+    """The first rank's grader for all."""
+
+    def __init__(self, grader: Grader, ranks: Ranks) -> None:
+        self.grader = grader
+        self.ranks = ranks
+
+    def grade(self, items: Sequence[GradeItem]) -> list[Graded]:
+        """A verdict for each item, the same on all ranks."""
+        return self.ranks.from_first(lambda: self.grader.grade(items))

@@ -1,0 +1,264 @@
+"""The command ``bridge``: one subcommand per job of the workflow, and what people ask between runs.
+
+    bridge status              what is done, running, failed and why
+    bridge summary             the main table, and where the report lies
+    bridge compare A B         two methods, runs or suites: accuracy, cost, configuration
+    bridge doctor              versions, machine, disk, and the plan of the suite
+    bridge train --model tiny-qwen --dataset chains --method sft --seed 0     one job by hand
+
+Run it in the repository's folder, where ``config.yaml`` is. A problem that has a remedy is one
+sentence on stderr and exit code 2; anything else is a defect, keeps its traceback and exits with 1.
+A job that was asked to stop (SIGTERM, Ctrl-C) ends with exit code 75: the same command goes on.
+
+Nothing heavy is imported before a job needs it, so that ``--help`` and ``status`` answer at once,
+and so that the number of threads is set before torch reads it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bridge.jobs.run_jobs import (
+    config_path,
+    evaluate,
+    expect,
+    has_remedy,
+    load,
+    one_line,
+    prepare,
+    train,
+)
+from bridge.machine.interruption import EXIT_INTERRUPTED, Interrupted
+from bridge.store.records import suite_folder
+from bridge.store.schema import load_user_config
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the command."""
+    args = parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except Interrupted as stop:
+        print(f"bridge: {stop}", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe (``| head``) left; Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        if not has_remedy(error):
+            raise
+        print(f"bridge: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+# -- jobs that show --------------------------------------------------------------------------------
+
+
+def collect(args: argparse.Namespace) -> None:
+    """Gather the run folders of a suite."""
+    from bridge.collect.collecting import collect_suite
+
+    plan = load(args)
+    expect(plan.hash, args.expect)
+    folder = shown_folder(args) / "tidy"
+    collect_suite(plan, results=args.results, folder=folder, partial=args.partial)
+    print(f"{len(plan.runs)} runs in {folder}")
+
+
+def cache(args: argparse.Namespace) -> None:
+    """Copy the tidy tables of a finished suite to where they are committed."""
+    from bridge.collect.caching import cache_suite
+
+    suite = suite_name(args)
+    folder = args.results / "cached" / suite
+    size = cache_suite(args.results, suite, folder)
+    print(f"{size / 1e6:.2f} MB in {folder}")
+
+
+def tables(args: argparse.Namespace) -> None:
+    """Write the tables."""
+    from bridge.analysis.report.building import build_tables
+
+    build_tables(tidy_folder(args), shown_folder(args) / "tables")
+
+
+def figures(args: argparse.Namespace) -> None:
+    """Draw the figures."""
+    from bridge.analysis.figures.drawing import build_figures
+
+    build_figures(tidy_folder(args), figures_folder(args), args.processes)
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write the HTML report."""
+    from bridge.analysis.report.page import build_report
+
+    folder = shown_folder(args)
+    build_report(tidy_folder(args), folder / "tables", figures_folder(args), folder / "report.html")
+
+
+# -- questions -------------------------------------------------------------------------------------
+
+
+def summary(args: argparse.Namespace) -> None:
+    """Print the main table and where the report lies."""
+    from bridge.analysis.tables.accuracy import main_table_text
+
+    width = min(120, shutil.get_terminal_size((100, 24)).columns)
+    print(main_table_text(tidy_folder(args), width))
+    path = shown_folder(args) / "report.html"
+    print(f"\nReport: {path}" if path.is_file() else "\nNo report yet.")
+
+
+def status(args: argparse.Namespace) -> None:
+    """Print the grid of the suite."""
+    from bridge.collect.status import grid_text
+
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(grid_text(load(args), results=args.results, colour=colour))
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Print what differs between two runs, methods or suites."""
+    from bridge.analysis.report.compare import run_compare
+
+    print(
+        run_compare(
+            args.results, args.left, args.right, suite_name(args), json=args.json, tidy=args.tidy
+        )
+    )
+
+
+def doctor(args: argparse.Namespace) -> None:
+    """Print what a bug report needs, and what the suite's runs will need."""
+    from bridge.collect.status import doctor_text
+    from bridge.jobs.needs.devices import device
+    from bridge.jobs.needs.report import prediction_text, refusals
+
+    plan = load(args)
+    print(doctor_text(plan, results=args.results), flush=True)
+    name = args.device or load_user_config(config_path()).device
+    chosen = None if name is None else device(name)
+    print(f"\n{prediction_text(plan, chosen)}", flush=True)
+    refused = [] if chosen is None else list(refusals(plan, chosen))
+    for sentence in refused:
+        print(f"bridge: {sentence}", file=sys.stderr)
+    if refused:
+        sys.exit(2)
+
+
+# -- shared ----------------------------------------------------------------------------------------
+
+
+def suite_name(args: argparse.Namespace) -> str:
+    """The suite asked for, else the one in config.yaml."""
+    if args.suite:
+        return str(args.suite)
+    return load_user_config(config_path()).suite
+
+
+def shown_folder(args: argparse.Namespace) -> Path:
+    """Where tables and report go.
+
+    What is made from an unfinished grid stays out of the workflow's own folders: Snakemake would
+    take it for the finished thing.
+    """
+    folder = suite_folder(args.results, suite_name(args))
+    return folder / "partial" if args.partial else folder
+
+
+def figures_folder(args: argparse.Namespace) -> Path:
+    """Where figures go."""
+    return shown_folder(args) / "figures" if args.partial else Path("figures") / suite_name(args)
+
+
+def tidy_folder(args: argparse.Namespace) -> Path:
+    """Where the tidy tables are read from."""
+    return args.tidy or shown_folder(args) / "tidy"
+
+
+def json_mapping(text: str) -> dict[str, Any]:
+    """Parse the value of ``--overrides``."""
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("not a mapping")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all subcommands."""
+    top = argparse.ArgumentParser(
+        prog="bridge", description="Train, evaluate and compare methods; see also the Snakefile."
+    )
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        sub.add_argument("--suite", help="a file in suites/ (default: the one in config.yaml)")
+        sub.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER")
+        sub.add_argument(
+            "--overrides", type=json_mapping, metavar="JSON", help="instead of config.yaml's"
+        )
+        return sub
+
+    for name, run, text in (
+        ("prepare", prepare, "make a tiny base model"),
+        ("train", train, "train one run"),
+        ("evaluate", evaluate, "evaluate one trained run"),
+    ):
+        sub = add(name, run, text)
+        sub.add_argument("--model", required=True)
+        if name != "prepare":
+            sub.add_argument("--dataset", required=True)
+            sub.add_argument("--method", required=True, help="row name of the suite")
+            sub.add_argument("--seed", type=int, required=True)
+        sub.add_argument("--threads", type=int, default=1)
+        sub.add_argument("--expect", metavar="HASH", help="refuse any other configuration")
+    for name, run, text in (
+        ("collect", collect, "gather run folders into tidy tables"),
+        ("tables", tables, "write the tables"),
+        ("figures", figures, "draw the figures"),
+        ("report", report, "write the HTML report"),
+        ("summary", summary, "print the main table"),
+    ):
+        sub = add(name, run, text)
+        sub.add_argument(
+            "--partial",
+            action="store_true",
+            help="of an unfinished grid, in <results>/<suite>/partial; missing runs are marked",
+        )
+        if name == "collect":
+            sub.add_argument("--expect", metavar="HASH", help="refuse any other configuration")
+        else:
+            sub.add_argument("--tidy", type=Path, metavar="FOLDER", help="read tidy tables here")
+        if name == "figures":
+            sub.add_argument("--processes", type=int, default=1, help="how many draw at a time")
+    add("cache", cache, "copy the tidy tables of a finished suite to results/cached")
+    add("status", status, "print what is done, running, failed and waiting")
+    sub = add(
+        "compare", compare, "compare two methods, runs (model/dataset/method/seed0) or suites"
+    )
+    sub.add_argument("left", metavar="A")
+    sub.add_argument("right", metavar="B")
+    sub.add_argument("--json", action="store_true", help="every number, as JSON")
+    sub.add_argument("--tidy", type=Path, metavar="FOLDER", help="read the suite's tables here")
+    sub = add("doctor", doctor, "print versions, machine, disk, predicted memory and hours")
+    sub.add_argument(
+        "--device", metavar="NAME", help="a GPU, e.g. h100-80gb; what cannot fit fails"
+    )
+    return top
+
+
+if __name__ == "__main__":
+    main()

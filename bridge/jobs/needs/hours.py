@@ -1,0 +1,140 @@
+"""Hours of a run on a device: arithmetic over throughput for training, bytes over bandwidth for
+decoding, each at a stated share of what the maker gives. docs/memory.md has the formulas in words.
+"""
+
+from __future__ import annotations
+
+from bridge.jobs.needs.devices import Device
+from bridge.jobs.needs.memory import GIB
+from bridge.jobs.needs.rows import MEAN_SHARE, Rows, rows_of
+from bridge.jobs.needs.shapes import Shape
+from bridge.methods.base import Method, StepKind, Term
+from bridge.plan.grid import RunSpec
+
+TRAIN_UTILISATION = 0.35
+"""Of the dense bfloat16 throughput, in forward and backward passes."""
+SCORE_UTILISATION = 0.45
+"""The same in forward passes alone."""
+DECODE_UTILISATION = 0.5
+"""Of the memory's bandwidth, while answers are drawn token by token."""
+NATIVE_UTILISATION = 0.1
+"""The same with the native engine, which has no kernels of its own."""
+_SYNC_S = 3.0
+"""Seconds to push weights to the engine and to wake it, per step with rollouts."""
+_QUESTIONS = 1517
+"""Of the paper's five benchmarks; other families have about as many or fewer."""
+
+
+def hours_of(spec: RunSpec, shape: Shape, method: Method, device: Device) -> dict[str, float]:
+    """Hours by the clock by part, with ``total``; of several devices, all are taken so long."""
+    training = spec.training
+    rows = rows_of(spec, shape)
+    seconds = {"rollout": 0.0, "update": 0.0, "sync": 0.0, "probe": 0.0, "evaluate": 0.0}
+    draw_s = _decode_s(
+        shape,
+        device,
+        answers=training.prompts_per_step * training.n,
+        tokens=rows.mean_answer,
+        context=rows.mean_prompt + rows.mean_answer,
+        room_gib=training.kv_cache_gib if training.engine == "vllm" else None,
+        c=_width(spec),
+    )
+    for step in range(1, method.n_steps + 1):
+        kind = method.phase(step).kind
+        if kind != "sft":
+            seconds["rollout"] += draw_s * (2 if method.shadow_rollouts else 1)
+            seconds["sync"] += _SYNC_S if training.engine == "vllm" else 0.0
+        seconds["update"] += _update_s(spec, shape, method, kind, rows, device)
+    probes = 1 + method.n_steps // training.probe_every if method.n_steps else 0
+    seconds["probe"] = probes * draw_s * 2 * training.probe_size / _answers(spec)
+    seconds["evaluate"] = _evaluate_s(spec, shape, device)
+    for name in ("rollout", "update", "probe"):
+        seconds[name] /= training.sharding.ranks
+    hours = {name: value / 3600 for name, value in seconds.items()}
+    return {**hours, "total": sum(hours.values())}
+
+
+def _answers(spec: RunSpec) -> int:
+    return spec.training.prompts_per_step * spec.training.n
+
+
+def _width(spec: RunSpec) -> int:
+    return 2 if spec.training.precision == "bfloat16" else 4
+
+
+def _update_s(
+    spec: RunSpec, shape: Shape, method: Method, kind: StepKind, rows: Rows, device: Device
+) -> float:
+    training = spec.training
+    sizes: dict[Term, tuple[int, float]] = {
+        "rl": (_answers(spec), rows.mean_prompt + rows.mean_answer),
+        "demonstration": (training.sft_batch_size, rows.mean_prompt + rows.mean_demonstration),
+    }
+    # Forward 2, backward 4, and the forward pass once more where layers are recomputed.
+    factor = 8 if training.activation_checkpointing else 6
+    train, score = 0.0, 0.0
+    for term, passes in method.passes(kind).items():
+        count, length = sizes[term]
+        per_pass = count * length * _forward_flops(shape, length) / 2
+        train += passes * factor * per_pass
+        if term == "rl" and training.kl_coef > 0:
+            score += passes * 2 * per_pass
+    # float32 products run at about an eighth of the bfloat16 rate (TF32 is left off).
+    slow = 1 if training.precision == "bfloat16" else 8
+    peak = device.bf16_tflops * 1e12
+    return slow * (train / TRAIN_UTILISATION + score / SCORE_UTILISATION) / peak
+
+
+def _forward_flops(shape: Shape, length: float) -> float:
+    """Operations per token of a forward pass: 2 per weight, and attention to half of the row."""
+    matrices = shape.num_hidden_layers * sum(i * o for i, o in shape.linears)
+    weights = matrices + shape.embedding_parameters
+    return 2 * weights + 2 * shape.num_hidden_layers * shape.query_width * length
+
+
+def _decode_s(
+    shape: Shape,
+    device: Device,
+    *,
+    answers: float,
+    tokens: float,
+    context: float,
+    room_gib: float | None,
+    c: int,
+    batch: float | None = None,
+) -> float:
+    """Seconds to draw answers: each step reads all weights once, and the keys and values of the
+    answers that decode at once.
+
+    Args:
+        tokens, context: mean length of an answer, and with its prompt.
+        room_gib: memory of vLLM's cache, which says how many decode at once; None: the native
+            engine, all at once.
+        batch: answers that decode at once at most.
+    """
+    per_token = 2 * shape.num_hidden_layers * shape.key_width * c
+    room = answers if room_gib is None else room_gib * GIB / (per_token * context)
+    at_once = max(1.0, min(answers, room, batch or answers))
+    bytes_per_step = shape.parameters * c + at_once * per_token * context
+    share = NATIVE_UTILISATION if room_gib is None else DECODE_UTILISATION
+    steps = tokens * answers / at_once
+    read_s = bytes_per_step / (share * device.bandwidth_gbs * 1e9)
+    peak = device.bf16_tflops * 1e12
+    compute_s = at_once * _forward_flops(shape, context) / (SCORE_UTILISATION * peak)
+    return steps * max(read_s, compute_s)
+
+
+def _evaluate_s(spec: RunSpec, shape: Shape, device: Device) -> float:
+    evaluation = spec.evaluation
+    sampled = 5 * evaluation.sampled_questions * evaluation.n_samples
+    tokens = MEAN_SHARE * evaluation.max_response_tokens
+    return _decode_s(
+        shape,
+        device,
+        answers=_QUESTIONS + sampled,
+        tokens=tokens,
+        context=tokens,
+        room_gib=evaluation.kv_cache_gib if evaluation.engine == "vllm" else None,
+        c=_width(spec),
+        batch=evaluation.batch_size if evaluation.engine == "hf" else None,
+    )

@@ -1,0 +1,111 @@
+"""The predictions of a suite in words, and what of it cannot run on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from bridge.jobs.needs.devices import Device
+from bridge.jobs.needs.prediction import USABLE, Prediction, predict
+from bridge.plan.grid import Plan, RunSpec
+
+_PARTS = ("weights", "master", "optimizer", "gradients", "shadow", "reference", "adapter")
+_MOMENT = ("activations", "working", "engine", "kv_cache", "runtime")
+_SHORT = {"optimizer": "optim", "gradients": "grads", "reference": "ref", "activations": "activ"}
+_SAVING: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("activation_checkpointing: true", {"activation_checkpointing": True}),
+    ("cpu_offload: true", {"cpu_offload": True}),
+    ("micro_batch_tokens: 1", {"micro_batch_tokens": 1}),
+    ("precision: bfloat16", {"precision": "bfloat16"}),
+)
+"""From the cheapest in time to what changes results."""
+
+
+def kinds_of_runs(plan: Plan) -> dict[str, list[RunSpec]]:
+    """Runs that differ by their seed alone, under ``model/dataset/row``."""
+    kinds: dict[str, list[RunSpec]] = {}
+    for spec in plan.runs:
+        kinds.setdefault(f"{spec.model}/{spec.dataset}/{spec.label}", []).append(spec)
+    return kinds
+
+
+def prediction_text(plan: Plan, device: Device | None) -> str:
+    """A table of the kinds of run: peak memory by part in GiB, and hours on a named device."""
+    kinds = kinds_of_runs(plan)
+    found = {name: predict(specs[0], device) for name, specs in kinds.items()}
+    columns = [*_PARTS, *_MOMENT]
+    used = [c for c in columns if any(p.memory_gib.get(c, 0) for p in found.values())]
+    where = "no device named" if device is None else f"{device.name}, {device.memory_gib} GiB"
+    lines = [
+        f"predicted peak memory in GiB by part ({where}); host and disk beside it",
+        _line(
+            "run",
+            ["peak", "at", *(_SHORT.get(c, c) for c in used), "host", "disk", "hours"],
+        ),
+    ]
+    hours, disk = 0.0, 0.0
+    for name, p in found.items():
+        specs_of = kinds[name]
+        seeds = len(specs_of)
+        cells = [_number(p.memory_gib["total"]), p.phase]
+        cells += [_number(p.memory_gib.get(c, 0.0)) for c in used]
+        cells += [_number(p.host_gib), _number(p.disk_gib)]
+        cells.append("-" if p.hours is None else f"{p.hours['total']:.1f} x {seeds}")
+        lines.append(_line(name, cells))
+        devices = specs_of[0].training.sharding.ranks
+        hours += seeds * devices * (p.hours or {}).get("total", 0.0)
+        disk += seeds * p.policy_gib
+    if device is not None:
+        lines.append(f"all {len(plan.runs)} runs: {hours:.0f} device-hours of {device.name}")
+    lines.append(
+        f"disk for all trained policies: {disk:.1f} GiB; an unfinished run's checkpoints are the "
+        "column disk"
+    )
+    return "\n".join(lines)
+
+
+def refusals(plan: Plan, device: Device) -> Iterator[str]:
+    """One sentence for each kind of run that does not fit the device."""
+    for name, specs in kinds_of_runs(plan).items():
+        found = predict(specs[0], device)
+        if not found.fits(device):
+            yield _refusal(name, specs[0], found, device)
+
+
+def _refusal(name: str, spec: RunSpec, found: Prediction, device: Device) -> str:
+    largest = sorted(((v, k) for k, v in found.memory_gib.items() if k != "total"), reverse=True)[
+        :3
+    ]
+    parts = ", ".join(f"{k} {_number(v)}" for v, k in largest)
+    return (
+        f"{name} needs {_number(found.memory_gib['total'])} GiB in its {found.phase} ({parts}), "
+        f"but {device.name} gives {_number(USABLE * device.memory_gib)} GiB; "
+        f"{_remedy(spec, device)}."
+    )
+
+
+def _remedy(spec: RunSpec, device: Device) -> str:
+    """The first settings, one after the other, with which the run fits."""
+    chosen: list[str] = []
+    for words, change in _SAVING:
+        changed = spec.training.model_copy(update=change)
+        if changed == spec.training:
+            continue
+        changed_spec = replace(spec, training=changed)
+        if predict(changed_spec, device).memory_gib == predict(spec, device).memory_gib:
+            continue
+        spec = changed_spec
+        chosen.append(words)
+        if predict(spec, device).fits(device):
+            return f"it fits with training: {{{', '.join(chosen)}}}"
+    least = _number(predict(spec, device).memory_gib["total"])
+    return f"at the least it needs {least} GiB: take a larger device or several of them"
+
+
+def _line(name: str, cells: list[str]) -> str:
+    return f"{name[:44]:<44}" + "".join(f"{cell:>9}" for cell in cells)
+
+
+def _number(value: float) -> str:
+    return "-" if value == 0 else f"{value:.2f}" if value < 1 else f"{value:.1f}"

@@ -1,0 +1,50 @@
+"""Memory of one rank, from what one process would need; docs/how-to/deepspeed.md has who
+holds what.
+
+Computed, never compared with a measurement: nothing has run on several GPUs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bridge.jobs.needs.memory import GIB, HELD, Memory
+from bridge.jobs.needs.shapes import Shape
+from bridge.store.schema import ShardingConfig
+
+_SPREAD = ("optimizer", "adapter", "shadow", "reference", "gradients", "kv_cache", "logits")
+_ON_HOST = ("master", "optimizer", "adapter", "shadow", "reference", "gradients")
+
+
+def per_rank(memory: Memory, sharding: ShardingConfig, shape: Shape, compute_bytes: int) -> Memory:
+    """What one of the ranks needs; host and disk are those of all ranks together.
+
+    Args:
+        compute_bytes: of a weight in the precision that the model computes in.
+    """
+    weights = shape.parameters * compute_bytes / GIB
+    held = shape.parameters * HELD / GIB / sharding.ranks
+
+    def spread(parts: dict[str, float], *, update: bool) -> dict[str, float]:
+        out = {n: v / sharding.ranks if n in _SPREAD else v for n, v in parts.items()}
+        # While answers are drawn, every rank has the whole model.
+        whole = sharding.stage == "zero2" or not update
+        out["weights"] = weights if whole else weights / sharding.ranks
+        out["master"] = 2 * held  # ours, and DeepSpeed's own copy
+        if update:
+            out["gradients"] += held  # DeepSpeed's sum, beside what is taken from it
+            out["bucket"] = 2 * shape.embedding_parameters * HELD / GIB
+        if sharding.offload_optimizer:
+            out = {name: value for name, value in out.items() if name not in _ON_HOST}
+        return out
+
+    update = spread(memory.update, update=True)
+    before = {**memory.update, "master": 2 * held * sharding.ranks}
+    on_host = sum(before.get(name, 0.0) for name in _ON_HOST) if sharding.offload_optimizer else 0.0
+    return replace(
+        memory,
+        update=update,
+        rollout=spread(memory.rollout, update=False),
+        # Every rank loads the whole checkpoint before it is cut.
+        host_gib=memory.host_gib * sharding.ranks + on_host,
+    )

@@ -1,0 +1,1 @@
+"""The outside world: signals, requeueing, GPU slots, the hub, clocks and memory."""

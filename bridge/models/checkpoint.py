@@ -1,0 +1,162 @@
+"""Load and save policies as ordinary Hugging Face checkpoints.
+
+Held to on purpose: weights come from safetensors only, no code of a checkpoint is ever run
+(``trust_remote_code`` stays off), nothing is fetched from a hub behind the user's back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
+
+from bridge.store.records import folder_hash, read_json, writing
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; one sentence with the folder and the remedy."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A causal language model with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    folder: Path
+    """Where it was loaded from."""
+
+    @property
+    def eos_token_id(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def pad_token_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of distinct parameters (tied weights once)."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """Token ids of the chat-templated user turn, up to where the completion begins."""
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+        )
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def completion_ids(self, completion: str) -> list[int]:
+        """Token ids of an assistant turn, end-of-turn token included."""
+        ids = list(self.tokenizer(completion, add_special_tokens=False)["input_ids"])
+        return [*ids, self.eos_token_id]
+
+    def text(self, ids: list[int]) -> str:
+        """Text of generated ids, without special tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that the checkpoint says it has.
+
+    ``AutoTokenizer`` overrides that for model types on a list of its own (``qwen2`` among them in
+    transformers 5) and then rebuilds a generic tokenizer as byte-level BPE: another vocabulary, in
+    silence. A checkpoint that names the generic fast class is therefore read by that class.
+    """
+    declared = read_json(folder / "tokenizer_config.json").get("tokenizer_class")
+    generic = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    loader = PreTrainedTokenizerFast if generic else AutoTokenizer
+    tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(folder, local_files_only=True)
+    return tokenizer
+
+
+def load_policy(folder: Path, *, dtype: torch.dtype = torch.float32) -> Policy:
+    """Load a checkpoint folder.
+
+    Raises:
+        CheckpointError: missing, not safetensors, damaged, or without what a chat policy needs.
+    """
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} holds no checkpoint (config.json is missing); prepare the base model or "
+            "correct the path."
+        )
+    if not list(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{folder} holds no *.safetensors file; other weight formats can run code when "
+            "loaded and are refused: convert it first."
+        )
+    hf_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+        tokenizer = load_tokenizer(folder)
+    except Exception as error:
+        # Whatever the library makes of a damaged folder, the user needs the folder and the cause.
+        cause = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{folder} cannot be loaded ({type(error).__name__}: {cause})."
+        ) from error
+    if tokenizer.chat_template is None:
+        raise CheckpointError(f"{folder}: the tokenizer has no chat template; add one to it.")
+    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
+        raise CheckpointError(f"{folder}: the tokenizer needs an eos_token and a pad_token.")
+    model.eval()  # No dropout anywhere: the log-probs of sampling and of training must agree.
+    return Policy(model, tokenizer, folder)
+
+
+def weights_hash(folder: Path) -> str:
+    """Name the weights of a checkpoint folder.
+
+    The hash that a prepared base model was recorded with: of its files without that record, which
+    holds seconds and would make equal models differ. Of the folder's files where there is none.
+    """
+    record = folder / "base.json"
+    return str(read_json(record)["hash"]) if record.is_file() else folder_hash(folder)
+
+
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Round the weights of a model in place; buffers stay, for the frequencies of rotary positions
+    would be wrong by whole turns in bfloat16."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+@contextlib.contextmanager
+def writing_tensors(path: Path) -> Iterator[None]:
+    """:func:`bridge.store.records.writing` for safetensors, which tells of a full disk in words.
+
+    Raises:
+        RecordError: disk full, quota used up or folder not writable.
+    """
+    with writing(path):
+        try:
+            yield
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), str(error)) from error
+
+
+def save_policy(policy: Policy, folder: Path) -> None:
+    """Write a checkpoint that :func:`load_policy` and any Hugging Face tool can read."""
+    hf_logging.disable_progress_bar()
+    with writing_tensors(folder):
+        policy.model.save_pretrained(folder)
+        policy.tokenizer.save_pretrained(folder)

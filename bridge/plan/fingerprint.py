@@ -1,0 +1,200 @@
+"""Code fingerprints: which source files a job's result depends on, as one hash.
+
+Snakemake does not see edits in a package behind a ``shell:`` rule, so each rule carries in its
+``params`` the fingerprint of its entry module and of everything that module imports from this
+package, transitively. The graph is read from the source with ``ast``: nothing is imported, so it
+works without torch. Imports inside functions count; imports under ``if TYPE_CHECKING`` do not, for
+they never run. Method and family files are loaded by name and would be invisible, so a run names
+its own ones as further entries; the files of other methods stay out.
+
+Sources are read once per process: a workflow that is under way keeps the fingerprints it began
+with, and an edit made meanwhile shows as a change the next time.
+
+What is hashed is the source as ``ast`` prints it, without docstrings: an edit of comments,
+docstrings or layout reruns nothing. Left out: other packages (their versions are in the records)
+and :mod:`bridge.jobs.cli`, which parses arguments and calls an entry.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+from bridge.plan.grid import RunSpec
+from bridge.store.records import ROOT, content_hash, file_hash
+
+PACKAGES = ("bridge", "studies")
+
+# Started as a program by its path, so no import statement leads to it.
+_GRADER = "bridge.grading.mathematics"
+_TASKS = "bridge/evaluation/tasks"
+_MANIFEST = "bridge/tasks/real/manifest.yaml"
+_PUBLISHED = "results/published/*.csv"
+_TUNED = "results/cached/tune/*.parquet"
+_CLAIMS = "claims.yaml"
+# A page, its style, its behaviour, and the charting library.
+_TEMPLATES = tuple(
+    f"bridge/analysis/report/{name}" for name in ("*.j2", "*.css", "*.js", "vendor/*")
+)
+
+
+def prepare_fingerprint(families: Iterable[str], root: Path = ROOT) -> str:
+    """Code behind a tiny base model that is pre-trained on these families."""
+    return fingerprint(
+        ("bridge.models.preparing", *(f"bridge.tasks.{name}" for name in families)), root=root
+    )
+
+
+def train_fingerprint(spec: RunSpec, root: Path = ROOT) -> str:
+    """Code behind a trained policy: the trainer, the run's method and its family."""
+    plugins = (f"bridge.methods.{spec.method}", f"bridge.tasks.{spec.family}")
+    entries = ("bridge.run.loop", _GRADER, *plugins)
+    return fingerprint(entries, _data_of(spec.family, root), root=root)
+
+
+def evaluate_fingerprint(spec: RunSpec, root: Path = ROOT) -> str:
+    """Code behind a run's scores, given its policy."""
+    entries = ("bridge.evaluation.runner", _GRADER, f"bridge.tasks.{spec.family}")
+    data = (f"{_TASKS}/_*.yaml", f"{_TASKS}/{spec.family}/*.yaml", *_data_of(spec.family, root))
+    return fingerprint(entries, data, root=root)
+
+
+def study_fingerprint(job: str, root: Path = ROOT) -> str:
+    """Code behind ``observe``, ``compare`` or ``draw`` of the coupling study."""
+    entries = {
+        "observe": ("studies.coupling.observing", _GRADER),
+        "compare": ("studies.coupling.tables",),
+        "draw": ("studies.coupling.figures",),
+    }
+    return fingerprint(entries[job], root=root)
+
+
+def _data_of(family: str, root: Path) -> tuple[str, ...]:
+    """The manifest, for a family of real data."""
+    real = "bridge.tasks.real.sources" in closure((f"bridge.tasks.{family}",), root=root)
+    return (_MANIFEST,) if real else ()
+
+
+def show_fingerprint(job: str, root: Path = ROOT) -> str:
+    """Code behind ``collect``, ``tables``, ``figures`` or ``report``."""
+    entries: dict[str, tuple[str, tuple[str, ...]]] = {
+        "collect": ("bridge.collect.collecting", ()),
+        "tables": ("bridge.analysis.report.building", (_PUBLISHED, _TUNED, _CLAIMS)),
+        "figures": ("bridge.analysis.figures.drawing", ()),
+        "report": ("bridge.analysis.report.page", (_PUBLISHED, *_TEMPLATES)),
+    }
+    entry, data = entries[job]
+    return fingerprint((entry,), data, root=root)
+
+
+@cache
+def fingerprint(entries: tuple[str, ...], data: tuple[str, ...] = (), *, root: Path = ROOT) -> str:
+    """Return the hash of the modules that ``entries`` need, and of the data files.
+
+    Args:
+        entries: dotted module names inside the package.
+        data: glob patterns relative to ``root`` of files that are read but not imported.
+        root: folder that holds the package.
+
+    Raises:
+        FileNotFoundError: an entry has no source file.
+    """
+    hashes = {
+        name: _module_hash(_text(_source(name, root))) for name in closure(entries, root=root)
+    }
+    for pattern in data:
+        for path in sorted(root.glob(pattern)):
+            hashes[path.relative_to(root).as_posix()] = file_hash(path)
+    return content_hash(hashes)
+
+
+def closure(entries: Iterable[str], *, root: Path = ROOT) -> set[str]:
+    """Return the names of all modules of the package that the entries import, with themselves."""
+    found: set[str] = set()
+    waiting = list(entries)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        path = _source(name, root)
+        # Importing a module runs the __init__ of each package above it.
+        waiting += [parent for parent in _parents(name) if parent not in found]
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        waiting += [n for n in _imports(_text(path), package) if _find(n, root) is not None]
+    return found
+
+
+def _parents(name: str) -> Iterator[str]:
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+@cache
+def _find(name: str, root: Path) -> Path | None:
+    base = root.joinpath(*name.split("."))
+    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
+
+
+def _source(name: str, root: Path) -> Path:
+    path = _find(name, root)
+    if path is None:
+        raise FileNotFoundError(f"module {name} has no source file below {root}")
+    return path
+
+
+@cache
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@cache
+def _imports(text: str, package: str) -> tuple[str, ...]:
+    """Names inside our package that a module imports; some may be attributes, not modules."""
+    found: dict[str, None] = {}
+    for node in _running(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= dict.fromkeys(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([base] if base else [])])
+            # ``from bridge.step.objectives import kl`` may name a module or something inside one.
+            found |= dict.fromkeys([base, *(f"{base}.{alias.name}" for alias in node.names)])
+    return tuple(n for n in found if n.split(".")[0] in PACKAGES)
+
+
+def _running(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes except what stands under ``if TYPE_CHECKING``."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and _is_type_checking(child.test):
+            for branch in child.orelse:
+                yield from _running(branch)
+        else:
+            yield from _running(child)
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (
+        isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
+    )
+
+
+@cache
+def _module_hash(text: str) -> str:
+    tree = _WithoutDocstrings().visit(ast.parse(text))
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
+
+
+class _WithoutDocstrings(ast.NodeTransformer):
+    """Drops strings that stand alone: docstrings of modules, classes, functions and fields."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        value = node.value
+        return None if isinstance(value, ast.Constant) and isinstance(value.value, str) else node

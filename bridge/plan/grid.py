@@ -1,0 +1,269 @@
+"""From a suite to the list of its runs.
+
+Everything that can be refused is refused here, before any job starts: unknown names, unknown or
+impossible options of methods and families, and grids that ask for the same run twice. Imports no
+torch, so ``snakemake -n`` works on a bare machine.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+import bridge.methods
+import bridge.tasks
+from bridge.methods.base import Method
+from bridge.store.records import RunFolder, content_hash, run_folder
+from bridge.store.schema import (
+    ConfigError,
+    EvaluationConfig,
+    MethodConfig,
+    ModelConfig,
+    Suite,
+    TinyModel,
+    TrainingConfig,
+    load_suite,
+    merge,
+    validate,
+)
+from bridge.tasks.base import Family
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run: everything that decides its result, and nothing else but its names."""
+
+    suite: str
+    model: str
+    dataset: str
+    label: str
+    """The method's row name; ``method`` is the file in ``bridge/methods/``."""
+    seed: int
+    model_config: ModelConfig
+    family: str
+    dataset_options: dict[str, Any]
+    method: str
+    method_options: dict[str, Any]
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+    train_on_benchmarks: tuple[str, ...] = ()
+    """A permission that changes no number, so it is in no hash."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The merged configuration as plain JSON values, as ``spec.json`` holds it."""
+        return {
+            "suite": self.suite,
+            "model": self.model,
+            "dataset": self.dataset,
+            "label": self.label,
+            "seed": self.seed,
+            "model_config": self.model_config.model_dump(mode="json"),
+            "family": self.family,
+            "dataset_options": self.dataset_options,
+            "method": self.method,
+            "method_options": self.method_options,
+            "training": self.training.model_dump(mode="json"),
+            "evaluation": self.evaluation.model_dump(mode="json"),
+            "train_on_benchmarks": list(self.train_on_benchmarks),
+            "train_hash": self.train_hash,
+            "spec_hash": self.spec_hash,
+        }
+
+    @property
+    def train_hash(self) -> str:
+        """Hash of all that can change the trained policy. Suite and row name cannot."""
+        return content_hash(
+            {
+                "seed": self.seed,
+                "model": self.model_config.model_dump(mode="json"),
+                "family": self.family,
+                "dataset": self.dataset_options,
+                "method": self.method,
+                "options": self.method_options,
+                "training": self.training.hashed,
+            }
+        )
+
+    @property
+    def spec_hash(self) -> str:
+        """Hash of all that can change a score: training and evaluation."""
+        return content_hash(
+            {"train": self.train_hash, "evaluation": self.evaluation.model_dump(mode="json")}
+        )
+
+    def folder(self, results: Path) -> RunFolder:
+        """The run's folder below the results folder."""
+        return run_folder(results, self.suite, self.model, self.dataset, self.label, self.seed)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked suite."""
+
+    name: str
+    suite: Suite
+    runs: tuple[RunSpec, ...]
+
+    def run(self, model: str, dataset: str, label: str, seed: int) -> RunSpec:
+        """Return one run by its names.
+
+        Raises:
+            ConfigError: the suite has no such run.
+        """
+        for spec in self.runs:
+            if (spec.model, spec.dataset, spec.label, spec.seed) == (model, dataset, label, seed):
+                return spec
+        raise ConfigError(
+            f"suite '{self.name}' has no run {model}/{dataset}/{label}/seed{seed}; "
+            f"`bridge status --suite {self.name}` lists its runs."
+        )
+
+    @property
+    def hash(self) -> str:
+        """Hash of all runs of the suite and their order."""
+        return content_hash([[s.model, s.dataset, s.label, s.seed, s.spec_hash] for s in self.runs])
+
+    @property
+    def tiny_models(self) -> dict[str, TinyModel]:
+        """The base models that the workflow has to make."""
+        used = {spec.model for spec in self.runs}
+        return {
+            name: model
+            for name, model in self.suite.models.items()
+            if name in used and isinstance(model, TinyModel)
+        }
+
+
+def method_names() -> tuple[str, ...]:
+    """Names of the method files."""
+    return _files(bridge.methods.__path__)
+
+
+def family_names() -> tuple[str, ...]:
+    """Names of the problem-family files."""
+    # Told from the text: a family that is not asked for may import what is not installed here.
+    folder = Path(bridge.tasks.__path__[0])
+    return tuple(
+        n
+        for n in _files(bridge.tasks.__path__)
+        if re.search(r"^FAMILY\b", (folder / f"{n}.py").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+
+
+def load_method(name: str) -> type[Method]:
+    """Return the class ``METHOD`` of a method file."""
+    _known("method", name, method_names())
+    method: type[Method] = importlib.import_module(f"bridge.methods.{name}").METHOD
+    return method
+
+
+def load_family(name: str) -> Family:
+    """Return the object ``FAMILY`` of a problem-family file."""
+    _known("problem family", name, family_names())
+    family: Family = importlib.import_module(f"bridge.tasks.{name}").FAMILY
+    return family
+
+
+def load_plan(name: str, *, root: Path, overrides: dict[str, Any] | None = None) -> Plan:
+    """Read ``suites/<name>.yaml`` below ``root``, check all of it and expand its grid.
+
+    Raises:
+        ConfigError: one line naming the file, the key and the remedy.
+    """
+    path = root / "suites" / f"{name}.yaml"
+    suite = load_suite(path, overrides)
+    return Plan(name, suite, _expand(name, suite, path))
+
+
+def _expand(name: str, suite: Suite, path: Path) -> tuple[RunSpec, ...]:
+    runs: dict[tuple[str, str, str, int], RunSpec] = {}
+    for benchmark in suite.train_on_benchmarks:
+        families = {config.family for config in suite.datasets.values()}
+        known = [name for family in families for name in load_family(family).benchmark_names()]
+        _known("benchmark", benchmark, known, f"{path}: train_on_benchmarks: ")
+    for i, block in enumerate(suite.grid):
+        for model in block.models:
+            _known("model", model, suite.models, f"{path}: grid.{i}.models: ")
+            for dataset in block.datasets:
+                _known("dataset", dataset, suite.datasets, f"{path}: grid.{i}.datasets: ")
+                for label in block.methods:
+                    for seed in block.seeds:
+                        key = (model, dataset, label, seed)
+                        if key in runs:
+                            raise ConfigError(
+                                f"{path}: grid.{i}: the run {model}/{dataset}/{label}/seed{seed} "
+                                "is asked for twice; remove one."
+                            )
+                        runs[key] = _spec(name, suite, path, *key)
+    return tuple(runs.values())
+
+
+def _spec(
+    name: str, suite: Suite, path: Path, model: str, dataset: str, label: str, seed: int
+) -> RunSpec:
+    row = suite.methods.get(label, MethodConfig())
+    method_name = row.method or label
+    _known("method", method_name, method_names(), f"{path}: methods.{label}: ")
+    training_raw = suite.training.model_dump()
+    unknown_prefix = f"methods.{label}.training"
+    merge(training_raw, row.training)
+    training = validate(TrainingConfig, training_raw, path, unknown_prefix)
+    options = validate(
+        load_method(method_name).Options, row.options, path, f"methods.{label}.options"
+    )
+    family_name = suite.datasets[dataset].family
+    _known("problem family", family_name, family_names(), f"{path}: datasets.{dataset}.family: ")
+    family_options: BaseModel = validate(
+        load_family(family_name).Options,
+        suite.datasets[dataset].options,
+        path,
+        f"datasets.{dataset}.options",
+    )
+    base = suite.models[model]
+    if isinstance(base, TinyModel):
+        for taught in base.families:
+            _known("problem family", taught, family_names(), f"{path}: models.{model}.families: ")
+        if family_name not in base.families:
+            raise ConfigError(
+                f"{path}: grid: {model} is trained on '{dataset}' but its pre-training does not "
+                f"cover the family '{family_name}'; add it to models.{model}.families."
+            )
+    method = load_method(method_name)(options, training, seed)
+    method.check(f"{path}: methods.{label}")
+    return RunSpec(
+        suite=name,
+        model=model,
+        dataset=dataset,
+        label=label,
+        seed=seed,
+        model_config=base,
+        family=family_name,
+        dataset_options=family_options.model_dump(mode="json"),
+        method=method_name,
+        method_options=options.model_dump(mode="json"),
+        training=training,
+        evaluation=suite.evaluation,
+        train_on_benchmarks=suite.train_on_benchmarks,
+    )
+
+
+def _files(package_path: Any) -> tuple[str, ...]:
+    return tuple(
+        sorted(
+            m.name for m in pkgutil.iter_modules(package_path) if m.name not in ("base", "habits")
+        )
+    )
+
+
+def _known(what: str, name: str, valid: Any, where: str = "") -> None:
+    if name not in valid:
+        near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.4)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(valid))}."
+        raise ConfigError(f"{where}unknown {what} '{name}'; {hint}")

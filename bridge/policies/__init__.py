@@ -1,1 +1,0 @@
-"""Policies: Hugging Face checkpoints, adapters, shadow weights and their log-probabilities."""

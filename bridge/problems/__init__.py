@@ -1,1 +1,0 @@
-"""Datasets and benchmarks, one family per file; see :mod:`bridge.problems.base`."""

@@ -1,1 +1,0 @@
-"""Sampling answers from a policy: one protocol, one file per engine."""

@@ -1,0 +1,1 @@
+"""ONE RUN: the loop, its state, rollouts, probes, checkpoints. Read this room second."""

@@ -1,0 +1,277 @@
+"""The state of a running training run: its steps, and what a checkpoint holds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+
+from bridge.engines.sharding.policy import ShardedPolicy
+from bridge.machine.telemetry import Stopwatch
+from bridge.methods.base import Group, Method, Phase
+from bridge.models.checkpoint import weights_hash
+from bridge.plan.fingerprint import train_fingerprint
+from bridge.plan.grid import RunSpec
+from bridge.run.checkpoints import (
+    find_checkpoint,
+    optimizer_tensors,
+    read_checkpoint,
+    restore_optimizer,
+    save_checkpoint,
+)
+from bridge.run.experience import Collector
+from bridge.run.probes import Probes
+from bridge.run.streams import demonstration_row, positions
+from bridge.step.batches import StepBatch
+from bridge.step.trainer import Trainer
+from bridge.step.weights import TrainablePolicy
+from bridge.store.records import RecordError, RunFolder
+from bridge.tasks.base import Dataset, Problem
+
+SYNC_GAP_LIMIT = 0.1
+"""Mean |difference| in nats between the sampler's and the trainer's log-probs of the same tokens,
+above which the sampler must have had other weights."""
+
+
+@dataclass
+class Counters:
+    """Where the run is; everything else of the data order follows from it."""
+
+    step: int = 0
+    rl_batches: int = 0
+    prompts: int = 0
+    demonstrations: int = 0
+    demonstrated_prompts: int = 0
+
+
+@dataclass
+class Run:
+    """All that one training run holds."""
+
+    spec: RunSpec
+    folder: RunFolder
+    method: Method
+    dataset: Dataset
+    policy: TrainablePolicy | ShardedPolicy
+    trainer: Trainer
+    collector: Collector
+    probes: Probes
+    stopwatch: Stopwatch
+    counters: Counters = field(default_factory=Counters)
+    demonstration_rewards: dict[str, float] = field(default_factory=dict)
+    """Graded reward of each demonstration, by the id of its problem."""
+
+    # -- one step -------------------------------------------------------------------------------
+
+    def step(self) -> dict[str, Any]:
+        """Make the next optimiser step and return its line for ``dynamics.jsonl``."""
+        self.counters.step += 1
+        step = self.counters.step
+        phase = self.method.phase(step)
+        self.trainer.begin_step()
+        if self.trainer.reference is not None and self.method.reanchor_reference(step):
+            self.trainer.reference.follow()
+        groups: Sequence[Group] = ()
+        statistics: dict[str, float | None] = {}
+        shadow: StepBatch | None = None
+        if phase.kind != "sft":
+            groups, statistics, shadow = self._rollouts(step)
+        demonstrations = [
+            demonstration_row(self.policy.sampler, problem)
+            for problem in self._take_demonstrated(
+                self.method.demonstrations_wanted(step), "demonstrations"
+            )
+        ]
+        with self.stopwatch.stage("sync"):
+            self.collector.engine.sleep()
+        with self.stopwatch.stage("update"):
+            rows = self.method.rows(groups, demonstrations, step)
+            batch = StepBatch(tuple(rows), tuple(groups), shadow)
+            self.method.update(self.trainer, batch, step)
+        with self.stopwatch.stage("sync"):
+            self.collector.engine.sync()
+        scalars = dict(self.trainer.scalars) | self.method.scalars()
+        _check_sync_gap(scalars.get("sync_logprob_gap"), step)
+        kl_sum = scalars.pop("kl_sum", None)
+        if kl_sum is not None:
+            scalars["kl"] = kl_sum / max(1, batch.n_tokens("rl"))
+        drawn = sum(len(group.rows) for group in groups)
+        kept = sum(row.kind != "demonstration" for row in rows)
+        return {
+            "step": step,
+            "kind": phase.kind,
+            "stage": phase.stage,
+            "rl_step": self.counters.rl_batches,
+            "progress": step / self.method.n_steps,
+            "lr": self.trainer.learning_rate(phase),
+            "rows_dropped": max(0, drawn - kept),
+            **statistics,
+            **scalars,
+        }
+
+    def _rollouts(self, step: int) -> tuple[list[Group], dict[str, float | None], StepBatch | None]:
+        """The step's groups with their statistics, and the shadow's groups where wanted."""
+        demonstrated = self.method.demonstrated_prompts(step)
+        wanted = self.spec.training.prompts_per_step
+        problems = self._take_demonstrated(demonstrated, "demonstrated_prompts")
+        problems += self._take_prompts(wanted - demonstrated)
+        self.counters.rl_batches += 1
+        rl_index = self.counters.rl_batches
+        groups, statistics = self.collector.groups(
+            self.method, problems, step, rl_index, draw=self._take_prompts
+        )
+        groups = [self._with_demonstration(group) for group in groups]
+        if not self.method.shadow_rollouts:
+            return groups, statistics, None
+        with self.policy.shadow_active():
+            self.collector.engine.sync()
+            theirs, _ = self.collector.groups(
+                self.method, problems, step, rl_index, draw=self._take_prompts, name="shadow"
+            )
+        self.collector.engine.sync()
+        rows = self.method.rows(theirs, (), step)
+        return groups, statistics, StepBatch(tuple(rows), tuple(theirs))
+
+    def _take_prompts(self, n: int) -> list[Problem]:
+        """The next prompts of the run's stream."""
+        chosen = positions(
+            "prompts",
+            self.spec.seed,
+            start=self.counters.prompts,
+            n=n,
+            size=len(self.dataset.train),
+        )
+        self.counters.prompts += n
+        return [self.dataset.train[i] for i in chosen]
+
+    def _with_demonstration(self, group: Group) -> Group:
+        if group.problem.demonstration is None:
+            return group
+        row = demonstration_row(self.policy.sampler, group.problem)
+        reward = self.demonstration_rewards[group.problem.id]
+        return replace(group, demonstration=replace(row, reward=reward))
+
+    def grade_demonstrations(self) -> float | None:
+        """J(D): mean reward that the demonstrations themselves earn under the run's grader."""
+        pool = self.dataset.demonstrations
+        rewards = self.collector.demonstration_rewards(pool)
+        self.demonstration_rewards = {p.id: r for p, r in zip(pool, rewards, strict=True)}
+        return sum(rewards) / len(rewards) if rewards else None
+
+    def _take_demonstrated(self, n: int, stream: str) -> list[Problem]:
+        """The next ``n`` training problems with a demonstration of one of their two streams."""
+        if n == 0:
+            return []
+        pool = self.dataset.demonstrations
+        if not pool:
+            raise RecordError(
+                f"{self.spec.label} needs demonstrations, but dataset '{self.spec.dataset}' has "
+                "none; set its option 'demonstrations' above 0."
+            )
+        start = getattr(self.counters, stream)
+        setattr(self.counters, stream, start + n)
+        chosen = positions(stream, self.spec.seed, start=start, n=n, size=len(pool))
+        return [pool[i] for i in chosen]
+
+    # -- state ----------------------------------------------------------------------------------
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint has to have in common with this run, see ``checkpoints.IDENTITY``."""
+        return {
+            "train_hash": self.spec.train_hash,
+            "code": train_fingerprint(self.spec),
+            "base_model": weights_hash(self.policy.sampler.folder),
+        }
+
+    def save(self, dynamics_bytes: int, timings_bytes: int) -> None:
+        """Write a checkpoint of everything that the rest of the run depends on."""
+        tensors = {}
+        for group in self.policy.groups:
+            pairs = zip(self.policy.names[group], self.policy.parameters[group], strict=True)
+            for index, (name, parameter) in enumerate(pairs):
+                tensors[f"{group}|{name}"] = self.policy.whole(group, index, parameter.detach())
+        for name, optimizer in self.trainer.optimizers.items():
+            group = name.split("/")[0]
+            tensors |= optimizer_tensors(name, optimizer, partial(self.policy.whole, group))
+        if self.trainer.reference is not None:
+            weights = self.trainer.reference.state()
+            tensors |= {f"reference|{name}": weight for name, weight in weights.items()}
+        if not self.policy.ranks.first:
+            return
+        state = {
+            **self.identity,
+            "step": self.counters.step,
+            "counters": vars(self.counters),
+            "method": self.method.state_dict(),
+            "optimizers": list(self.trainer.optimizers),
+            "seconds": self.stopwatch.total_s,
+            "memory_gib": self.stopwatch.memory.stages,
+            "tokens": self.spent_tokens(),
+            "dynamics_bytes": dynamics_bytes,
+            "timings_bytes": timings_bytes,
+        }
+        save_checkpoint(self.folder.resume, self.counters.step, state, tensors)
+
+    def restore(self) -> tuple[int, int] | None:
+        """Take up the newest checkpoint; return the sizes of the two logs it belongs to."""
+        found = self.policy.ranks.from_first(
+            partial(find_checkpoint, self.folder.resume, identity=self.identity)
+        )
+        if found is None:
+            return None
+        checkpoint = read_checkpoint(found)
+        state, tensors = checkpoint.state, checkpoint.tensors
+        with torch.no_grad():
+            for group in self.policy.groups:
+                pairs = zip(self.policy.names[group], self.policy.parameters[group], strict=True)
+                for index, (name, parameter) in enumerate(pairs):
+                    whole = tensors[f"{group}|{name}"]
+                    parameter.copy_(self.policy.part(group, index, whole))
+            self.policy.changed()
+        if self.trainer.reference is not None:
+            self.trainer.reference.load(
+                {
+                    name.removeprefix("reference|"): tensor
+                    for name, tensor in tensors.items()
+                    if name.startswith("reference|")
+                }
+            )
+        for name in state["optimizers"]:
+            group, stage, kind = name.split("/")
+            phase = Phase(kind=kind, stage=stage)
+            optimizer = self.trainer.optimizer(group, phase)
+            restore_optimizer(name, optimizer, tensors, partial(self.policy.part, group))
+        self.counters = Counters(**state["counters"])
+        self.method.load_state_dict(state["method"])
+        self.stopwatch.total_s.update(state["seconds"])
+        # Checkpoints of before peaks were kept have none; the run goes on all the same.
+        self.stopwatch.memory.stages.update(state.get("memory_gib", {}))
+        tokens = state["tokens"]
+        self.collector.tokens_generated = tokens["generated"]
+        self.collector.tokens_prefilled = tokens["prefilled"]
+        self.trainer.tokens_trained = tokens["trained"]
+        self.trainer.tokens_scored = tokens["scored"]
+        self.collector.engine.sync()
+        return state["dynamics_bytes"], state["timings_bytes"]
+
+    def spent_tokens(self) -> dict[str, int]:
+        """Tokens generated (without prompts), prefilled, trained and scored."""
+        return {
+            "generated": self.collector.tokens_generated,
+            "prefilled": self.collector.tokens_prefilled,
+            "trained": self.trainer.tokens_trained,
+            "scored": self.trainer.tokens_scored,
+        }
+
+
+def _check_sync_gap(gap: float | None, step: int) -> None:
+    if gap is not None and gap > SYNC_GAP_LIMIT:
+        raise RecordError(
+            f"step {step}: the sampler's log-probs differ from the trainer's by {gap:.3f} nats on "
+            "average, so rollouts came from other weights than those being trained; this is a bug "
+            "of the engine's weight sync."
+        )

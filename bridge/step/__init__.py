@@ -1,0 +1,1 @@
+"""ONE STEP: rows, weights, log-probs, losses, gradients, optimiser steps. Read this room first."""

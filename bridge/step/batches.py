@@ -1,0 +1,110 @@
+"""Rows of a step and the padded micro-batches that are cut from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bridge.methods.base import Group, Row, Term
+from bridge.step.scoring import row_slices
+
+
+def term_tokens(row: Row, term: Term) -> int:
+    """Number of the row's tokens that belong to a loss term."""
+    if row.kind == "rollout":
+        return len(row.response_ids) if term == "rl" else 0
+    if row.kind == "demonstration":
+        return len(row.response_ids) if term == "demonstration" else 0
+    return (
+        row.prefix_tokens if term == "demonstration" else len(row.response_ids) - row.prefix_tokens
+    )
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """All rows of one optimiser step, over all ranks and micro-batches."""
+
+    rows: tuple[Row, ...]
+    groups: tuple[Group, ...] = ()
+    shadow: StepBatch | None = None
+    """The same prompts answered by the shadow policy, for methods with ``shadow_rollouts``."""
+
+    def rows_of(self, term: Term) -> list[Row]:
+        """Rows that hold at least one token of a term."""
+        return [row for row in self.rows if term_tokens(row, term) > 0]
+
+    def n_rows(self, term: Term) -> int:
+        """Global number of rows of a term, rows with a zero advantage included."""
+        return len(self.rows_of(term))
+
+    def n_tokens(self, term: Term) -> int:
+        """Global number of loss tokens of a term."""
+        return sum(term_tokens(row, term) for row in self.rows)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Right-padded rows. Causal attention needs no mask: nothing looks at what comes after it.
+
+    Token tensors are [rows, tokens] over the positions that are predicted, i.e. without the first.
+    """
+
+    rows: tuple[Row, ...]
+    input_ids: Tensor
+    """[rows, tokens + 1]"""
+    targets: Tensor
+    """[rows, tokens]: the token that each position predicts."""
+    mask: Tensor
+    """[rows, tokens], bool: positions whose target belongs to the loss term."""
+    advantage: Tensor
+    """[rows, 1], float64: the model's precision decides how much of it is used."""
+    logprob: Tensor | None = None
+    """[rows, tokens], detached, once the forward pass has been made."""
+
+
+def empty_micro_batch(pad_token_id: int, device: torch.device) -> MicroBatch:
+    """One row of padding that belongs to no row of the step, for a pass that has to be made."""
+    ids = torch.full((1, 2), pad_token_id, device=device)
+    return MicroBatch(
+        rows=(),
+        input_ids=ids,
+        targets=ids[:, 1:],
+        mask=torch.zeros_like(ids[:, 1:], dtype=torch.bool),
+        advantage=torch.zeros((1, 1), dtype=torch.float64, device=device),
+    )
+
+
+def micro_batches(
+    rows: Sequence[Row],
+    term: Term,
+    *,
+    size: int,
+    tokens: int | None = None,
+    pad_token_id: int,
+    device: torch.device,
+) -> Iterator[MicroBatch]:
+    """Cut rows, in their order, into micro-batches of at most ``size`` rows and, where given, at
+    most ``tokens`` tokens with their padding (a longer row comes alone)."""
+    lengths = [len(r.prompt_ids) + len(r.response_ids) for r in rows]
+    for part in row_slices(lengths, rows=size, tokens=tokens):
+        chunk, length = tuple(rows[part]), max(lengths[part])
+        ids = torch.full((len(chunk), length), pad_token_id, dtype=torch.long)
+        mask = torch.zeros((len(chunk), length), dtype=torch.bool)
+        for i, row in enumerate(chunk):
+            begin, end = len(row.prompt_ids), len(row.prompt_ids) + len(row.response_ids)
+            ids[i, :end] = torch.tensor((*row.prompt_ids, *row.response_ids))
+            if row.kind == "hybrid":
+                cut = begin + row.prefix_tokens
+                begin, end = (begin, cut) if term == "demonstration" else (cut, end)
+            mask[i, begin:end] = True
+        advantage = torch.tensor([[row.advantage] for row in chunk], dtype=torch.float64)
+        yield MicroBatch(
+            rows=chunk,
+            input_ids=ids.to(device),
+            targets=ids[:, 1:].to(device),
+            mask=mask[:, 1:].to(device),
+            advantage=advantage.to(device),
+        )

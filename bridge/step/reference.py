@@ -1,0 +1,56 @@
+"""The policy of the KL term: scored, never trained, and set to the trained one now and then."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from bridge.models.checkpoint import Policy
+from bridge.step.scoring import next_token_logprobs
+from bridge.step.weights import TrainablePolicy
+
+Score = Callable[[Tensor, Tensor, float], Tensor]
+"""Log-probs [rows, tokens] from input ids, targets and temperature."""
+
+
+class Reference:
+    """A second whole model.
+
+    Args:
+        policy: the model, on the device where it waits to be asked; taken over.
+        trained: the policy that it is compared with, and scored beside.
+    """
+
+    def __init__(self, policy: Policy, trained: TrainablePolicy) -> None:
+        self._model = policy.model
+        self._trained = trained
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[Score]:
+        """Inside, the model is on the device; yields what scores under it."""
+        home = self._model.device
+        self._model.to(self._trained.sampler.model.device)
+        yield partial(next_token_logprobs, self._model)
+        self._model.to(home)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Become the trained policy as it is now."""
+        with self._trained.whole_model():
+            trained = self._trained.sampler.model.parameters()
+            for new, old in zip(trained, self._model.parameters(), strict=True):
+                old.copy_(new)
+
+    def state(self) -> dict[str, Tensor]:
+        """All weights by name."""
+        return {name: p.detach() for name, p in self._model.named_parameters()}
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take back what :meth:`state` returned."""
+        for name, parameter in self._model.named_parameters():
+            parameter.copy_(weights[name])

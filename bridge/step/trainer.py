@@ -1,0 +1,409 @@
+"""Losses, counts, clipping and optimiser steps: what must be right for every method at once.
+
+The loss of a term is a sum of per-token weights that depend on global counts only, so it does not
+change with the micro-batch split, the order of rows or padding. The RL and the demonstration term
+are taken backward separately, each with its own counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bridge.engines.sharding.policy import ShardedPolicy, ShardedReference
+from bridge.methods.base import Method, Phase, Row, Term
+from bridge.step.batches import MicroBatch, StepBatch, empty_micro_batch, micro_batches
+from bridge.step.gradients import Gradient, combined, put_gradient
+from bridge.step.objectives.aggregation import LossAggMode, masked_sum, token_weights
+from bridge.step.objectives.kl import kl_per_token
+from bridge.step.objectives.likelihood import weighted_nll
+from bridge.step.objectives.policy_gradient import clipped_policy_loss
+from bridge.step.recomputing import recomputing
+from bridge.step.reference import Reference, Score
+from bridge.step.weights import ADAPTER, BASE, SHADOW, TrainablePolicy
+from bridge.store.schema import TrainingConfig
+
+TEACHER = "teacher"
+"""Stage of the updates that a method without an adapter makes to the base in the adapter's stead:
+like an adapter's they have an optimiser state of their own and no weight decay."""
+
+_GAP_ROWS = 8
+_SCORED_ROWS = 256
+"""Rows of a forward pass without gradient, where nothing is kept."""
+
+
+class DivergedError(RuntimeError):
+    """Training left the finite numbers; the run is recorded as ``diverged``."""
+
+
+@dataclass(frozen=True)
+class TermResult:
+    """Gradient of one loss term with what came along."""
+
+    gradient: Gradient
+    loss: float
+    logprobs: dict[int, Tensor]
+    """Detached log-probs [response tokens] by ``id`` of the row."""
+    clip_share: float = 0.0
+    """Share of the term's tokens whose ratio was clipped."""
+
+
+class Trainer:
+    """Gradients and updates of one policy.
+
+    Args:
+        policy: the weights.
+        method: gives the token weights of the demonstration term.
+        training: the shared knobs.
+        reference: policy of the KL term; needed where ``kl_coef`` > 0.
+    """
+
+    def __init__(
+        self,
+        policy: TrainablePolicy | ShardedPolicy,
+        method: Method,
+        training: TrainingConfig,
+        reference: Reference | ShardedReference | None = None,
+    ) -> None:
+        self.policy = policy
+        self.ranks = policy.ranks
+        self.method = method
+        self.training = training
+        self.reference = reference
+        self.optimizers: dict[str, torch.optim.AdamW] = {}
+        self.scalars: dict[str, float | None] = {}
+        self.tokens_trained = 0
+        """Tokens, prompt included, that went through a backward pass."""
+        self.tokens_scored = 0
+        """Tokens that went through a forward pass for the reference policy."""
+        self._taken: set[Term] = set()
+        """Terms of this step whose gradient has been taken."""
+        self._other: Gradient | None = None
+        """The gradient of the first of them, until the second's angle with it is known."""
+
+    def begin_step(self) -> None:
+        """Forget the scalars of the last step."""
+        self.scalars = {}
+        self._taken, self._other = set(), None
+
+    def log(self, **scalars: float | None) -> None:
+        """Add named numbers to the step's line in ``dynamics.jsonl``."""
+        self.scalars.update(scalars)
+
+    # -- gradients ------------------------------------------------------------------------------
+
+    def gradient(
+        self,
+        term: Term,
+        batch: StepBatch,
+        *,
+        old_logprobs: dict[int, Tensor] | None = None,
+        clip: bool = True,
+    ) -> TermResult:
+        """Gradient of one term of the loss at the current weights.
+
+        The first gradient of a term in a step is the one whose loss, norm, KL and distance to the
+        sampler are logged.
+
+        Args:
+            old_logprobs: behaviour log-probs by ``id`` of the row. None: the current policy is the
+                behaviour policy (one update per rollout batch), so the ratio is exactly 1.
+            clip: whether the ratio is clipped.
+
+        Raises:
+            DivergedError: the loss is not finite or beyond ``diverged_above_loss``.
+        """
+        config = self.training
+        first = term not in self._taken
+        logged = first and old_logprobs is None
+        rows = batch.rows_of(term)
+        if term == "rl" and config.kl_coef == 0.0:
+            # Rows without an advantage contribute nothing; they still count in the means.
+            rows = [row for row in rows if row.advantage != 0.0]
+        total_tokens, total_rows = batch.n_tokens(term), batch.n_rows(term)
+        # Rows of like length together: less padding, the same gradient.
+        rows.sort(key=lambda row: len(row.prompt_ids) + len(row.response_ids))
+        references = iter(self._reference_logprobs(rows) if term == "rl" else [])
+        loss_sum, clipped, kl_sum, own_logprobs = 0.0, 0.0, 0.0, []
+        with self._backward():
+            for micro in self._micro_batches(rows, term):
+                logprob = self._logprob(self.policy.score, micro, term)
+                if not micro.rows:
+                    next(references, None)
+                    self.policy.backward(0.0 * logprob.sum())
+                    continue
+                if term == "rl":
+                    per_token, n_clipped, kl = self._rl_loss(
+                        micro, logprob, old_logprobs, next(references, None), clip=clip
+                    )
+                    clipped += n_clipped
+                    kl_sum += kl
+                    mode: LossAggMode = config.loss_agg_mode
+                else:
+                    seen = MicroBatch(**{**micro.__dict__, "logprob": logprob.detach()})
+                    per_token = weighted_nll(logprob, self.method.token_weight(seen))
+                    mode = config.sft_loss_agg_mode
+                weights = token_weights(
+                    micro.mask,
+                    mode=mode,
+                    total_tokens=total_tokens,
+                    total_rows=total_rows,
+                    norm_length=config.max_response_tokens,
+                    dtype=logprob.dtype,
+                )
+                loss = masked_sum(per_token, weights)
+                loss_sum += loss.item()
+                self.policy.backward(loss)
+                own_logprobs += [logprob[i, m].detach() for i, m in enumerate(micro.mask)]
+        self.tokens_trained += _tokens(rows)
+        loss_sum, clipped, kl_sum = self.ranks.total(loss_sum, clipped, kl_sum)
+        pairs = zip(rows, self.ranks.join(own_logprobs), strict=True)
+        logprobs = {id(row): logprob for row, logprob in pairs}
+        if term == "rl" and logged:
+            self.log(sync_logprob_gap=_sync_gap(rows, logprobs))
+            if config.kl_coef > 0.0 and rows:
+                self.log(kl_sum=kl_sum)
+        if not math.isfinite(loss_sum) or abs(loss_sum) > config.diverged_above_loss:
+            raise DivergedError(f"the {term} loss is {loss_sum}")
+        gradient = Gradient(self.policy.take_gradient(), ranks=self.ranks)
+        if first:
+            self._taken.add(term)
+            self.log(**{f"{term}_loss": loss_sum, f"{term}_grad_norm": gradient.norm(BASE)})
+            if self._other is None:
+                self._other = gradient.only(BASE)
+            else:
+                self.log(grad_cosine=self._other.cosine(gradient, BASE))
+                self._other = None
+        return TermResult(gradient, loss_sum, logprobs, clipped / max(1, total_tokens))
+
+    @contextlib.contextmanager
+    def _backward(self) -> Iterator[None]:
+        """Inside, backward passes add to the policy's flat gradient."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.policy.collecting())
+            if self.training.activation_checkpointing:
+                stack.enter_context(recomputing(self.policy.sampler.model))
+            yield
+
+    def _rl_loss(
+        self,
+        micro: MicroBatch,
+        logprob: Tensor,
+        old_logprobs: dict[int, Tensor] | None,
+        reference: Tensor | None,
+        *,
+        clip: bool,
+    ) -> tuple[Tensor, float, float]:
+        """Per-token policy loss (plus KL) [rows, tokens], the number of clipped tokens and the sum
+        of the tokens' k1 estimates of the KL divergence."""
+        config = self.training
+        old = logprob.detach()
+        if old_logprobs is not None:
+            old = old.clone()
+            for i, row in enumerate(micro.rows):
+                old[i, micro.mask[i]] = old_logprobs[id(row)].to(old.device)
+        per_token, stats = clipped_policy_loss(
+            logprob,
+            old,
+            micro.advantage.to(logprob.dtype),
+            clip_low=config.clip_ratio_low if clip else None,
+            clip_high=config.clip_ratio_high if clip else None,
+        )
+        clipped = ((stats.clipped_low | stats.clipped_high) & micro.mask).sum().item()
+        kl_sum = 0.0
+        if reference is not None:
+            per_token = per_token + config.kl_coef * kl_per_token(
+                logprob, reference, config.kl_estimator
+            )
+            kl = kl_per_token(logprob.detach(), reference, "k1")
+            kl_sum = masked_sum(kl, micro.mask.float()).item()
+        return per_token, float(clipped), kl_sum
+
+    def _logprob(self, score: Score, micro: MicroBatch, term: Term) -> Tensor:
+        """Log-probs [rows, tokens] of the targets.
+
+        What was sampled is scored at the sampling temperature, what was demonstrated at
+        temperature 1: that is the distribution SFT fits.
+        """
+        temperature = self.training.temperature if term == "rl" else 1.0
+        return score(micro.input_ids, micro.targets, temperature)
+
+    def _micro_batches(
+        self, rows: list[Row], term: Term, *, size: int | None = None
+    ) -> list[MicroBatch]:
+        """This rank's share of the rows. Ranks whose share makes fewer micro-batches get empty ones
+        behind, for all have to make as many passes."""
+        pad, device = self.policy.sampler.pad_token_id, self.policy.sampler.model.device
+        own = list(
+            micro_batches(
+                self.ranks.share(rows),
+                term,
+                size=size or self.training.micro_batch_rows,
+                tokens=self.training.micro_batch_tokens,
+                pad_token_id=pad,
+                device=device,
+            )
+        )
+        missing = self.ranks.most(len(own)) - len(own)
+        return own + missing * [empty_micro_batch(pad, device)]
+
+    @torch.no_grad()
+    def _reference_logprobs(self, rows: list[Row]) -> list[Tensor]:
+        """Log-probs [rows, tokens] of each micro-batch under the reference; empty without KL term.
+
+        All are taken before the first backward pass, so that the reference and the activations of
+        the policy need not be on the device together.
+        """
+        if self.training.kl_coef == 0.0:
+            return []
+        assert self.reference is not None, "kl_coef > 0 needs a reference policy"
+        with self.reference.active() as score:
+            micros = self._micro_batches(rows, "rl")
+            logprobs = [self._logprob(score, micro, "rl") for micro in micros]
+        self.tokens_scored += _tokens(rows)
+        return logprobs
+
+    @contextlib.contextmanager
+    def shadow_active(self) -> Iterator[None]:
+        """Inside, gradients are taken at the shadow weights under the same adapter."""
+        with self.policy.shadow_active():
+            yield
+
+    @contextlib.contextmanager
+    def forked_shadow(
+        self, phase: Phase, *, rate: float = 1.0
+    ) -> Iterator[Callable[[Gradient], None]]:
+        """Inside, gradients are taken at a copy of the base weights that is freed at the end.
+
+        Yields:
+            The function that makes one AdamW step of the copy against a direction. Its optimiser
+            starts fresh and is forgotten with the copy: the first step is AdamW's bias-corrected
+            first step, the sign of the gradient times the rate up to epsilon.
+        """
+        with self.policy.forked_shadow():
+            optimizer = self._new_optimizer(BASE, phase)
+
+            def climb(direction: Gradient) -> None:
+                self._step(optimizer, BASE, direction, rate * self.learning_rate(phase), SHADOW)
+
+            yield climb
+
+    @torch.no_grad()
+    def demonstration_loss(self, rows: list[Row]) -> float:
+        """Mean negative log-likelihood per response token, in nats.
+
+        Raises:
+            DivergedError: it is not finite.
+        """
+        total = 0.0
+        for micro in self._micro_batches(rows, "demonstration", size=_SCORED_ROWS):
+            logprob = self._logprob(self.policy.score, micro, "demonstration")
+            total -= masked_sum(logprob, micro.mask.float()).item()
+        (total,) = self.ranks.total(total)
+        if not math.isfinite(total):
+            raise DivergedError(f"the loss on the probe's demonstrations is {total}")
+        return total / sum(len(row.response_ids) for row in rows)
+
+    combined = staticmethod(combined)
+
+    # -- updates --------------------------------------------------------------------------------
+
+    def descend(self, group: str, direction: Gradient, phase: Phase, *, rate: float = 1.0) -> None:
+        """One AdamW step of a group against a direction.
+
+        Args:
+            group: ``base``, ``adapter`` or ``shadow``. The shadow has the base's shape and takes
+                the base part of the direction.
+            direction: its memory is used up where it is ``spare``.
+            rate: factor on the phase's learning rate.
+
+        Raises:
+            DivergedError: the gradient or the updated weights are not finite.
+        """
+        optimizer = self.optimizer(group, phase)
+        name = TEACHER if phase.stage == TEACHER else group
+        norm = self._step(optimizer, group, direction, rate * self.learning_rate(phase), name)
+        self.log(**{"grad_norm" if name == BASE else f"{name}_grad_norm": norm})
+
+    def _step(
+        self,
+        optimizer: torch.optim.Optimizer,
+        group: str,
+        direction: Gradient,
+        learning_rate: float,
+        name: str,
+    ) -> float:
+        """Clip, make an optimiser step and return the norm before clipping."""
+        parameters = self.policy.parameters[group]
+        flat = direction.flat[ADAPTER if group == ADAPTER else BASE]
+        norm = self.ranks.norm(flat)
+        if not math.isfinite(norm):
+            raise DivergedError(f"the gradient norm of the {name} weights is {norm}")
+        if norm > self.training.max_grad_norm:
+            factor = self.training.max_grad_norm / norm
+            flat = flat.mul_(factor) if direction.spare else flat * factor
+        put_gradient(parameters, flat)
+        for settings in optimizer.param_groups:
+            settings["lr"] = learning_rate
+        optimizer.step()
+        self.policy.changed()
+        for parameter in parameters:
+            parameter.grad = None
+        broken = not all(bool(torch.isfinite(p).all()) for p in parameters)
+        if self.ranks.most(int(broken)):
+            raise DivergedError(f"the {name} weights are no longer finite after an update")
+        return norm
+
+    def learning_rate(self, phase: Phase) -> float:
+        """``lr_sft`` for pure SFT steps, ``lr_rl`` for RL and joint steps."""
+        return self.training.lr_sft if phase.kind == "sft" else self.training.lr_rl
+
+    def optimizer(self, group: str, phase: Phase) -> torch.optim.AdamW:
+        """The optimiser of a group for a (stage, kind); made at first use."""
+        name = f"{group}/{phase.stage}/{phase.kind}"
+        if name not in self.optimizers:
+            ended = [n for n in self.optimizers if _of_an_ended_stage(n, group, phase)]
+            for old in ended:
+                del self.optimizers[old]
+            self.optimizers[name] = self._new_optimizer(group, phase)
+        return self.optimizers[name]
+
+    def _new_optimizer(self, group: str, phase: Phase) -> torch.optim.AdamW:
+        config = self.training
+        return torch.optim.AdamW(
+            self.policy.parameters[group],
+            lr=self.learning_rate(phase),
+            betas=(config.adam_beta1, config.adam_beta2),
+            # On a GPU the default makes several copies of all weights at once.
+            fused=True if self.policy.sampler.model.device.type == "cuda" else None,
+            # Decay would pull the adapter towards zero, i.e. towards no teacher.
+            weight_decay=0.0 if group == ADAPTER or phase.stage == TEACHER else config.weight_decay,
+        )
+
+
+def _of_an_ended_stage(name: str, group: str, phase: Phase) -> bool:
+    """Whether an optimiser belongs to a stage of the same group that this phase has come after."""
+    of_group, stage, _ = name.split("/")
+    return of_group == group and stage != phase.stage and TEACHER not in (stage, phase.stage)
+
+
+def _tokens(rows: Sequence[Row]) -> int:
+    return sum(len(row.prompt_ids) + len(row.response_ids) for row in rows)
+
+
+def _sync_gap(rows: list[Row], logprobs: dict[int, Tensor]) -> float | None:
+    """Mean |sampler's - trainer's log-prob| in nats over some of the sampled tokens.
+
+    It is the rounding between the two forward passes, unless the sampler had other weights.
+    """
+    gaps = [
+        float((torch.tensor(row.sampled_logprobs) - logprobs[id(row)].cpu()).abs().mean())
+        for row in rows[:_GAP_ROWS]
+        if row.kind == "rollout"
+    ]
+    return sum(gaps) / len(gaps) if gaps else None

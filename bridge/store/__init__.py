@@ -1,0 +1,1 @@
+"""Ground floor: closed schemas, records on disk, seeds."""

@@ -1,1 +1,0 @@
-"""Protocols that measure SFT and RL instead of adding a loss."""

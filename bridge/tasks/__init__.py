@@ -1,0 +1,1 @@
+"""Datasets and benchmarks, one family per file; see :mod:`bridge.tasks.base`."""

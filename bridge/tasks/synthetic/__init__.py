@@ -1,0 +1,1 @@
+"""Helpers of the data sets that are generated from a seed."""

@@ -1,0 +1,1 @@
+"""Protocols that use the harness; it does not know them."""

@@ -1,0 +1,1 @@
+"""Can SFT and RL be decoupled? docs/studies/coupling.md"""

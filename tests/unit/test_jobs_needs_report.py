@@ -1,0 +1,99 @@
+"""What ``bridge doctor`` says of a suite's memory, and what is refused before it is queued."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridge.jobs.needs import predict
+from bridge.jobs.needs.devices import device
+from bridge.jobs.needs.report import kinds_of_runs, prediction_text, refusals
+from bridge.plan.grid import Plan, load_plan
+
+
+@pytest.fixture(scope="module")
+def paper(root: Path) -> Plan:
+    return load_plan("paper", root=root)
+
+
+def test_the_table_has_each_kind_of_run_once_with_its_peak(paper: Plan) -> None:
+    text = prediction_text(paper, device("h200"))
+    for name, specs in kinds_of_runs(paper).items():
+        assert len(specs) == 3
+        (line,) = (row for row in text.splitlines() if row.startswith(f"{name} "))
+        peak = predict(specs[0], device("h200")).memory_gib["total"]
+        assert float(line.removeprefix(name).split()[0]) == pytest.approx(peak, abs=0.05)
+        assert line.endswith(" x 3")
+    assert re.search(r"all 153 runs: \d+ device-hours of h200", text)
+
+
+def test_without_a_device_there_are_no_hours(paper: Plan) -> None:
+    text = prediction_text(paper, None)
+    assert "no device named" in text and "device-hours" not in text
+
+
+def test_a_refusal_names_the_run_its_need_and_a_remedy(paper: Plan) -> None:
+    said = {s.split(" ")[0]: s for s in refusals(paper, device("h100-80gb"))}
+    assert "qwen2.5-3b/limr/bridge" not in said
+    sentence = said["qwen3-8b-base/math8k/bridge"]
+    assert "GiB in its update (" in sentence and "but h100-80gb gives 75.6 GiB" in sentence
+    assert sentence.endswith("take a larger device or several of them.")
+    assert all("\n" not in s for s in said.values())
+
+
+def test_the_remedy_is_a_setting_with_which_it_fits(root: Path) -> None:
+    greedy = {"training": {"activation_checkpointing": False, "micro_batch_tokens": 65536}}
+    plan = load_plan("paper", root=root, overrides=greedy)
+    small = device("h100-80gb")
+    (sentence,) = (s for s in refusals(plan, small) if s.startswith("qwen2.5-3b/limr/rl_zero "))
+    assert sentence.endswith("it fits with training: {activation_checkpointing: true}.")
+    cured = {"training": {"activation_checkpointing": True, "micro_batch_tokens": 65536}}
+    plan = load_plan("paper", root=root, overrides=cured)
+    assert predict(plan.run("qwen2.5-3b", "limr", "rl_zero", 0), small).fits(small)
+
+
+def test_the_suite_for_one_gpu_fits_a_card_of_24_gb(root: Path) -> None:
+    plan = load_plan("single_gpu", root=root)
+    assert not list(refusals(plan, device("rtx-4090")))
+
+
+def bridge(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.run(
+        [sys.executable, "-m", "bridge", *arguments],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_doctor_prints_the_table_and_fails_where_something_does_not_fit(root: Path) -> None:
+    done = bridge(root, "doctor", "--suite", "single_gpu", "--device", "rtx-4090")
+    assert done.returncode == 0, done.stderr
+    assert "qwen3-0.6b/math/bridge " in done.stdout and done.stderr == ""
+    done = bridge(root, "doctor", "--suite", "paper", "--device", "l4")
+    assert done.returncode == 2
+    assert done.stderr.count("bridge: ") == len(done.stderr.splitlines()) > 40
+    done = bridge(root, "doctor", "--suite", "paper", "--device", "l5")
+    assert done.returncode == 2 and "unknown device 'l5'; did you mean 'l4'?" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_plan_that_cannot_fit_the_named_device_is_refused_before_any_job(root: Path) -> None:
+    done = subprocess.run(
+        ["snakemake", "-n", "--quiet", "--config", "suite=paper", "device=l4"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "bridge: qwen2.5-3b/limr/sft needs" in done.stderr
+    assert "Traceback" not in done.stderr

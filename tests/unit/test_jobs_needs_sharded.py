@@ -1,0 +1,62 @@
+"""What one of several ranks needs, by the same names as one process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.jobs.needs import Prediction, predict
+from bridge.plan.grid import RunSpec, load_plan
+from bridge.store.schema import ShardingConfig
+
+
+@pytest.fixture(scope="module")
+def spec(root: Path) -> RunSpec:
+    plan = load_plan("paper", root=root)
+    found = next(s for s in plan.runs if (s.model, s.label) == ("qwen3-8b-base", "bridge"))
+    changes = {"engine": "native", "cpu_offload": False, "precision": "bfloat16"}
+    return replace(found, training=found.training.model_copy(update=changes))
+
+
+def predicted(spec: RunSpec, **sharding: Any) -> Prediction:
+    chosen = ShardingConfig(**sharding)
+    training = spec.training.model_copy(update={"sharding": chosen})
+    return predict(replace(spec, training=training))
+
+
+def test_what_is_spread_is_divided(spec: RunSpec) -> None:
+    alone, four = predicted(spec), predicted(spec, stage="zero3", ranks=4)
+    for name in ("optimizer", "shadow", "reference"):
+        assert four.update_gib[name] == pytest.approx(alone.update_gib[name] / 4)
+    assert four.update_gib["weights"] == pytest.approx(alone.update_gib["weights"] / 4)
+    # Answers are drawn from the whole model, a quarter of them on each rank.
+    assert four.rollout_gib["weights"] == pytest.approx(alone.rollout_gib["weights"])
+    assert four.rollout_gib["kv_cache"] == pytest.approx(alone.rollout_gib["kv_cache"] / 4)
+    assert four.update_gib["activations"] == alone.update_gib["activations"]
+
+
+def test_each_step_of_spreading_saves_memory_of_the_device(spec: RunSpec) -> None:
+    totals = [
+        predicted(spec, **sharding).update_gib["total"]
+        for sharding in (
+            {},
+            {"stage": "zero2", "ranks": 4},
+            {"stage": "zero3", "ranks": 4},
+            {"stage": "zero3", "ranks": 8},
+            {"stage": "zero3", "ranks": 8, "offload_optimizer": True},
+        )
+    ]
+    assert totals == sorted(totals, reverse=True)
+    assert len(set(totals)) == len(totals)
+
+
+def test_what_leaves_the_device_is_in_the_host(spec: RunSpec) -> None:
+    here, away = (
+        predicted(spec, stage="zero3", ranks=4, offload_optimizer=offload)
+        for offload in (False, True)
+    )
+    assert {"optimizer", "master", "shadow"} <= here.update_gib.keys() - away.update_gib.keys()
+    assert away.host_gib > here.host_gib
