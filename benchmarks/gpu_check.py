@@ -25,11 +25,13 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from bridge.jobs.needs import predict
 from bridge.jobs.needs.shapes import Shape
 from bridge.machine.telemetry import device_name, versions
+from bridge.methods.registry import load_method
 from bridge.models.tiny import build_tokenizer, save_base
-from bridge.plan.grid import RunSpec, load_family, load_method
+from bridge.plan.grid import RunSpec
 from bridge.store.records import read_json, read_jsonl, write_json
 from bridge.store.schema import EvaluationConfig, LocalModel, TrainingConfig
 from bridge.tasks.base import SyntheticFamily
+from bridge.tasks.registry import load_family
 
 TINY: dict[str, Any] = {
     "hidden_size": 64,

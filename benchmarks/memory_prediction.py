@@ -33,8 +33,9 @@ from bridge.jobs.needs.memory import GIB
 from bridge.jobs.needs.rows import rows_of
 from bridge.jobs.needs.shapes import shape_of
 from bridge.methods.base import Row
+from bridge.methods.registry import load_method
 from bridge.models.checkpoint import Policy, cast_weights
-from bridge.plan.grid import RunSpec, load_method
+from bridge.plan.grid import RunSpec
 from bridge.step.batches import StepBatch
 from bridge.step.reference import Reference
 from bridge.step.trainer import Trainer

@@ -34,7 +34,8 @@ from bridge.plan.fingerprint import (
     study_fingerprint,
     train_fingerprint,
 )
-from bridge.plan.grid import load_method, load_plan
+from bridge.methods.registry import load_method
+from bridge.plan.grid import load_plan
 from bridge.jobs.needs.devices import device
 from bridge.jobs.needs.report import refusals
 from bridge.jobs.needs.requests import request_of

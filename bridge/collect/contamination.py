@@ -22,10 +22,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from bridge.plan.grid import Plan, load_family
+from bridge.plan.grid import Plan
 from bridge.store.records import canonical_json
 from bridge.tasks.base import Problem
 from bridge.tasks.real.prompts import posed
+from bridge.tasks.registry import load_family
 
 N = 8
 _TOKEN = re.compile(r"\w+|[^\w\s]")

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bridge.plan.grid import RunSpec, load_family
+from bridge.plan.grid import RunSpec
 from bridge.store.records import (
     RESULTS,
     RecordError,
@@ -36,6 +36,7 @@ from bridge.store.shapes import (
     read_rows,
 )
 from bridge.tasks.base import Problem
+from bridge.tasks.registry import load_family
 
 KEY = ("suite", "model", "dataset", "method", "seed")
 TABLES = ("runs", "scores", "dynamics", "costs", "answers")

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bridge.grading import GradeItem, GraderPool
-from bridge.plan.grid import load_family
 from bridge.store.records import canonical_json
 from bridge.store.schema import validate
 from bridge.tasks.base import ProblemError, check_problems
+from bridge.tasks.registry import load_family
 
 if TYPE_CHECKING:
     from datasets import Dataset

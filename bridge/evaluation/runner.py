@@ -17,7 +17,7 @@ from typing import Any
 from bridge.evaluation import EvaluationError, scores
 from bridge.grading import GraderError, GraderLimits, GraderPool
 from bridge.machine.requeue import patience_s
-from bridge.plan.grid import RunSpec, load_family
+from bridge.plan.grid import RunSpec
 from bridge.store.records import (
     RunFolder,
     Status,
@@ -30,6 +30,7 @@ from bridge.store.records import (
 from bridge.store.schema import EvaluationConfig
 from bridge.store.seeds import derive_seed
 from bridge.store.shapes import Done, read_record
+from bridge.tasks.registry import load_family
 
 log = logging.getLogger(__name__)
 

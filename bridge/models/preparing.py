@@ -13,11 +13,11 @@ from typing import cast
 import torch
 
 from bridge.models.tiny import build_model, build_tokenizer, pretrain, save_base
-from bridge.plan.grid import load_family
 from bridge.store.records import content_hash, folder_hash, write_json
 from bridge.store.schema import TinyModel
 from bridge.store.seeds import derive_seed
 from bridge.tasks.base import SyntheticFamily
+from bridge.tasks.registry import load_family
 
 
 def prepare_base(name: str, model: TinyModel, folder: Path, threads: int) -> None:

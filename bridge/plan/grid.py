@@ -7,19 +7,14 @@ torch, so ``snakemake -n`` works on a bare machine.
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import pkgutil
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-import bridge.methods
-import bridge.tasks
-from bridge.methods.base import Method
+from bridge.methods.registry import load_method, method_names
+from bridge.store.plugins import check_known
 from bridge.store.records import RunFolder, content_hash, run_folder
 from bridge.store.schema import (
     ConfigError,
@@ -33,7 +28,7 @@ from bridge.store.schema import (
     merge,
     validate,
 )
-from bridge.tasks.base import Family
+from bridge.tasks.registry import family_names, load_family
 
 
 @dataclass(frozen=True)
@@ -141,36 +136,6 @@ class Plan:
         }
 
 
-def method_names() -> tuple[str, ...]:
-    """Names of the method files."""
-    return _files(bridge.methods.__path__)
-
-
-def family_names() -> tuple[str, ...]:
-    """Names of the problem-family files."""
-    # Told from the text: a family that is not asked for may import what is not installed here.
-    folder = Path(bridge.tasks.__path__[0])
-    return tuple(
-        n
-        for n in _files(bridge.tasks.__path__)
-        if re.search(r"^FAMILY\b", (folder / f"{n}.py").read_text(encoding="utf-8"), re.MULTILINE)
-    )
-
-
-def load_method(name: str) -> type[Method]:
-    """Return the class ``METHOD`` of a method file."""
-    _known("method", name, method_names())
-    method: type[Method] = importlib.import_module(f"bridge.methods.{name}").METHOD
-    return method
-
-
-def load_family(name: str) -> Family:
-    """Return the object ``FAMILY`` of a problem-family file."""
-    _known("problem family", name, family_names())
-    family: Family = importlib.import_module(f"bridge.tasks.{name}").FAMILY
-    return family
-
-
 def load_plan(name: str, *, root: Path, overrides: dict[str, Any] | None = None) -> Plan:
     """Read ``suites/<name>.yaml`` below ``root``, check all of it and expand its grid.
 
@@ -187,12 +152,12 @@ def _expand(name: str, suite: Suite, path: Path) -> tuple[RunSpec, ...]:
     for benchmark in suite.train_on_benchmarks:
         families = {config.family for config in suite.datasets.values()}
         known = [name for family in families for name in load_family(family).benchmark_names()]
-        _known("benchmark", benchmark, known, f"{path}: train_on_benchmarks: ")
+        check_known("benchmark", benchmark, known, f"{path}: train_on_benchmarks: ")
     for i, block in enumerate(suite.grid):
         for model in block.models:
-            _known("model", model, suite.models, f"{path}: grid.{i}.models: ")
+            check_known("model", model, suite.models, f"{path}: grid.{i}.models: ")
             for dataset in block.datasets:
-                _known("dataset", dataset, suite.datasets, f"{path}: grid.{i}.datasets: ")
+                check_known("dataset", dataset, suite.datasets, f"{path}: grid.{i}.datasets: ")
                 for label in block.methods:
                     for seed in block.seeds:
                         key = (model, dataset, label, seed)
@@ -210,7 +175,7 @@ def _spec(
 ) -> RunSpec:
     row = suite.methods.get(label, MethodConfig())
     method_name = row.method or label
-    _known("method", method_name, method_names(), f"{path}: methods.{label}: ")
+    check_known("method", method_name, method_names(), f"{path}: methods.{label}: ")
     training_raw = suite.training.model_dump()
     unknown_prefix = f"methods.{label}.training"
     merge(training_raw, row.training)
@@ -219,7 +184,9 @@ def _spec(
         load_method(method_name).Options, row.options, path, f"methods.{label}.options"
     )
     family_name = suite.datasets[dataset].family
-    _known("problem family", family_name, family_names(), f"{path}: datasets.{dataset}.family: ")
+    check_known(
+        "problem family", family_name, family_names(), f"{path}: datasets.{dataset}.family: "
+    )
     family_options: BaseModel = validate(
         load_family(family_name).Options,
         suite.datasets[dataset].options,
@@ -229,7 +196,9 @@ def _spec(
     base = suite.models[model]
     if isinstance(base, TinyModel):
         for taught in base.families:
-            _known("problem family", taught, family_names(), f"{path}: models.{model}.families: ")
+            check_known(
+                "problem family", taught, family_names(), f"{path}: models.{model}.families: "
+            )
         if family_name not in base.families:
             raise ConfigError(
                 f"{path}: grid: {model} is trained on '{dataset}' but its pre-training does not "
@@ -252,18 +221,3 @@ def _spec(
         evaluation=suite.evaluation,
         train_on_benchmarks=suite.train_on_benchmarks,
     )
-
-
-def _files(package_path: Any) -> tuple[str, ...]:
-    return tuple(
-        sorted(
-            m.name for m in pkgutil.iter_modules(package_path) if m.name not in ("base", "habits")
-        )
-    )
-
-
-def _known(what: str, name: str, valid: Any, where: str = "") -> None:
-    if name not in valid:
-        near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(valid))}."
-        raise ConfigError(f"{where}unknown {what} '{name}'; {hint}")

@@ -35,6 +35,7 @@ from bridge.machine.telemetry import (
     versions,
 )
 from bridge.methods.base import Method
+from bridge.methods.registry import load_method
 from bridge.models.checkpoint import (
     Policy,
     cast_weights,
@@ -43,7 +44,7 @@ from bridge.models.checkpoint import (
     weights_hash,
 )
 from bridge.models.hub_model import prepare_hub_model
-from bridge.plan.grid import RunSpec, load_family, load_method
+from bridge.plan.grid import RunSpec
 from bridge.run.experience import Collector
 from bridge.run.probes import Probes
 from bridge.run.recorder import recording
@@ -70,6 +71,7 @@ from bridge.store.records import (
 )
 from bridge.store.schema import HubModel, LocalModel, TrainingConfig
 from bridge.tasks.base import Dataset, check_disjoint, check_problems
+from bridge.tasks.registry import load_family
 
 
 def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALONE) -> Status:

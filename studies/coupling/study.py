@@ -11,10 +11,11 @@ import numpy as np
 from bridge.grading import GradeItem
 from bridge.grading.pool import GraderPool
 from bridge.models.checkpoint import Policy
-from bridge.plan.grid import Plan, RunSpec, load_family
+from bridge.plan.grid import Plan, RunSpec
 from bridge.store.records import base_folder, read_json, suite_folder
 from bridge.store.schema import ConfigError, LocalModel, StudyConfig
 from bridge.tasks.base import Dataset, Problem
+from bridge.tasks.registry import load_family
 from studies.coupling.arms import Arm, CouplingError, target_name
 from studies.coupling.measuring import Answers, policy_path, sample
 from studies.coupling.tabular import Array

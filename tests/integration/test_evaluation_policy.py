@@ -24,7 +24,7 @@ from bridge.evaluation.model import Policy
 from bridge.evaluation.runner import evaluate_run
 from bridge.models.checkpoint import load_policy, load_tokenizer
 from bridge.models.tiny import build_model, build_tokenizer, pretrain, save_base
-from bridge.plan.grid import load_family
+from bridge.tasks.registry import load_family
 from tests.fixtures.evaluation import finish, make_spec, read_rows
 
 CONTEXT = 128

@@ -17,8 +17,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from bridge.methods.registry import method_names
 from bridge.models.checkpoint import writing_tensors
-from bridge.plan.grid import RunSpec, method_names
+from bridge.plan.grid import RunSpec
 from bridge.run import checkpoints, session
 from bridge.run import run as run_module
 from bridge.run.checkpoints import load_checkpoint, save_checkpoint

@@ -17,13 +17,14 @@ from bridge.engines.vllm import VllmEngine
 from bridge.evaluation.runner import evaluate_run
 from bridge.models.checkpoint import Policy, load_policy
 from bridge.models.tiny import build_model, build_tokenizer, save_base
-from bridge.plan.grid import RunSpec, load_family
+from bridge.plan.grid import RunSpec
 from bridge.run.loop import Run, train_run
 from bridge.step.rollouts import Completion, Prompt
 from bridge.step.sampler import NativeEngine
 from bridge.step.weights import ADAPTER, TrainablePolicy
 from bridge.store.records import RecordError, RunFolder
 from bridge.store.seeds import derive_seed
+from bridge.tasks.registry import load_family
 from tests.fixtures.evaluation import finish
 from tests.fixtures.evaluation import make_spec as make_evaluation_spec
 from tests.fixtures.tiny_run import make_base, make_spec, read_lines

@@ -16,8 +16,9 @@ import pytest
 from bridge.analysis.numbers.frames import COLUMNS, load_tidy
 from bridge.analysis.report.building import build_tables
 from bridge.collect import collecting
-from bridge.plan.grid import Plan, RunSpec, load_family, load_plan
+from bridge.plan.grid import Plan, RunSpec, load_plan
 from bridge.store.records import RecordError, jsonl, read_json, read_jsonl, write_json, write_text
+from bridge.tasks.registry import load_family
 from tests.fixtures.run_folders import (
     write_collapse,
     write_divergence,

@@ -21,8 +21,9 @@ from bridge.evaluation.answers import TASKS
 from bridge.evaluation.model import Generated
 from bridge.evaluation.runner import evaluate_run
 from bridge.evaluation.scores import check_graded
-from bridge.plan.grid import RunSpec, load_family
+from bridge.plan.grid import RunSpec
 from bridge.store.records import RecordError, exclusive
+from bridge.tasks.registry import load_family
 from tests.fixtures.evaluation import finish, make_spec, read_rows
 
 Reply = Callable[[str, str, int], tuple[str, bool]]

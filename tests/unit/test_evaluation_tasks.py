@@ -9,8 +9,8 @@ from lm_eval.tasks import TaskManager
 
 from bridge.evaluation import EvaluationError, questions
 from bridge.evaluation.answers import TASKS, load_tasks
-from bridge.plan.grid import load_family
 from bridge.store.schema import ConfigError
+from bridge.tasks.registry import load_family
 from tests.fixtures.evaluation import make_spec
 
 FAMILIES = ("chains", "equations")

@@ -84,7 +84,7 @@ def test_weights_are_those_of_the_real_architecture(
 
 def test_a_tiny_model_has_the_vocabulary_of_its_families(root: Path) -> None:
     from bridge.models.tiny import build_model, build_tokenizer
-    from bridge.plan.grid import load_family
+    from bridge.tasks.registry import load_family
 
     plan = load_plan("laptop", root=root)
     for model in plan.tiny_models.values():

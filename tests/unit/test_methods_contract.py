@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bridge.methods.base import Group, Method, Phase, Row, StepStats
-from bridge.plan.grid import load_method, method_names
+from bridge.methods.registry import load_method, method_names
 from bridge.run import run as run_module
 from bridge.run import session as session_module
 from bridge.run.loop import train_run

@@ -13,15 +13,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from bridge.plan.grid import (
-    Plan,
-    RunSpec,
-    family_names,
-    load_family,
-    load_method,
-    load_plan,
-    method_names,
-)
+from bridge.methods.registry import load_method, method_names
+from bridge.plan.grid import Plan, RunSpec, load_plan
 from bridge.store.records import content_hash
 from bridge.store.schema import (
     ConfigError,
@@ -31,6 +24,7 @@ from bridge.store.schema import (
     TinyModel,
     TrainingConfig,
 )
+from bridge.tasks.registry import family_names, load_family
 from tests.fixtures.tiny_run import make_options
 
 SUITES = ("smoke", "laptop")

@@ -15,7 +15,7 @@ import torch
 from bridge.machine.telemetry import Stopwatch
 from bridge.methods.base import Request
 from bridge.models.checkpoint import CheckpointError, load_policy, weights_hash
-from bridge.plan.grid import RunSpec, load_family
+from bridge.plan.grid import RunSpec
 from bridge.run import run as run_module
 from bridge.run.experience import Collector
 from bridge.run.loop import Run, train_run
@@ -25,6 +25,7 @@ from bridge.step.sampler import NativeEngine
 from bridge.store.records import RecordError, RunFolder, folder_hash
 from bridge.store.seeds import derive_seed
 from bridge.tasks.base import Dataset, Problem, ProblemError
+from bridge.tasks.registry import load_family
 from tests.fixtures.tiny_run import (
     DATASET,
     PROBLEM,

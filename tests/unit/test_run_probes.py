@@ -14,7 +14,7 @@ from bridge.grading.lenient import last_number_is
 from bridge.grading.verdicts import GradeItem
 from bridge.machine.telemetry import Stopwatch
 from bridge.models.checkpoint import Policy
-from bridge.plan.grid import RunSpec, load_family
+from bridge.plan.grid import RunSpec
 from bridge.run.experience import Collector
 from bridge.run.loop import train_run
 from bridge.run.probes import Probes
@@ -25,6 +25,7 @@ from bridge.step.weights import TrainablePolicy
 from bridge.store.schema import TrainingConfig
 from bridge.store.seeds import derive_seed
 from bridge.tasks.base import Dataset
+from bridge.tasks.registry import load_family
 from tests.fixtures.tiny_run import (
     DATASET,
     TextGrader,

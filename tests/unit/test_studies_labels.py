@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from bridge.grading.extraction import last_boxed
-from bridge.plan.grid import load_family
 from bridge.tasks.base import Dataset, Problem
+from bridge.tasks.registry import load_family
 
 SIZES = {"train_size": 600, "validation_size": 200, "demonstrations": 400}
 

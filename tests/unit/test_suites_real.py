@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge.plan.grid import Plan, load_family, load_plan
+from bridge.plan.grid import Plan, load_plan
 from bridge.store.schema import HubModel
+from bridge.tasks.registry import load_family
 
 PAPER_ROWS = {
     *("base", "sft", "rl_zero", "cold_start", "alternating", "mixing", "bridge"),

@@ -14,7 +14,6 @@ import pytest
 from bridge.grading.extraction import last_boxed
 from bridge.grading.verdicts import integer_verdict
 from bridge.models.tiny import build_tokenizer
-from bridge.plan.grid import family_names, load_family
 from bridge.tasks.base import (
     Problem,
     ProblemError,
@@ -22,6 +21,7 @@ from bridge.tasks.base import (
     check_problems,
 )
 from bridge.tasks.equations import _draw as draw_equation
+from bridge.tasks.registry import family_names, load_family
 from bridge.tasks.synthetic.habits import exact, slipping
 from bridge.tasks.synthetic.splits import split_of
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from bridge.plan.grid import load_family
 from bridge.tasks.base import check_disjoint, check_problems
 from bridge.tasks.real.family import TWINS
 from bridge.tasks.real.repairs import repaired
 from bridge.tasks.real.sources import DataOptions, load_set, manifest
+from bridge.tasks.registry import load_family
 from tests.fixtures.real_data import data_root
 
 pytestmark = pytest.mark.data

@@ -9,7 +9,8 @@ from bridge.jobs.needs.hours import hours_of
 from bridge.jobs.needs.memory import RUNTIME_GIB, Memory, memory_of
 from bridge.jobs.needs.shapes import shape_of
 from bridge.jobs.needs.sharded import per_rank
-from bridge.plan.grid import RunSpec, load_method
+from bridge.methods.registry import load_method
+from bridge.plan.grid import RunSpec
 
 USABLE = 0.95
 """Share of a device's memory that can be filled: the rest is lost between blocks."""

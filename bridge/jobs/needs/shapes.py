@@ -9,7 +9,6 @@ from typing import Any, Literal, cast
 
 from pydantic import Field
 
-from bridge.plan.grid import load_family
 from bridge.store.schema import (
     Closed,
     ConfigError,
@@ -20,6 +19,7 @@ from bridge.store.schema import (
     validate,
 )
 from bridge.tasks.base import SyntheticFamily
+from bridge.tasks.registry import load_family
 
 _TABLE = Path(__file__).with_name("shapes.yaml")
 _SPECIAL_TOKENS = 5
