@@ -29,7 +29,7 @@ from bridge.methods.registry import load_method
 from bridge.models.tiny import build_tokenizer, save_base
 from bridge.plan.grid import RunSpec
 from bridge.store.records import read_json, read_jsonl, write_json
-from bridge.store.schema import EvaluationConfig, LocalModel, TrainingConfig
+from bridge.store.settings import EvaluationConfig, LocalModel, TrainingConfig
 from bridge.tasks.base import SyntheticFamily
 from bridge.tasks.registry import load_family
 

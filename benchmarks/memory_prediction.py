@@ -40,7 +40,7 @@ from bridge.step.batches import StepBatch
 from bridge.step.reference import Reference
 from bridge.step.trainer import Trainer
 from bridge.step.weights import TrainablePolicy
-from bridge.store.schema import EvaluationConfig, LocalModel, TrainingConfig
+from bridge.store.settings import EvaluationConfig, LocalModel, TrainingConfig
 from bridge.tasks.base import Problem
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -18,15 +18,8 @@ for variable in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
     os.environ.setdefault(variable, str(2**32))
 
 from bridge.analysis.figures.captions import CAPTIONS
-from bridge.store.schema import (
-    ConfigError,
-    UserConfig,
-    load_user_config,
-    merge,
-    read_yaml,
-    typed,
-    validate,
-)
+from bridge.store.schema import ConfigError, merge, read_yaml, typed, validate
+from bridge.plan.config import UserConfig, load_user_config
 from bridge.plan.fingerprint import (
     evaluate_fingerprint,
     prepare_fingerprint,

@@ -17,7 +17,7 @@ from bridge.evaluation import EvaluationError
 from bridge.evaluation.model import Generated
 from bridge.grading import GradeItem, GraderPool
 from bridge.store.records import content_hash
-from bridge.store.schema import EvaluationConfig
+from bridge.store.settings import EvaluationConfig
 
 TASKS = Path(__file__).with_name("tasks")
 GREEDY = -1

@@ -27,8 +27,8 @@ from bridge.store.records import (
     write_text,
     writing,
 )
-from bridge.store.schema import EvaluationConfig
 from bridge.store.seeds import derive_seed
+from bridge.store.settings import EvaluationConfig
 from bridge.store.shapes import Done, read_record
 from bridge.tasks.registry import load_family
 

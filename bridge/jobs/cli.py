@@ -36,8 +36,8 @@ from bridge.jobs.run_jobs import (
     train,
 )
 from bridge.machine.interruption import EXIT_INTERRUPTED, Interrupted
+from bridge.plan.config import load_user_config
 from bridge.store.records import suite_folder
-from bridge.store.schema import load_user_config
 
 
 def main(arguments: list[str] | None = None) -> None:

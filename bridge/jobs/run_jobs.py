@@ -22,6 +22,7 @@ from bridge.engines.sharding.launching import is_rank, launch, reporting
 from bridge.jobs.memory_errors import memory_explained
 from bridge.machine.interruption import Interrupted, catch_signals, requested
 from bridge.machine.requeue import requeue_job
+from bridge.plan.config import load_user_config
 from bridge.plan.grid import Plan, RunSpec, load_plan
 from bridge.store.records import (
     RESULTS,
@@ -35,7 +36,7 @@ from bridge.store.records import (
     write_json,
     writing,
 )
-from bridge.store.schema import ConfigError, load_user_config
+from bridge.store.schema import ConfigError
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",

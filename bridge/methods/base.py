@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from bridge.step.objectives.advantages import group_advantages
-from bridge.store.schema import Closed, ConfigError, TrainingConfig
+from bridge.store.schema import Closed, ConfigError
+from bridge.store.settings import TrainingConfig
 from bridge.tasks.base import Problem
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from bridge.methods.base import Adapter, Method, Phase, StepKind, Term, refuse
-from bridge.store.schema import Closed, TrainingConfig
+from bridge.store.schema import Closed
+from bridge.store.settings import TrainingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from bridge.methods.base import Method, Phase, refuse
-from bridge.store.schema import Closed, TrainingConfig
+from bridge.store.schema import Closed
+from bridge.store.settings import TrainingConfig
 
 if TYPE_CHECKING:
     from bridge.step.batches import StepBatch

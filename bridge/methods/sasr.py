@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from bridge.methods.base import Method, Phase, refuse
-from bridge.store.schema import Closed, TrainingConfig
+from bridge.store.schema import Closed
 from bridge.store.seeds import derive_seed
+from bridge.store.settings import TrainingConfig
 
 if TYPE_CHECKING:
     from bridge.step.batches import StepBatch

@@ -17,7 +17,7 @@ from typing import Any, Final
 from bridge.machine.hub import HubError, snapshot
 from bridge.models.checkpoint import CheckpointError
 from bridge.store.records import content_hash, read_json, write_json
-from bridge.store.schema import HubModel
+from bridge.store.settings import HubModel
 
 # Never *.bin, *.pt or *.py: those can run code.
 FILES: Final = ("*.safetensors", "*.json", "*.jinja", "merges.txt")

@@ -14,8 +14,8 @@ import torch
 
 from bridge.models.tiny import build_model, build_tokenizer, pretrain, save_base
 from bridge.store.records import content_hash, folder_hash, write_json
-from bridge.store.schema import TinyModel
 from bridge.store.seeds import derive_seed
+from bridge.store.settings import TinyModel
 from bridge.tasks.base import SyntheticFamily
 from bridge.tasks.registry import load_family
 

@@ -14,20 +14,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from bridge.methods.registry import load_method, method_names
+from bridge.plan.config import MethodConfig, Suite, load_suite
 from bridge.store.plugins import check_known
 from bridge.store.records import RunFolder, content_hash, run_folder
-from bridge.store.schema import (
-    ConfigError,
-    EvaluationConfig,
-    MethodConfig,
-    ModelConfig,
-    Suite,
-    TinyModel,
-    TrainingConfig,
-    load_suite,
-    merge,
-    validate,
-)
+from bridge.store.schema import ConfigError, merge, validate
+from bridge.store.settings import EvaluationConfig, ModelConfig, TinyModel, TrainingConfig
 from bridge.tasks.registry import family_names, load_family
 
 

@@ -14,8 +14,8 @@ from bridge.methods.base import Group, Method, Request, Row
 from bridge.models.checkpoint import Policy
 from bridge.step.rollouts import Completion, Engine, Prompt
 from bridge.step.trainer import DivergedError
-from bridge.store.schema import TrainingConfig
 from bridge.store.seeds import derive_seed
+from bridge.store.settings import TrainingConfig
 from bridge.tasks.base import Problem
 
 MAX_ROUNDS = 4

@@ -69,7 +69,7 @@ from bridge.store.records import (
     write_json,
     writing,
 )
-from bridge.store.schema import HubModel, LocalModel, TrainingConfig
+from bridge.store.settings import HubModel, LocalModel, TrainingConfig
 from bridge.tasks.base import Dataset, check_disjoint, check_problems
 from bridge.tasks.registry import load_family
 

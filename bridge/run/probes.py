@@ -20,7 +20,7 @@ from bridge.run.streams import demonstration_row
 from bridge.step.batches import StepBatch
 from bridge.step.trainer import Trainer
 from bridge.step.weights import ADAPTER, BASE, SHADOW, TrainablePolicy
-from bridge.store.schema import TrainingConfig
+from bridge.store.settings import TrainingConfig
 from bridge.tasks.base import Dataset
 
 # Plain J and L, per sequence: no KL term, no standard deviation, no length normalisation.

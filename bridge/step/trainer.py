@@ -26,7 +26,7 @@ from bridge.step.objectives.policy_gradient import clipped_policy_loss
 from bridge.step.recomputing import recomputing
 from bridge.step.reference import Reference, Score
 from bridge.step.weights import ADAPTER, BASE, SHADOW, TrainablePolicy
-from bridge.store.schema import TrainingConfig
+from bridge.store.settings import TrainingConfig
 
 TEACHER = "teacher"
 """Stage of the updates that a method without an adapter makes to the base in the adapter's stead:

@@ -21,7 +21,7 @@ from bridge.step.sampler import NativeEngine
 from bridge.step.scoring import sequence_logprobs
 from bridge.step.trainer import Trainer
 from bridge.step.weights import TrainablePolicy
-from bridge.store.schema import TrainingConfig
+from bridge.store.settings import TrainingConfig
 from bridge.tasks.base import Problem
 from studies.coupling.arms import check_same_scores
 from studies.coupling.tabular import Array

@@ -11,9 +11,11 @@ import numpy as np
 from bridge.grading import GradeItem
 from bridge.grading.pool import GraderPool
 from bridge.models.checkpoint import Policy
+from bridge.plan.config import StudyConfig
 from bridge.plan.grid import Plan, RunSpec
 from bridge.store.records import base_folder, read_json, suite_folder
-from bridge.store.schema import ConfigError, LocalModel, StudyConfig
+from bridge.store.schema import ConfigError
+from bridge.store.settings import LocalModel
 from bridge.tasks.base import Dataset, Problem
 from bridge.tasks.registry import load_family
 from studies.coupling.arms import Arm, CouplingError, target_name

@@ -27,9 +27,10 @@ from bridge.collect.status import grid_text
 from bridge.grading.extraction import final_part, last_boxed
 from bridge.grading.logic import choice_verdict, roles_verdict
 from bridge.grading.verdicts import integer_verdict
+from bridge.plan.config import load_suite, load_user_config
 from bridge.plan.grid import Plan, load_plan
 from bridge.store.records import RecordError, read_json, read_jsonl
-from bridge.store.schema import ConfigError, load_suite, load_user_config, typed
+from bridge.store.schema import ConfigError, typed
 from bridge.store.shapes import AnswerRow, read_rows
 from tests.fixtures import run_folders
 

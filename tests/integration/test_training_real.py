@@ -10,7 +10,7 @@ import pytest
 from bridge.models.tiny import build_model, build_tokenizer, save_base
 from bridge.run.loop import train_run
 from bridge.store.records import read_json
-from bridge.store.schema import LocalModel
+from bridge.store.settings import LocalModel
 from bridge.tasks.registry import load_family
 from tests.fixtures.real_data import data_root
 from tests.fixtures.tiny_run import make_spec

@@ -16,7 +16,7 @@ from bridge.engines.vllm import VllmEngine
 from bridge.run.state import SYNC_GAP_LIMIT, _check_sync_gap
 from bridge.step.rollouts import Prompt
 from bridge.store.records import RecordError
-from bridge.store.schema import EvaluationConfig
+from bridge.store.settings import EvaluationConfig
 from tests.fixtures.tiny_run import make_training
 
 END = 3

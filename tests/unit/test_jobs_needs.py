@@ -20,7 +20,8 @@ from bridge.jobs.needs.memory import LOGITS_AT_ONCE
 from bridge.jobs.needs.shapes import shape_of
 from bridge.plan.grid import RunSpec, load_plan
 from bridge.step import scoring
-from bridge.store.schema import ConfigError, HubModel, LocalModel, TinyModel
+from bridge.store.schema import ConfigError
+from bridge.store.settings import HubModel, LocalModel, TinyModel
 
 WEIGHTS = {
     "Qwen/Qwen2.5-0.5B": 494_032_768,

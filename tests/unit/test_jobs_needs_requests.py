@@ -18,7 +18,7 @@ from bridge.jobs.needs.requests import (
     request_of,
 )
 from bridge.plan.grid import RunSpec, load_plan
-from bridge.store.schema import HubModel
+from bridge.store.settings import HubModel
 
 
 def spec_of(root: Path, suite: str, model: str, method: str) -> RunSpec:

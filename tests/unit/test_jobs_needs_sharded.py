@@ -10,7 +10,7 @@ import pytest
 
 from bridge.jobs.needs import Prediction, predict
 from bridge.plan.grid import RunSpec, load_plan
-from bridge.store.schema import ShardingConfig
+from bridge.store.settings import ShardingConfig
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from bridge.methods.base import Row, StepStats
 from bridge.methods.luffy import Luffy
 from bridge.run import run as run_module
 from bridge.step.batches import MicroBatch
-from bridge.store.schema import ConfigError, TrainingConfig
+from bridge.store.schema import ConfigError
+from bridge.store.settings import TrainingConfig
 from tests.fixtures.method_runs import (
     curve,
     direction,

@@ -20,9 +20,11 @@ from bridge.models import hub_model
 from bridge.models.checkpoint import CheckpointError, load_policy
 from bridge.models.hub_model import prepare_hub_model
 from bridge.models.tiny import build_model, save_base
+from bridge.plan.config import Suite
 from bridge.run.loop import train_run
 from bridge.store.records import folder_hash, read_json
-from bridge.store.schema import ConfigError, HubModel, Suite, validate
+from bridge.store.schema import ConfigError, validate
+from bridge.store.settings import HubModel
 from bridge.tasks.real.prompts import BOXED
 from tests.fixtures.tiny_run import make_spec
 

@@ -108,11 +108,11 @@ def test_a_method_reruns_the_training_of_that_method_only(source: Source) -> Non
 
 
 def test_an_objective_reruns_all_training_and_nothing_else(source: Source) -> None:
-    assert source.changed_by("objectives/kl.py", add_code) == source.every("train")
+    assert source.changed_by("step/objectives/kl.py", add_code) == source.every("train")
 
 
 def test_a_family_reruns_what_uses_its_questions(source: Source) -> None:
-    changed = source.changed_by("problems/equations.py", add_code)
+    changed = source.changed_by("tasks/equations.py", add_code)
     on_equations = {
         job for job in source.every("train") | source.every("evaluate") if "/equations/" in job
     }
@@ -140,16 +140,16 @@ def test_a_task_file_reruns_the_evaluation_of_its_family(source: Source) -> None
 @pytest.mark.parametrize(
     ("file", "jobs"),
     [
-        ("analysis/tables.py", {"tables", "report"}),
-        ("analysis/report.py", {"report"}),
-        ("analysis/report.html.j2", {"report"}),
+        ("analysis/tables/accuracy.py", {"tables", "report"}),
+        ("analysis/report/page.py", {"report"}),
+        ("analysis/report/report.html.j2", {"report"}),
         ("results/published/published.csv", {"tables", "report"}),
-        ("analysis/statistics.py", {"tables", "figures", "report"}),
-        ("analysis/frames.py", {"tables", "figures", "report"}),
-        ("collecting.py", {"collect"}),
-        ("run_rows.py", {"collect"}),
-        ("status.py", set()),
-        ("cli.py", set()),
+        ("analysis/numbers/statistics.py", {"tables", "figures", "report"}),
+        ("analysis/numbers/frames.py", {"tables", "figures", "report"}),
+        ("collect/collecting.py", {"collect"}),
+        ("collect/run_rows.py", {"collect"}),
+        ("collect/status.py", set()),
+        ("jobs/cli.py", set()),
     ],
 )
 def test_what_shows_results_reruns_no_model(source: Source, file: str, jobs: set[str]) -> None:
@@ -159,11 +159,11 @@ def test_what_shows_results_reruns_no_model(source: Source, file: str, jobs: set
 
 def test_a_curve_reruns_the_figures(source: Source) -> None:
     """And the report through its input files, whether or not it imports the code."""
-    assert source.changed_by("analysis/curves.py", add_code) - {"report"} == {"figures"}
+    assert source.changed_by("analysis/figures/curves.py", add_code) - {"report"} == {"figures"}
 
 
 def test_records_are_behind_everything_that_reads_or_writes_files(source: Source) -> None:
-    assert source.changed_by("records.py", add_code) == set(source.before)
+    assert source.changed_by("store/records.py", add_code) == set(source.before)
 
 
 # -- what is not an edit ---------------------------------------------------------------------------
@@ -182,11 +182,11 @@ def test_records_are_behind_everything_that_reads_or_writes_files(source: Source
 def test_comments_docstrings_and_layout_rerun_nothing(
     source: Source, edit: Callable[[str], str]
 ) -> None:
-    assert source.changed_by("objectives/kl.py", edit) == set()
+    assert source.changed_by("step/objectives/kl.py", edit) == set()
 
 
 def test_a_number_in_a_function_is_an_edit(source: Source) -> None:
-    changed = source.changed_by("seeds.py", lambda text: text.replace(">> 1", ">> 2"))
+    changed = source.changed_by("store/seeds.py", lambda text: text.replace(">> 1", ">> 2"))
     assert changed >= source.every("train")
 
 

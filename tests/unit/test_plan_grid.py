@@ -16,14 +16,8 @@ from pydantic import BaseModel
 from bridge.methods.registry import load_method, method_names
 from bridge.plan.grid import Plan, RunSpec, load_plan
 from bridge.store.records import content_hash
-from bridge.store.schema import (
-    ConfigError,
-    EvaluationConfig,
-    HubModel,
-    LocalModel,
-    TinyModel,
-    TrainingConfig,
-)
+from bridge.store.schema import ConfigError
+from bridge.store.settings import EvaluationConfig, HubModel, LocalModel, TinyModel, TrainingConfig
 from bridge.tasks.registry import family_names, load_family
 from tests.fixtures.tiny_run import make_options
 

@@ -22,8 +22,8 @@ from bridge.step.rollouts import Prompt
 from bridge.step.sampler import NativeEngine
 from bridge.step.trainer import Trainer
 from bridge.step.weights import TrainablePolicy
-from bridge.store.schema import TrainingConfig
 from bridge.store.seeds import derive_seed
+from bridge.store.settings import TrainingConfig
 from bridge.tasks.base import Dataset
 from bridge.tasks.registry import load_family
 from tests.fixtures.tiny_run import (

@@ -9,18 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from bridge.store.schema import (
-    ConfigError,
-    Suite,
-    TinyModel,
-    UserConfig,
-    load_suite,
-    load_user_config,
-    merge,
-    read_yaml,
-    typed,
-    validate,
-)
+from bridge.plan.config import Suite, UserConfig, load_suite, load_user_config
+from bridge.store.schema import ConfigError, merge, read_yaml, typed, validate
+from bridge.store.settings import TinyModel
 
 Raw = dict[str, Any]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bridge.plan.grid import Plan, load_plan
-from bridge.store.schema import HubModel
+from bridge.store.settings import HubModel
 from bridge.tasks.registry import load_family
 
 PAPER_ROWS = {

@@ -32,7 +32,8 @@ from transformers import PreTrainedModel
 
 from bridge.step.ranks import Ranks
 from bridge.step.scoring import next_token_logprobs, too_many_logits
-from bridge.store.schema import ConfigError, ShardingConfig
+from bridge.store.schema import ConfigError
+from bridge.store.settings import ShardingConfig
 
 
 @dataclass(frozen=True)

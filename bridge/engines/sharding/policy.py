@@ -22,7 +22,7 @@ from bridge.models.checkpoint import Policy
 from bridge.step.ranks import Ranks
 from bridge.step.reference import Score
 from bridge.step.weights import ADAPTER, BASE, SHADOW, AdapterShape, plain_name
-from bridge.store.schema import ShardingConfig
+from bridge.store.settings import ShardingConfig
 
 
 class ShardedPolicy:

@@ -13,7 +13,7 @@ from bridge.jobs.needs.rows import Rows, rows_of
 from bridge.jobs.needs.shapes import Shape
 from bridge.methods.base import Method, Term
 from bridge.plan.grid import RunSpec
-from bridge.store.schema import TrainingConfig
+from bridge.store.settings import TrainingConfig
 
 GIB = 2**30
 RUNTIME_GIB = 1.0

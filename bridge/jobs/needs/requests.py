@@ -8,7 +8,8 @@ from math import ceil
 from bridge.jobs.needs.devices import device
 from bridge.jobs.needs.prediction import predict
 from bridge.plan.grid import RunSpec
-from bridge.store.schema import ConfigError, TinyModel
+from bridge.store.schema import ConfigError
+from bridge.store.settings import TinyModel
 
 PLANNED_FOR = "a100-40gb"
 """Where no device is named: a slow card among those that large runs get. A limit that is too long

@@ -9,15 +9,8 @@ from typing import Any, Literal, cast
 
 from pydantic import Field
 
-from bridge.store.schema import (
-    Closed,
-    ConfigError,
-    HubModel,
-    LocalModel,
-    ModelConfig,
-    read_yaml,
-    validate,
-)
+from bridge.store.schema import Closed, ConfigError, read_yaml, validate
+from bridge.store.settings import HubModel, LocalModel, ModelConfig
 from bridge.tasks.base import SyntheticFamily
 from bridge.tasks.registry import load_family
 

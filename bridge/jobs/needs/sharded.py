@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from bridge.jobs.needs.memory import GIB, HELD, Memory
 from bridge.jobs.needs.shapes import Shape
-from bridge.store.schema import ShardingConfig
+from bridge.store.settings import ShardingConfig
 
 _SPREAD = ("optimizer", "adapter", "shadow", "reference", "gradients", "kv_cache", "logits")
 _ON_HOST = ("master", "optimizer", "adapter", "shadow", "reference", "gradients")

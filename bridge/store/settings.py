@@ -1,0 +1,217 @@
+"""What one run can be told: its model, its training, its evaluation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from bridge.store.schema import Closed, Name
+
+
+class TinyModel(Closed):
+    """A base model that the workflow makes itself, see :mod:`bridge.models.tiny`."""
+
+    source: Literal["tiny"]
+    architecture: Literal["qwen2", "llama"]
+    families: tuple[Name, ...]
+    """Problem families its pre-training covers."""
+    hidden: int = Field(128, ge=8)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    context_tokens: int = Field(256, ge=32)
+    skill_steps: int = Field(ge=1)
+    """Pre-training steps on reasoning, before the habit of guessing."""
+    habit_steps: int = Field(ge=0)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(5e-3, gt=0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden(self) -> TinyModel:
+        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
+            raise ValueError("hidden must be an even multiple of heads")
+        return self
+
+
+class LocalModel(Closed):
+    """A checkpoint folder on disk: safetensors, a fast tokenizer and a chat template."""
+
+    source: Literal["local"]
+    path: str
+
+
+class HubModel(Closed):
+    """A model of the Hugging Face hub at a pinned commit; safetensors only, none of its code."""
+
+    source: Literal["hub"]
+    repo: str = Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
+    revision: str = Field(pattern="^[0-9a-f]{40}$")
+    """Commit id; a branch or a tag could move."""
+    prompt: Literal["chat-template", "chat-template-no-thinking", "qwen-boxed"] = "chat-template"
+    """The tokenizer's own chat template, the same with its thinking switched off, or SimpleRL's for
+    Qwen base models."""
+    pad_token: str | None = None
+    """Token of the vocabulary to pad with, for a tokenizer that names none."""
+
+
+ModelConfig = Annotated[TinyModel | LocalModel | HubModel, Field(discriminator="source")]
+
+
+def _check_temperature(engine: str, temperature: float) -> None:
+    # vLLM refuses more than 2, and raises less than 0.01 to 0.01 with a line in its log.
+    if engine == "vllm" and not 0.01 <= temperature <= 2.0:
+        raise ValueError(
+            f"engine vllm samples at temperatures from 0.01 to 2, not {temperature}; use another"
+        )
+
+
+class ShardingConfig(Closed):
+    """Over how many processes a run is spread. Changes memory and time; results up to rounding, so
+    it is in no hash, and a run may go on with other values (``docs/how-to/deepspeed.md``)."""
+
+    stage: Literal["none", "zero2", "zero3"] = "none"
+    """DeepSpeed's ZeRO: gradients and optimiser states are spread, with ``zero3`` the weights of
+    the model as well; ``none`` is one process without DeepSpeed."""
+    ranks: int = Field(1, ge=1)
+    """Processes, and GPUs, of one run."""
+    offload_optimizer: bool = False
+    """Keep the float32 weights and the optimiser states in the host's memory."""
+
+    @model_validator(mode="after")
+    def _stage_and_ranks_agree(self) -> ShardingConfig:
+        if self.stage == "none" and (self.ranks > 1 or self.offload_optimizer):
+            raise ValueError("more ranks or offload_optimizer need stage: zero2 or zero3")
+        return self
+
+
+class TrainingConfig(Closed):
+    """The trainer's knobs, the same for every method of a suite."""
+
+    prompts_per_step: int = Field(16, ge=1)
+    n: int = Field(8, ge=2)
+    """Rollouts per prompt (the group size)."""
+    max_response_tokens: int = Field(ge=1)
+    temperature: float = Field(1.0, gt=0)
+    engine: Literal["native", "vllm"] = "native"
+    """What draws the rollouts. The engines agree in log-probs, but the same seed draws other
+    tokens."""
+    kv_cache_gib: float = Field(1.0, gt=0)
+    """Memory for vLLM's keys and values; more lets more rows decode at once."""
+    sft_batch_size: int = Field(16, ge=1)
+    lr_sft: float = Field(ge=0)
+    """Learning rate of pure SFT steps, from the documented grid."""
+    lr_rl: float = Field(ge=0)
+    """Learning rate of RL steps and of joint steps, from the same grid."""
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Clipping threshold of the gradient norm, per parameter group."""
+    clip_ratio_low: float = Field(0.2, gt=0, lt=1)
+    clip_ratio_high: float = Field(0.2, gt=0)
+    norm_adv_by_std_in_grpo: bool = True
+    loss_agg_mode: Literal[
+        "token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"
+    ] = "token-mean"
+    sft_loss_agg_mode: Literal[
+        "token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"
+    ] = "token-mean"
+    kl_coef: float = Field(0.0, ge=0)
+    """Weight of the KL term in the loss; 0 means that no reference policy is loaded."""
+    kl_estimator: Literal["k1", "k2", "k3", "low_var_kl"] = "low_var_kl"
+    reward_correct: float = 1.0
+    reward_wrong: float = 0.0
+    reward_flip: float = Field(0.0, ge=0, lt=0.5)
+    """Probability that the reward of a training rollout is the other one (a noise test); probes and
+    evaluation are never flipped."""
+    micro_batch_rows: int = Field(64, ge=1)
+    """Rows per backward pass; changes memory, never the gradient."""
+    micro_batch_tokens: int | None = Field(None, ge=1)
+    """Tokens per forward or backward pass, padding included; a longer row comes alone. Changes
+    memory, never the gradient."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the model computes in. The trained weights, their gradients and the optimiser are in
+    float32 either way; with ``bfloat16`` a rounded copy of them samples and is differentiated."""
+    activation_checkpointing: bool = False
+    """Keep only what enters each layer and compute the rest again in the backward pass: less memory
+    for a third more time. Changes no number, so it is in no hash."""
+    cpu_offload: bool = False
+    """Keep the shadow weights with their optimiser, and the reference while it is not asked, in the
+    host's memory. Changes no number beyond the device's rounding, so it is in no hash."""
+    probe_every: int = Field(ge=1)
+    """Steps between two measurements on the held-out probe."""
+    probe_size: int = Field(64, ge=1)
+    probe_samples: int = Field(0, ge=0)
+    """Answers drawn per probe prompt at each measurement, for both objectives as expectations and
+    the angle of their gradients; 0 leaves these out. Changes no weight."""
+    checkpoint_every: int = Field(ge=1)
+    diverged_above_loss: float = Field(1e4, gt=0)
+    """A loss above this, or one that is not finite, ends the run with status ``diverged``."""
+    sharding: ShardingConfig = ShardingConfig()
+
+    @model_validator(mode="after")
+    def _every_rank_has_work(self) -> TrainingConfig:
+        ranks = self.sharding.ranks
+        for name in ("prompts_per_step", "sft_batch_size", "probe_size"):
+            if getattr(self, name) < ranks:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, too few for {ranks} ranks; raise it or "
+                    "lower sharding.ranks"
+                )
+        if self.sharding.stage != "none" and self.engine == "vllm":
+            raise ValueError("sharding works with engine native only; set one of the two otherwise")
+        if self.sharding.stage != "none" and self.cpu_offload:
+            raise ValueError(
+                "cpu_offload is for one process; with sharding, set sharding.offload_optimizer"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_can_sample(self) -> TrainingConfig:
+        _check_temperature(self.engine, self.temperature)
+        return self
+
+    @property
+    def hashed(self) -> dict[str, Any]:
+        """All settings that can change a result, as JSON values."""
+        return self.model_dump(
+            mode="json", exclude={"activation_checkpointing", "cpu_offload", "sharding"}
+        )
+
+    @model_validator(mode="after")
+    def _rewards_and_probes(self) -> TrainingConfig:
+        if self.probe_samples == 1:
+            raise ValueError("probe_samples must be 0, or 2 and more: one answer has no baseline")
+        if self.reward_correct <= self.reward_wrong:
+            raise ValueError("reward_correct must be greater than reward_wrong")
+        return self
+
+
+class EvaluationConfig(Closed):
+    """How a finished policy is measured."""
+
+    max_response_tokens: int = Field(ge=1)
+    n_samples: int = Field(ge=0)
+    """Sampled answers per question for avg@n and pass@k, besides the greedy one."""
+    sampled_questions: int = Field(ge=0)
+    """Questions per benchmark that get sampled answers: the first ones; the greedy answer is
+    always taken on all of them."""
+    temperature: float = Field(1.0, gt=0)
+    engine: Literal["hf", "vllm"] = "hf"
+    """What draws the answers: lm-eval's ``hf`` model, or vLLM."""
+    kv_cache_gib: float = Field(1.0, gt=0)
+    """Memory for vLLM's keys and values; more lets more rows decode at once."""
+    batch_size: int = Field(128, ge=1)
+    """Questions that the ``hf`` model answers at once; vLLM batches by its memory."""
+
+    @model_validator(mode="after")
+    def _engine_can_sample(self) -> EvaluationConfig:
+        _check_temperature(self.engine, self.temperature)
+        return self
+
+    @model_validator(mode="after")
+    def _samples_have_questions(self) -> EvaluationConfig:
+        if (self.n_samples == 0) != (self.sampled_questions == 0):
+            raise ValueError("n_samples and sampled_questions must both be 0 or both be positive")
+        return self
