@@ -31,7 +31,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training runs of this test grade in their own process."""
-    from bridge.run import run
+    from bridge.run import loop as run
     from tests.fixtures.tiny_run import TextGrader
 
     monkeypatch.setattr(run, "GraderPool", TextGrader)

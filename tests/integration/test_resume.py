@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from bridge.methods.registry import method_names
 from bridge.models.checkpoint import writing_tensors
 from bridge.plan.grid import RunSpec
-from bridge.run import checkpoints, session
-from bridge.run import run as run_module
+from bridge.run import checkpoints
+from bridge.run import loop as run_module
+from bridge.run import state as session
 from bridge.run.checkpoints import load_checkpoint, save_checkpoint
 from bridge.run.loop import Run, train_run
 from bridge.store.records import BusyError, RecordError, RunFolder, exclusive

@@ -21,7 +21,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bridge.run import run as run_module
+from bridge.run import loop as run_module
 from bridge.store.records import RunFolder
 from tests.fixtures.sharded_world import gradient_case, train_case
 from tests.fixtures.tiny_run import TextGrader, read_lines

@@ -10,7 +10,7 @@ import torch
 
 from bridge.methods.base import Phase
 from bridge.models.checkpoint import Policy
-from bridge.run import run as run_module
+from bridge.run import loop as run_module
 from bridge.run.loop import train_run
 from bridge.run.state import Run
 from bridge.step.gradients import Gradient

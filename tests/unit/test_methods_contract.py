@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from bridge.methods.base import Group, Method, Phase, Row, StepStats
 from bridge.methods.registry import load_method, method_names
-from bridge.run import run as run_module
-from bridge.run import session as session_module
+from bridge.run import loop as run_module
+from bridge.run import state as session_module
 from bridge.run.loop import train_run
 from bridge.run.state import Run
 from bridge.step import trainer as trainer_module

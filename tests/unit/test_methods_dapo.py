@@ -13,7 +13,7 @@ import torch
 
 from bridge.grading.verdicts import Graded, GradeItem
 from bridge.methods.dapo import Dapo
-from bridge.run import run as run_module
+from bridge.run import loop as run_module
 from bridge.store.schema import ConfigError
 from bridge.tasks.base import Problem
 from tests.fixtures.method_runs import (

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bridge.methods.base import Row, StepStats
 from bridge.methods.luffy import Luffy
-from bridge.run import run as run_module
+from bridge.run import loop as run_module
 from bridge.step.batches import MicroBatch
 from bridge.store.schema import ConfigError
 from bridge.store.settings import TrainingConfig

@@ -11,7 +11,7 @@ import pytest
 from bridge.grading.verdicts import GradeItem
 from bridge.methods.base import Group, Request, Row
 from bridge.methods.rl_zero import RLZero
-from bridge.run import run as run_module
+from bridge.run import loop as run_module
 from bridge.run.loop import train_run
 from bridge.step.batches import StepBatch
 from bridge.tasks.base import Problem

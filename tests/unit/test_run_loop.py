@@ -16,7 +16,7 @@ from bridge.machine.telemetry import Stopwatch
 from bridge.methods.base import Request
 from bridge.models.checkpoint import CheckpointError, load_policy, weights_hash
 from bridge.plan.grid import RunSpec
-from bridge.run import run as run_module
+from bridge.run import loop as run_module
 from bridge.run.experience import Collector
 from bridge.run.loop import Run, train_run
 from bridge.run.streams import check_lengths, demonstration_row, positions

@@ -417,7 +417,7 @@ def test_the_manifest_reruns_real_families_only(root: Path, tmp_path: Path) -> N
     shutil.copytree(root / "bridge", copy / "bridge", ignore=ignored)
     changed = tmp_path / "changed"
     shutil.copytree(copy, changed)
-    with (changed / "bridge" / "problems" / "manifest.yaml").open("a") as stream:
+    with (changed / "bridge" / "tasks" / "real" / "manifest.yaml").open("a") as stream:
         stream.write("# a word\n")
     specs = {"real": make_spec("mathematics"), "synthetic": make_spec("chains")}
     for job in (train_fingerprint, evaluate_fingerprint):
