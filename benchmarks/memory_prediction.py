@@ -32,12 +32,12 @@ from bridge.jobs.needs import predict
 from bridge.jobs.needs.memory import GIB
 from bridge.jobs.needs.rows import rows_of
 from bridge.jobs.needs.shapes import shape_of
-from bridge.methods.base import Row
 from bridge.methods.registry import load_method
 from bridge.models.checkpoint import Policy, cast_weights
 from bridge.plan.grid import RunSpec
 from bridge.step.batches import StepBatch
 from bridge.step.reference import Reference
+from bridge.step.rows import Row
 from bridge.step.trainer import Trainer
 from bridge.step.weights import TrainablePolicy
 from bridge.store.settings import EvaluationConfig, LocalModel, TrainingConfig

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from bridge.methods.base import Adapter, Method, Phase, StepKind, Term, refuse
+from bridge.methods.base import Adapter, Method, refuse
+from bridge.step.rows import Phase, StepKind, Term
 from bridge.store.schema import Closed
 from bridge.store.settings import TrainingConfig
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from bridge.methods.base import Method, Phase, StepStats, refuse
+from bridge.methods.base import Method, StepStats, refuse
+from bridge.step.rows import Phase
 from bridge.store.schema import Closed
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from bridge.methods.base import Method, Phase, refuse
+from bridge.methods.base import Method, refuse
+from bridge.step.rows import Phase
 from bridge.store.schema import Closed
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from bridge.methods.base import Group, Method, Request, Row, refuse
+from bridge.methods.base import Method, refuse
 from bridge.step.objectives.advantages import group_advantages
+from bridge.step.rows import Group, Request, Row
 from bridge.store.schema import Closed
 from bridge.tasks.base import Problem
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from bridge.methods.base import Group, Method, Phase, Row, StepStats, refuse
+from bridge.methods.base import Method, StepStats, refuse
+from bridge.step.rows import Group, Phase, Row
 from bridge.store.schema import Closed
 
 if TYPE_CHECKING:

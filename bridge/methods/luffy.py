@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from bridge.methods.base import Group, Method, Phase, Request, Row, StepStats, refuse
+from bridge.methods.base import Method, StepStats, refuse
 from bridge.step.objectives.advantages import group_advantages
+from bridge.step.rows import Group, Phase, Request, Row
 from bridge.store.schema import Closed
 from bridge.tasks.base import Problem
 

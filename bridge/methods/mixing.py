@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from bridge.methods.base import Method, Phase, StepStats
+from bridge.methods.base import Method, StepStats
+from bridge.step.rows import Phase
 from bridge.store.schema import Closed
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from bridge.methods.base import Method, Phase
+from bridge.methods.base import Method
+from bridge.step.rows import Phase
 from bridge.store.schema import Closed
 
 

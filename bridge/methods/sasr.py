@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bridge.methods.base import Method, Phase, refuse
+from bridge.methods.base import Method, refuse
+from bridge.step.rows import Phase
 from bridge.store.schema import Closed
 from bridge.store.seeds import derive_seed
 from bridge.store.settings import TrainingConfig

@@ -10,9 +10,10 @@ from typing import Protocol
 from bridge.grading import GradeItem
 from bridge.grading.verdicts import Graded, Verdict
 from bridge.machine.telemetry import Stopwatch
-from bridge.methods.base import Group, Method, Request, Row
+from bridge.methods.base import Method
 from bridge.models.checkpoint import Policy
 from bridge.step.rollouts import Completion, Engine, Prompt
+from bridge.step.rows import Group, Request, Row
 from bridge.step.trainer import DivergedError
 from bridge.store.seeds import derive_seed
 from bridge.store.settings import TrainingConfig

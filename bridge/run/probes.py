@@ -14,10 +14,11 @@ from bridge.engines.sharding.policy import ShardedPolicy
 from bridge.grading.extraction import last_boxed
 from bridge.grading.labels import matthews
 from bridge.grading.lenient import last_number_is
-from bridge.methods.base import Group, Method, Row
+from bridge.methods.base import Method
 from bridge.run.experience import Collector
 from bridge.run.streams import demonstration_row
 from bridge.step.batches import StepBatch
+from bridge.step.rows import Group, Row
 from bridge.step.trainer import Trainer
 from bridge.step.weights import ADAPTER, BASE, SHADOW, TrainablePolicy
 from bridge.store.settings import TrainingConfig

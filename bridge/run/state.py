@@ -11,7 +11,7 @@ import torch
 
 from bridge.engines.sharding.policy import ShardedPolicy
 from bridge.machine.telemetry import Stopwatch
-from bridge.methods.base import Group, Method, Phase
+from bridge.methods.base import Method
 from bridge.models.checkpoint import weights_hash
 from bridge.plan.fingerprint import train_fingerprint
 from bridge.plan.grid import RunSpec
@@ -26,6 +26,7 @@ from bridge.run.experience import Collector
 from bridge.run.probes import Probes
 from bridge.run.streams import demonstration_row, positions
 from bridge.step.batches import StepBatch
+from bridge.step.rows import Group, Phase
 from bridge.step.trainer import Trainer
 from bridge.step.weights import TrainablePolicy
 from bridge.store.records import RecordError, RunFolder

@@ -10,8 +10,8 @@ import random
 from collections.abc import Sequence
 from functools import lru_cache
 
-from bridge.methods.base import Row
 from bridge.models.checkpoint import Policy
+from bridge.step.rows import Row
 from bridge.store.seeds import derive_seed
 from bridge.tasks.base import Problem, ProblemError
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bridge.methods.base import Group, Row, Term
+from bridge.step.rows import Group, Row, Term
 from bridge.step.scoring import row_slices
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bridge.engines.sharding.policy import ShardedPolicy, ShardedReference
-from bridge.methods.base import Method, Phase, Row, Term
+from bridge.methods.base import Method
 from bridge.step.batches import MicroBatch, StepBatch, empty_micro_batch, micro_batches
 from bridge.step.gradients import Gradient, combined, put_gradient
 from bridge.step.objectives.aggregation import LossAggMode, masked_sum, token_weights
@@ -25,6 +25,7 @@ from bridge.step.objectives.likelihood import weighted_nll
 from bridge.step.objectives.policy_gradient import clipped_policy_loss
 from bridge.step.recomputing import recomputing
 from bridge.step.reference import Reference, Score
+from bridge.step.rows import Phase, Row, Term
 from bridge.step.weights import ADAPTER, BASE, SHADOW, TrainablePolicy
 from bridge.store.settings import TrainingConfig
 

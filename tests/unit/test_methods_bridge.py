@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bridge.methods.base import Group, Row
 from bridge.models.checkpoint import Policy
 from bridge.step.batches import StepBatch
 from bridge.step.gradients import Gradient
 from bridge.step.objectives.advantages import group_advantages
+from bridge.step.rows import Group, Row
 from bridge.step.trainer import TermResult, Trainer
 from bridge.step.weights import ADAPTER, BASE, SHADOW, plain_name
 from tests.fixtures.bridge_steps import (

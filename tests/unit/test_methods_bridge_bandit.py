@@ -17,8 +17,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bridge.methods.base import Row
 from bridge.step.batches import StepBatch
+from bridge.step.rows import Row
 from bridge.step.trainer import Trainer
 from bridge.step.weights import ADAPTER, BASE, SHADOW, TrainablePolicy
 from tests.fixtures.tiny_run import PROBLEM, make_method, make_training

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from bridge.methods.base import Phase
 from bridge.models.checkpoint import Policy
 from bridge.run import loop as run_module
 from bridge.run.loop import train_run
 from bridge.run.state import Run
 from bridge.step.gradients import Gradient
+from bridge.step.rows import Phase
 from bridge.step.trainer import DivergedError, Trainer
 from bridge.step.weights import ADAPTER, BASE, SHADOW
 from bridge.store.schema import ConfigError

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from bridge.methods.base import Phase, Row
 from bridge.step.batches import StepBatch
 from bridge.step.gradients import Gradient
+from bridge.step.rows import Phase, Row
 from bridge.step.trainer import Trainer
 from bridge.step.weights import ADAPTER, BASE, SHADOW, plain_name
 from tests.fixtures.bridge_steps import (

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from bridge.methods.base import Group, Method, Phase, Row, StepStats
+from bridge.methods.base import Method, StepStats
 from bridge.methods.registry import load_method, method_names
 from bridge.run import loop as run_module
 from bridge.run import state as session_module
@@ -26,6 +26,7 @@ from bridge.run.loop import train_run
 from bridge.run.state import Run
 from bridge.step import trainer as trainer_module
 from bridge.step.batches import MicroBatch, StepBatch, micro_batches
+from bridge.step.rows import Group, Phase, Row
 from bridge.store.schema import Closed, ConfigError
 from tests.fixtures.method_runs import curve, same_weights, train, weights
 from tests.fixtures.tiny_run import (

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridge.methods.base import Row, StepStats
+from bridge.methods.base import StepStats
 from bridge.methods.luffy import Luffy
 from bridge.run import loop as run_module
 from bridge.step.batches import MicroBatch
+from bridge.step.rows import Row
 from bridge.store.schema import ConfigError
 from bridge.store.settings import TrainingConfig
 from tests.fixtures.method_runs import (

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bridge.methods.base import Group
 from bridge.models.checkpoint import Policy
 from bridge.run.loop import train_run
 from bridge.run.state import Run
 from bridge.step.batches import StepBatch
+from bridge.step.rows import Group
 from bridge.step.scoring import sequence_logprobs
 from bridge.step.trainer import Trainer
 from bridge.store.schema import ConfigError

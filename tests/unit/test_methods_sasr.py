@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from bridge.methods.base import Phase
 from bridge.methods.sasr import SASR
 from bridge.run.loop import train_run
 from bridge.run.state import Run
+from bridge.step.rows import Phase
 from bridge.store.schema import ConfigError
 from tests.fixtures.method_runs import curve, same_weights, train
 from tests.fixtures.tiny_run import (

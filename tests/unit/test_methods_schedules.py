@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bridge.methods.base import Phase
 from bridge.methods.replayed_schedule import ReplayedSchedule
 from bridge.methods.sasr import SASR, WarmUpSwitch
 from bridge.methods.static_hybrid import StaticHybrid
 from bridge.run import loop as run_module
+from bridge.step.rows import Phase
 from tests.fixtures.method_runs import same_weights, train
 from tests.fixtures.tiny_run import TextGrader, make_base, make_spec, make_training
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from bridge.grading.verdicts import GradeItem
-from bridge.methods.base import Group, Request, Row
 from bridge.methods.rl_zero import RLZero
 from bridge.run import loop as run_module
 from bridge.run.loop import train_run
 from bridge.step.batches import StepBatch
+from bridge.step.rows import Group, Request, Row
 from bridge.tasks.base import Problem
 from tests.fixtures.tiny_run import TextGrader, make_spec, read_lines
 

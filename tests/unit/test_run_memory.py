@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from bridge.methods.base import Phase, Term
 from bridge.models.checkpoint import load_policy
 from bridge.run.loop import train_run
 from bridge.step.batches import StepBatch, micro_batches
 from bridge.step.gradients import Gradient, combined
+from bridge.step.rows import Phase, Term
 from bridge.step.trainer import Trainer
 from bridge.step.weights import ADAPTER, BASE, SHADOW, TrainablePolicy
 from tests.fixtures.slow_reference import disturbed, relative_error

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridge.methods.base import Row, Term
 from bridge.models.checkpoint import Policy
 from bridge.step.batches import MicroBatch, StepBatch
 from bridge.step.objectives.aggregation import LossAggMode
+from bridge.step.rows import Row, Term
 from bridge.step.weights import BASE
 from tests.fixtures.slow_reference import (
     disturbed,

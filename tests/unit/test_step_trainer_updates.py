@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bridge.methods.base import Phase, Row, Term
 from bridge.models.checkpoint import Policy
 from bridge.step.batches import StepBatch
 from bridge.step.gradients import Gradient
 from bridge.step.ranks import ALONE
+from bridge.step.rows import Phase, Row, Term
 from bridge.step.scoring import next_token_logprobs
 from bridge.step.trainer import DivergedError, Trainer
 from bridge.step.weights import ADAPTER, BASE, SHADOW

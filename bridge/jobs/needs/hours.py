@@ -8,8 +8,9 @@ from bridge.jobs.needs.devices import Device
 from bridge.jobs.needs.memory import GIB
 from bridge.jobs.needs.rows import MEAN_SHARE, Rows, rows_of
 from bridge.jobs.needs.shapes import Shape
-from bridge.methods.base import Method, StepKind, Term
+from bridge.methods.base import Method
 from bridge.plan.grid import RunSpec
+from bridge.step.rows import StepKind, Term
 
 TRAIN_UTILISATION = 0.35
 """Of the dense bfloat16 throughput, in forward and backward passes."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from bridge.jobs.needs.rows import Rows, rows_of
 from bridge.jobs.needs.shapes import Shape
-from bridge.methods.base import Method, Term
+from bridge.methods.base import Method
 from bridge.plan.grid import RunSpec
+from bridge.step.rows import Term
 from bridge.store.settings import TrainingConfig
 
 GIB = 2**30

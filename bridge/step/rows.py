@@ -1,0 +1,66 @@
+"""What one step is made of: phases, requests for rollouts, rows of the update, groups.
+
+Imports no torch, so that method files can use it where a suite is planned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bridge.tasks.base import Problem
+
+StepKind = Literal["sft", "rl", "joint"]
+RowKind = Literal["rollout", "demonstration", "hybrid"]
+Term = Literal["rl", "demonstration"]
+"""A term of the loss."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a step is. Each (stage, kind) keeps an optimiser state of its own, which is dropped when
+    another stage begins: a stage that has ended does not return."""
+
+    kind: StepKind
+    stage: str = "main"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A wish for rollouts: ``n`` samples of a problem after a given part of its demonstration."""
+
+    problem: Problem
+    n: int
+    prefix_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence of the update."""
+
+    kind: RowKind
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    prefix_tokens: int = 0
+    """Leading response tokens that were given, not sampled (hybrid rows): they belong to the
+    demonstration term."""
+    reward: float | None = None
+    advantage: float = 0.0
+    truncated: bool = False
+    sampled_logprobs: tuple[float, ...] = ()
+    """Log-probs of the sampled tokens under the engine that drew them."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rollouts of one problem in one step."""
+
+    problem: Problem
+    rows: tuple[Row, ...]
+    demonstration: Row | None = None
+    """The problem's demonstration with its graded reward, where it has one."""
+
+    @property
+    def rewards(self) -> list[float]:
+        return [row.reward for row in self.rows if row.reward is not None]
