@@ -30,9 +30,10 @@ from torch import Tensor
 
 from bridge.grading.pool import GraderPool
 from bridge.plan.grid import RunSpec, load_plan
-from bridge.run.loop import _set_up
+from bridge.run.building import build_run
 from bridge.run.state import Run
 from bridge.step.batches import StepBatch
+from bridge.step.ranks import ALONE
 from bridge.step.weights import ADAPTER, BASE, SHADOW
 from bridge.store.records import base_folder
 
@@ -75,7 +76,7 @@ def main() -> None:
         def start(label: str, **training: Any) -> Run:
             settings = specs[label].training.model_copy(update=training)
             spec: RunSpec = replace(specs[label], training=settings)
-            run = _set_up(spec, spec.folder(folder), grader, base)
+            run = build_run(spec, spec.folder(folder), grader, base, ALONE)
             run.grade_demonstrations()
             return run
 

@@ -30,6 +30,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from bridge.jobs.needs import predict
 from bridge.jobs.needs.memory import GIB
+from bridge.jobs.needs.methods import cost_of
 from bridge.jobs.needs.rows import rows_of
 from bridge.jobs.needs.shapes import shape_of
 from bridge.methods.registry import load_method
@@ -39,7 +40,7 @@ from bridge.step.batches import StepBatch
 from bridge.step.reference import Reference
 from bridge.step.rows import Row
 from bridge.step.trainer import Trainer
-from bridge.step.weights import TrainablePolicy
+from bridge.step.weights import WholeWeights
 from bridge.store.settings import EvaluationConfig, LocalModel, TrainingConfig
 from bridge.tasks.base import Problem
 
@@ -163,13 +164,13 @@ def measured_gib(spec: RunSpec) -> float:
     model = AutoModelForCausalLM.from_config(config).eval()
     kind = load_method(spec.method)
     method = kind(kind.Options.model_validate(spec.method_options), spec.training)
-    batch = _batch(spec, method.passes(method.phase(1).kind))
+    batch = _batch(spec, dict(cost_of(method).passes[method.phase(1).kind]))
     low = spec.training.precision == "bfloat16"
     with Ledger() as ledger, _quiet():
         tokenizer: Any = SimpleNamespace(pad_token_id=0, eos_token_id=1)
         for parameter in model.parameters():
             ledger.add(parameter)
-        policy = TrainablePolicy(
+        policy = WholeWeights(
             Policy(model, tokenizer, folder),
             adapter=None if method.adapter is None else method.adapter.shape,
             shadow=method.uses_shadow,
@@ -180,7 +181,7 @@ def measured_gib(spec: RunSpec) -> float:
             other = Policy(AutoModelForCausalLM.from_config(config).eval(), tokenizer, folder)
             cast_weights(other.model, torch.bfloat16 if low else torch.float32)
             reference = Reference(other, policy)
-        trainer = Trainer(policy, method, spec.training, reference)
+        trainer = Trainer(policy, spec.training, reference, method.token_weight)
         gc.collect()
         ledger.peak = ledger.now
         for step in (1, 2):

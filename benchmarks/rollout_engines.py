@@ -24,7 +24,8 @@ from bridge.engines.vllm import VllmEngine
 from bridge.machine.telemetry import device_name, versions
 from bridge.models.checkpoint import Policy, load_policy
 from bridge.models.tiny import build_model, build_tokenizer, save_base
-from bridge.step.rollouts import Engine, Prompt
+from bridge.step.protocols import Engine
+from bridge.step.rollouts import Prompt
 from bridge.step.sampler import NativeEngine
 
 WORDS = tuple(f"w{i}" for i in range(59))

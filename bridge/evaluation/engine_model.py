@@ -22,7 +22,8 @@ from bridge.evaluation import EvaluationError
 from bridge.evaluation.checkpoint import check_checkpoint
 from bridge.evaluation.model import Generated, end_ids
 from bridge.models.checkpoint import load_tokenizer
-from bridge.step.rollouts import Engine, Prompt
+from bridge.step.protocols import Engine
+from bridge.step.rollouts import Prompt
 from bridge.store.seeds import derive_seed
 
 _UNALTERED = {"until": [], "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from bridge.step.objectives.advantages import group_advantages
-from bridge.step.rows import Group, Phase, Request, Row, StepKind, Term
+from bridge.step.rows import Group, Phase, Request, Row
 from bridge.store.schema import Closed, ConfigError
 from bridge.store.settings import TrainingConfig
 from bridge.tasks.base import Problem
@@ -41,7 +41,7 @@ class Adapter:
 
     @property
     def shape(self) -> tuple[int, int, str | tuple[str, ...]] | Literal["full"]:
-        """What :class:`bridge.step.weights.TrainablePolicy` is made with."""
+        """What :class:`bridge.step.weights.WholeWeights` is made with."""
         return "full" if self.full else (self.rank, self.alpha, self.targets)
 
 
@@ -164,35 +164,6 @@ class Method:
     def reanchor_reference(self, step: int) -> bool:
         """Whether the KL reference becomes the current policy just before this step."""
         return False
-
-    # -- what it costs --------------------------------------------------------------------------
-
-    @property
-    def gradients_at_once(self) -> int:
-        """Gradients of the base's size that a step holds at a time."""
-        return 2 if "joint" in set().union(*self._kinds_by_stage().values()) else 1
-
-    @property
-    def optimizers_at_once(self) -> int:
-        """Optimisers of the base weights that exist at a time: one for each kind of step of a
-        stage; those of a stage that has ended are gone."""
-        return max(map(len, self._kinds_by_stage().values()), default=0)
-
-    def passes(self, kind: StepKind) -> dict[Term, int]:
-        """Backward passes over the rows of each term in a step of a kind."""
-        terms: dict[StepKind, tuple[Term, ...]] = {
-            "rl": ("rl",),
-            "sft": ("demonstration",),
-            "joint": ("rl", "demonstration"),
-        }
-        return dict.fromkeys(terms[kind], 1)
-
-    def _kinds_by_stage(self) -> dict[str, set[StepKind]]:
-        stages: dict[str, set[StepKind]] = {}
-        for step in range(1, self.n_steps + 1):
-            phase = self.phase(step)
-            stages.setdefault(phase.stage, set()).add(phase.kind)
-        return stages
 
     # -- state ----------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from bridge.methods.base import Adapter, Method, refuse
-from bridge.step.rows import Phase, StepKind, Term
+from bridge.step.rows import Phase
 from bridge.store.schema import Closed
 from bridge.store.settings import TrainingConfig
 
@@ -145,27 +145,6 @@ class Bridge(Method):
             end = self.options.anneal_epochs - 1
         done = position / max(1, end)
         return (1.0 - done) * first + done * last
-
-    # -- what it costs --------------------------------------------------------------------------
-
-    @property
-    def gradients_at_once(self) -> int:
-        if self.options.upper != "lora":
-            # Both terms, theta's direction, theta-hat's term, the gain, and w's with its two parts.
-            return 6 if self.options.shadow == "none" else 8
-        return 4 if self.forks_shadow else 2
-
-    @property
-    def optimizers_at_once(self) -> int:
-        return 2 if self.options.upper == "base" else 1
-
-    def passes(self, kind: StepKind) -> dict[Term, int]:
-        again = 1 if self.options.update_order == "jacobi" else 2
-        at_shadow = {"none": 0, "persistent": again, "lookahead": 1, "m_step": 0}
-        extra = at_shadow[self.options.shadow]
-        if self.options.shadow == "m_step":
-            extra = self.options.shadow_steps
-        return {"rl": again + extra, "demonstration": again}
 
     # -- one step -------------------------------------------------------------------------------
 

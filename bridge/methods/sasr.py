@@ -75,10 +75,6 @@ class WarmUpSwitch(Method):
         trainer.log(lr=trainer.learning_rate(one))
         self.observe(phase, gradient.norm("base"))
 
-    @property
-    def optimizers_at_once(self) -> int:
-        return 1  # of all kinds of step together, see update
-
     def reanchor_reference(self, step: int) -> bool:
         return self.options.reference == "warmup" and step == self.options.warmup_steps + 1
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from bridge.grading import GradeItem
-from bridge.grading.verdicts import Graded, Verdict
+from bridge.grading.verdicts import Verdict
 from bridge.machine.telemetry import Stopwatch
 from bridge.methods.base import Method
 from bridge.models.checkpoint import Policy
-from bridge.step.rollouts import Completion, Engine, Prompt
+from bridge.step.protocols import Engine, Grader
+from bridge.step.rollouts import Completion, Prompt
 from bridge.step.rows import Group, Request, Row
 from bridge.step.trainer import DivergedError
 from bridge.store.seeds import derive_seed
@@ -21,14 +21,6 @@ from bridge.tasks.base import Problem
 
 MAX_ROUNDS = 4
 """Bound on a method's follow-up rounds within one step."""
-
-
-class Grader(Protocol):
-    """Judges answers: a pool of workers, or what asks one for several ranks."""
-
-    def grade(self, items: Sequence[GradeItem]) -> list[Graded]:
-        """A verdict for each item."""
-        ...
 
 
 class Collector:

@@ -19,48 +19,32 @@ from typing import Any
 
 import torch
 
-from bridge.engines.sharding.policy import ShardedPolicy, ShardedReference
-from bridge.engines.sharding.rollouts import SharedEngine, SharedGrader
-from bridge.engines.vllm import VllmEngine
 from bridge.grading.pool import GraderPool
 from bridge.grading.verdicts import GRADER_VERSION
 from bridge.machine.interruption import Interrupted, requested
 from bridge.machine.requeue import patience_s
 from bridge.machine.telemetry import (
-    Stopwatch,
     device_name,
     git_state,
     host_memory_gib,
     training_device,
     versions,
 )
-from bridge.methods.base import Method
-from bridge.methods.registry import load_method
 from bridge.models.checkpoint import (
-    Policy,
-    cast_weights,
-    load_policy,
     save_policy,
     weights_hash,
 )
-from bridge.models.hub_model import prepare_hub_model
 from bridge.plan.grid import RunSpec
-from bridge.run.experience import Collector
-from bridge.run.probes import Probes
+from bridge.run.building import base_of, build_run
 from bridge.run.recorder import recording
 from bridge.run.state import Run
-from bridge.run.streams import check_lengths
 from bridge.step.ranks import ALONE, Ranks
-from bridge.step.reference import Reference
-from bridge.step.rollouts import Engine
-from bridge.step.sampler import NativeEngine
-from bridge.step.trainer import DivergedError, Trainer
-from bridge.step.weights import BASE, TrainablePolicy
+from bridge.step.trainer import DivergedError
+from bridge.step.weights import BASE
 from bridge.store.records import (
     RESULTS,
     RunFolder,
     Status,
-    base_folder,
     content_hash,
     exclusive,
     read_json,
@@ -69,9 +53,7 @@ from bridge.store.records import (
     write_json,
     writing,
 )
-from bridge.store.settings import HubModel, LocalModel, TrainingConfig
-from bridge.tasks.base import Dataset, check_disjoint, check_problems
-from bridge.tasks.registry import load_family
+from bridge.tasks.base import Dataset
 
 
 def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALONE) -> Status:
@@ -98,8 +80,8 @@ def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALON
         if ended is not None:
             return ended
         started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        base_path = ranks.from_first(partial(_base_path, spec, results))
-        run = _set_up(spec, folder, grader, base_path, ranks)
+        base_path = ranks.from_first(partial(base_of, spec, results))
+        run = build_run(spec, folder, grader, base_path, ranks)
         if ranks.first:
             _say_coverage(run)
         demo_reward = run.grade_demonstrations()
@@ -150,116 +132,6 @@ def _ended(spec: RunSpec, folder: RunFolder) -> Status | None:
     record = read_json(folder.done)
     status: Status = record.get("status")
     return status if status in RESULTS and record.get("train_hash") == spec.train_hash else None
-
-
-def _set_up(
-    spec: RunSpec, folder: RunFolder, grader: GraderPool, base_path: Path, ranks: Ranks
-) -> Run:
-    family = load_family(spec.family)
-    options = family.Options.model_validate(spec.dataset_options)
-    dataset = family.dataset(options)
-    check_problems(f"{spec.dataset} train", dataset.train)
-    check_problems(f"{spec.dataset} validation", dataset.validation)
-    check_disjoint(
-        f"{spec.dataset} train", dataset.train, f"{spec.dataset} validation", dataset.validation
-    )
-    for name in family.benchmark_names():
-        questions = family.benchmark(name, options)
-        check_problems(name, questions)
-        if name not in spec.train_on_benchmarks:
-            check_disjoint(f"{spec.dataset} train", dataset.train, name, questions)
-
-    method_class = load_method(spec.method)
-    method = method_class(
-        method_class.Options.model_validate(spec.method_options), spec.training, spec.seed
-    )
-    base = load_policy(base_path)
-    check_lengths(
-        base,
-        (*dataset.train, *dataset.validation),
-        max_response_tokens=spec.training.max_response_tokens,
-        context_tokens=base.model.config.max_position_embeddings,
-    )
-    policy = _policy(spec, base, method, ranks)
-    reference = _reference(spec.training, policy, base_path) if spec.training.kl_coef > 0 else None
-    trainer = Trainer(policy, method, spec.training, reference)
-    stopwatch = Stopwatch()
-    collector = Collector(
-        policy.sampler,
-        _engine(spec.training, policy, base_path),
-        SharedGrader(grader, ranks),
-        spec.training,
-        seed=spec.seed,
-        stopwatch=stopwatch,
-    )
-    probes = Probes(policy, trainer, collector, dataset, spec.training)
-    return Run(spec, folder, method, dataset, policy, trainer, collector, probes, stopwatch)
-
-
-def _policy(
-    spec: RunSpec, base: Policy, method: Method, ranks: Ranks
-) -> TrainablePolicy | ShardedPolicy:
-    """The weights that are trained, held whole or in pieces."""
-    training = spec.training
-    compute = torch.bfloat16 if training.precision == "bfloat16" else None
-    adapter = None if method.adapter is None else method.adapter.shape
-    if training.sharding.stage != "none":
-        return ShardedPolicy(
-            base,
-            training.sharding,
-            ranks,
-            adapter=adapter,
-            shadow=method.uses_shadow,
-            seed=spec.seed,
-            compute=compute or torch.float32,
-        )
-    base.model.to(training_device())
-    return TrainablePolicy(
-        base,
-        adapter=adapter,
-        shadow=method.uses_shadow,
-        seed=spec.seed,
-        compute=compute,
-        shadow_on_host=training.cpu_offload and (method.uses_shadow or method.forks_shadow),
-    )
-
-
-def _reference(
-    training: TrainingConfig, policy: TrainablePolicy | ShardedPolicy, base_path: Path
-) -> Reference | ShardedReference:
-    """The policy of the KL term, which is never trained."""
-    if isinstance(policy, ShardedPolicy):
-        return ShardedReference(policy)
-    reference = load_policy(base_path)
-    if training.precision == "bfloat16":
-        cast_weights(reference.model, torch.bfloat16)
-    reference.model.to("cpu" if training.cpu_offload else training_device())
-    return Reference(reference, policy)
-
-
-def _engine(
-    training: TrainingConfig, policy: TrainablePolicy | ShardedPolicy, base_path: Path
-) -> Engine:
-    sampler = policy.sampler
-    if isinstance(policy, ShardedPolicy):
-        native = NativeEngine(
-            sampler.model, eos_token_id=sampler.eos_token_id, pad_token_id=sampler.pad_token_id
-        )
-        return SharedEngine(native, policy)
-    if training.engine == "vllm":
-        return VllmEngine(
-            base_path,
-            end_token_ids=[sampler.eos_token_id],
-            dtype=sampler.model.dtype,
-            kv_cache_gib=training.kv_cache_gib,
-            weights=lambda: ((n, p.detach()) for n, p in policy.model.named_parameters()),
-        )
-    return NativeEngine(
-        sampler.model,
-        eos_token_id=sampler.eos_token_id,
-        pad_token_id=sampler.pad_token_id,
-        refresh=policy.refresh,
-    )
 
 
 def _loop(run: Run, sizes: tuple[int, int] | None) -> None:
@@ -327,6 +199,7 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
     generate = 2 * n * (tokens["generated"] + tokens["prefilled"])
     train = 6 * n * tokens["trained"] + 2 * n * tokens["scored"]
     total_s = run.stopwatch.elapsed_s
+    extra = ["deepspeed"] if run.spec.training.sharding.stage != "none" else []
     return {
         "train_hash": run.spec.train_hash,
         "spec_hash": run.spec.spec_hash,
@@ -343,7 +216,7 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
         "device": device_name(),
         "threads": threads,
         "ranks": run.policy.ranks.size,
-        "versions": versions(*(["deepspeed"] if isinstance(run.policy, ShardedPolicy) else [])),
+        "versions": versions(*extra),
         "git": git_state(),
         "demonstrations": _demonstrations(run.dataset),
         "hashes": {
@@ -364,11 +237,3 @@ def _demonstrations(dataset: Dataset) -> dict[str, Any]:
     if dataset.coverage is not None:
         return asdict(dataset.coverage)
     return {"prompts": len(dataset.train), "demonstrated": len(dataset.demonstrations)}
-
-
-def _base_path(spec: RunSpec, results: Path) -> Path:
-    model = spec.model_config
-    if isinstance(model, LocalModel):
-        return Path(model.path)
-    folder = base_folder(results, spec.suite, spec.model)
-    return prepare_hub_model(model, folder) if isinstance(model, HubModel) else folder

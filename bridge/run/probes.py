@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bridge.engines.sharding.policy import ShardedPolicy
 from bridge.grading.extraction import last_boxed
 from bridge.grading.labels import matthews
 from bridge.grading.lenient import last_number_is
@@ -18,9 +17,10 @@ from bridge.methods.base import Method
 from bridge.run.experience import Collector
 from bridge.run.streams import demonstration_row
 from bridge.step.batches import StepBatch
+from bridge.step.protocols import Weights
 from bridge.step.rows import Group, Row
 from bridge.step.trainer import Trainer
-from bridge.step.weights import ADAPTER, BASE, SHADOW, TrainablePolicy
+from bridge.step.weights import ADAPTER, BASE, SHADOW
 from bridge.store.settings import TrainingConfig
 from bridge.tasks.base import Dataset
 
@@ -38,7 +38,7 @@ class Probes:
 
     def __init__(
         self,
-        policy: TrainablePolicy | ShardedPolicy,
+        policy: Weights,
         trainer: Trainer,
         collector: Collector,
         dataset: Dataset,
@@ -128,7 +128,7 @@ class Probes:
     ) -> dict[str, float | None]:
         """Norms and cosine of the gradients of -J and L; the run's own logs and counts stay."""
         method = Method(Method.Options(), self.plain)
-        trainer = Trainer(self.policy, method, self.plain)
+        trainer = Trainer(self.policy, self.plain)
         batch = StepBatch(tuple(method.rows(groups, demonstrations, step=0)))
         rl = trainer.gradient("rl", batch).gradient
         out: dict[str, float | None] = {"probe_rl_norm": rl.norm(BASE)}

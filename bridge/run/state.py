@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from bridge.engines.sharding.policy import ShardedPolicy
 from bridge.machine.telemetry import Stopwatch
 from bridge.methods.base import Method
 from bridge.models.checkpoint import weights_hash
@@ -26,9 +25,9 @@ from bridge.run.experience import Collector
 from bridge.run.probes import Probes
 from bridge.run.streams import demonstration_row, positions
 from bridge.step.batches import StepBatch
+from bridge.step.protocols import Weights
 from bridge.step.rows import Group, Phase
 from bridge.step.trainer import Trainer
-from bridge.step.weights import TrainablePolicy
 from bridge.store.records import RecordError, RunFolder
 from bridge.tasks.base import Dataset, Problem
 
@@ -56,7 +55,7 @@ class Run:
     folder: RunFolder
     method: Method
     dataset: Dataset
-    policy: TrainablePolicy | ShardedPolicy
+    policy: Weights
     trainer: Trainer
     collector: Collector
     probes: Probes

@@ -32,13 +32,13 @@ class StepBatch:
     shadow: StepBatch | None = None
     """The same prompts answered by the shadow policy, for methods with ``shadow_rollouts``."""
 
-    def rows_of(self, term: Term) -> list[Row]:
-        """Rows that hold at least one token of a term."""
-        return [row for row in self.rows if term_tokens(row, term) > 0]
+    def places_of(self, term: Term) -> list[int]:
+        """Places in :attr:`rows` of those that hold at least one token of a term."""
+        return [i for i, row in enumerate(self.rows) if term_tokens(row, term) > 0]
 
     def n_rows(self, term: Term) -> int:
         """Global number of rows of a term, rows with a zero advantage included."""
-        return len(self.rows_of(term))
+        return len(self.places_of(term))
 
     def n_tokens(self, term: Term) -> int:
         """Global number of loss tokens of a term."""

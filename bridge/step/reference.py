@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from bridge.models.checkpoint import Policy
+from bridge.step.protocols import Score, Weights
 from bridge.step.scoring import next_token_logprobs
-from bridge.step.weights import TrainablePolicy
-
-Score = Callable[[Tensor, Tensor, float], Tensor]
-"""Log-probs [rows, tokens] from input ids, targets and temperature."""
 
 
 class Reference:
@@ -25,7 +22,7 @@ class Reference:
         trained: the policy that it is compared with, and scored beside.
     """
 
-    def __init__(self, policy: Policy, trained: TrainablePolicy) -> None:
+    def __init__(self, policy: Policy, trained: Weights) -> None:
         self._model = policy.model
         self._trained = trained
 

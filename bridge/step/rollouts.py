@@ -1,10 +1,8 @@
-"""The protocol every rollout engine follows."""
+"""What an engine is asked for and what it gives back: prompts and sampled completions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -30,25 +28,3 @@ class Completion:
     see the whole distribution."""
     truncated: bool
     """The length limit ended it, not the policy."""
-
-
-class Engine(Protocol):
-    """Generates completions from the current weights."""
-
-    def sync(self) -> None:
-        """Take over the trainer's current weights (a no-op where they are shared)."""
-        ...
-
-    def sleep(self) -> None:
-        """Give back what device memory can be; a sync meanwhile waits for the wake-up."""
-        ...
-
-    def wake(self) -> None:
-        """Be ready to generate from the current weights; a generation also does it by itself."""
-        ...
-
-    def generate(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int, temperature: float
-    ) -> list[list[Completion]]:
-        """Return, per prompt, one completion per seed. Temperature 0 is greedy decoding."""
-        ...

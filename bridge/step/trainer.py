@@ -8,6 +8,7 @@ are taken backward separately, each with its own counts.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,18 +16,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bridge.engines.sharding.policy import ShardedPolicy, ShardedReference
-from bridge.methods.base import Method
 from bridge.step.batches import MicroBatch, StepBatch, empty_micro_batch, micro_batches
 from bridge.step.gradients import Gradient, combined, put_gradient
 from bridge.step.objectives.aggregation import LossAggMode, masked_sum, token_weights
 from bridge.step.objectives.kl import kl_per_token
 from bridge.step.objectives.likelihood import weighted_nll
 from bridge.step.objectives.policy_gradient import clipped_policy_loss
+from bridge.step.protocols import ReferencePolicy, Score, TokenWeight, Weights
 from bridge.step.recomputing import recomputing
-from bridge.step.reference import Reference, Score
 from bridge.step.rows import Phase, Row, Term
-from bridge.step.weights import ADAPTER, BASE, SHADOW, TrainablePolicy
+from bridge.step.weights import ADAPTER, BASE, SHADOW
 from bridge.store.settings import TrainingConfig
 
 TEACHER = "teacher"
@@ -49,7 +48,7 @@ class TermResult:
     gradient: Gradient
     loss: float
     logprobs: dict[int, Tensor]
-    """Detached log-probs [response tokens] by ``id`` of the row."""
+    """Detached log-probs [response tokens] by the row's place in the batch."""
     clip_share: float = 0.0
     """Share of the term's tokens whose ratio was clipped."""
 
@@ -59,23 +58,23 @@ class Trainer:
 
     Args:
         policy: the weights.
-        method: gives the token weights of the demonstration term.
         training: the shared knobs.
         reference: policy of the KL term; needed where ``kl_coef`` > 0.
+        token_weight: coefficients of the demonstration term; None: all are 1.
     """
 
     def __init__(
         self,
-        policy: TrainablePolicy | ShardedPolicy,
-        method: Method,
+        policy: Weights,
         training: TrainingConfig,
-        reference: Reference | ShardedReference | None = None,
+        reference: ReferencePolicy | None = None,
+        token_weight: TokenWeight | None = None,
     ) -> None:
         self.policy = policy
         self.ranks = policy.ranks
-        self.method = method
         self.training = training
         self.reference = reference
+        self.token_weight = token_weight
         self.optimizers: dict[str, torch.optim.AdamW] = {}
         self.scalars: dict[str, float | None] = {}
         self.tokens_trained = 0
@@ -112,8 +111,9 @@ class Trainer:
         sampler are logged.
 
         Args:
-            old_logprobs: behaviour log-probs by ``id`` of the row. None: the current policy is the
-                behaviour policy (one update per rollout batch), so the ratio is exactly 1.
+            old_logprobs: behaviour log-probs by the row's place in the same batch. None: the
+                current policy is the behaviour policy (one update per rollout batch), so the ratio
+                is exactly 1.
             clip: whether the ratio is clipped.
 
         Raises:
@@ -122,13 +122,15 @@ class Trainer:
         config = self.training
         first = term not in self._taken
         logged = first and old_logprobs is None
-        rows = batch.rows_of(term)
+        places = batch.places_of(term)
         if term == "rl" and config.kl_coef == 0.0:
             # Rows without an advantage contribute nothing; they still count in the means.
-            rows = [row for row in rows if row.advantage != 0.0]
+            places = [i for i in places if batch.rows[i].advantage != 0.0]
         total_tokens, total_rows = batch.n_tokens(term), batch.n_rows(term)
         # Rows of like length together: less padding, the same gradient.
-        rows.sort(key=lambda row: len(row.prompt_ids) + len(row.response_ids))
+        places.sort(key=lambda i: len(batch.rows[i].prompt_ids) + len(batch.rows[i].response_ids))
+        rows = [batch.rows[i] for i in places]
+        olds = iter(self.ranks.share([old_logprobs[i] for i in places]) if old_logprobs else [])
         references = iter(self._reference_logprobs(rows) if term == "rl" else [])
         loss_sum, clipped, kl_sum, own_logprobs = 0.0, 0.0, 0.0, []
         with self._backward():
@@ -140,14 +142,15 @@ class Trainer:
                     continue
                 if term == "rl":
                     per_token, n_clipped, kl = self._rl_loss(
-                        micro, logprob, old_logprobs, next(references, None), clip=clip
+                        micro, logprob, olds, next(references, None), clip=clip
                     )
                     clipped += n_clipped
                     kl_sum += kl
                     mode: LossAggMode = config.loss_agg_mode
                 else:
                     seen = MicroBatch(**{**micro.__dict__, "logprob": logprob.detach()})
-                    per_token = weighted_nll(logprob, self.method.token_weight(seen))
+                    weight = self.token_weight(seen) if self.token_weight else None
+                    per_token = weighted_nll(logprob, weight)
                     mode = config.sft_loss_agg_mode
                 weights = token_weights(
                     micro.mask,
@@ -163,10 +166,9 @@ class Trainer:
                 own_logprobs += [logprob[i, m].detach() for i, m in enumerate(micro.mask)]
         self.tokens_trained += _tokens(rows)
         loss_sum, clipped, kl_sum = self.ranks.total(loss_sum, clipped, kl_sum)
-        pairs = zip(rows, self.ranks.join(own_logprobs), strict=True)
-        logprobs = {id(row): logprob for row, logprob in pairs}
+        logprobs = dict(zip(places, self.ranks.join(own_logprobs), strict=True))
         if term == "rl" and logged:
-            self.log(sync_logprob_gap=_sync_gap(rows, logprobs))
+            self.log(sync_logprob_gap=_sync_gap(rows, list(logprobs.values())))
             if config.kl_coef > 0.0 and rows:
                 self.log(kl_sum=kl_sum)
         if not math.isfinite(loss_sum) or abs(loss_sum) > config.diverged_above_loss:
@@ -195,7 +197,7 @@ class Trainer:
         self,
         micro: MicroBatch,
         logprob: Tensor,
-        old_logprobs: dict[int, Tensor] | None,
+        olds: Iterator[Tensor],
         reference: Tensor | None,
         *,
         clip: bool,
@@ -204,10 +206,11 @@ class Trainer:
         of the tokens' k1 estimates of the KL divergence."""
         config = self.training
         old = logprob.detach()
-        if old_logprobs is not None:
+        behaviour = list(itertools.islice(olds, len(micro.rows)))
+        if behaviour:
             old = old.clone()
-            for i, row in enumerate(micro.rows):
-                old[i, micro.mask[i]] = old_logprobs[id(row)].to(old.device)
+            for i, values in enumerate(behaviour):
+                old[i, micro.mask[i]] = values.to(old.device)
         per_token, stats = clipped_policy_loss(
             logprob,
             old,
@@ -397,14 +400,14 @@ def _tokens(rows: Sequence[Row]) -> int:
     return sum(len(row.prompt_ids) + len(row.response_ids) for row in rows)
 
 
-def _sync_gap(rows: list[Row], logprobs: dict[int, Tensor]) -> float | None:
+def _sync_gap(rows: list[Row], logprobs: list[Tensor]) -> float | None:
     """Mean |sampler's - trainer's log-prob| in nats over some of the sampled tokens.
 
     It is the rounding between the two forward passes, unless the sampler had other weights.
     """
     gaps = [
-        float((torch.tensor(row.sampled_logprobs) - logprobs[id(row)].cpu()).abs().mean())
-        for row in rows[:_GAP_ROWS]
+        float((torch.tensor(row.sampled_logprobs) - own.cpu()).abs().mean())
+        for row, own in zip(rows[:_GAP_ROWS], logprobs[:_GAP_ROWS], strict=True)
         if row.kind == "rollout"
     ]
     return sum(gaps) / len(gaps) if gaps else None

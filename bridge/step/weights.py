@@ -41,7 +41,7 @@ AdapterShape = tuple[int, int, str | tuple[str, ...]] | Literal["full"]
 """LoRA's rank, alpha and target layers, or a full set of weights."""
 
 
-class TrainablePolicy:
+class WholeWeights:
     """Weights and what can be done with them.
 
     Args:

@@ -21,7 +21,7 @@ from bridge.step.rows import Row
 from bridge.step.sampler import NativeEngine
 from bridge.step.scoring import sequence_logprobs
 from bridge.step.trainer import Trainer
-from bridge.step.weights import TrainablePolicy
+from bridge.step.weights import WholeWeights
 from bridge.store.settings import TrainingConfig
 from bridge.tasks.base import Problem
 from studies.coupling.arms import check_same_scores
@@ -122,13 +122,13 @@ def check_phases_agree(
         for row in taught
     ]
     settings = training.model_copy(update={"kl_coef": 0.0})
-    trainer = Trainer(TrainablePolicy(policy), Method(Method.Options(), settings), settings)
+    trainer = Trainer(WholeWeights(policy), settings)
     sft = trainer.gradient("demonstration", StepBatch(tuple(taught))).logprobs
     rl = trainer.gradient("rl", StepBatch(tuple(drawn))).logprobs
     check_same_scores(
         name,
-        [value for row in taught for value in sft[id(row)].tolist()],
-        [value for row in drawn for value in rl[id(row)].tolist()],
+        [value for i in range(len(taught)) for value in sft[i].tolist()],
+        [value for i in range(len(drawn)) for value in rl[i].tolist()],
     )
 
 

@@ -21,7 +21,7 @@ from bridge.plan.grid import RunSpec
 from bridge.run.loop import Run, train_run
 from bridge.step.rollouts import Completion, Prompt
 from bridge.step.sampler import NativeEngine
-from bridge.step.weights import ADAPTER, TrainablePolicy
+from bridge.step.weights import ADAPTER, WholeWeights
 from bridge.store.records import RecordError, RunFolder
 from bridge.store.seeds import derive_seed
 from bridge.tasks.registry import load_family
@@ -41,7 +41,7 @@ class Pair:
 
     def __init__(self, folder: Path, **adapter: Any) -> None:
         self.folder = folder
-        self.trained = TrainablePolicy(load_policy(folder), **adapter)
+        self.trained = WholeWeights(load_policy(folder), **adapter)
         self.policy: Policy = self.trained.sampler
         self.engine = VllmEngine(
             folder,

@@ -224,7 +224,7 @@ def test_h_the_shadow_climbs_the_rl_objective(policy: Policy) -> None:
     def margin_of_shadow() -> float:
         with trainer.shadow_active():
             scored = trainer.gradient("rl", StepBatch((good, bad))).logprobs
-        return float(scored[id(good)].sum() - scored[id(bad)].sum())
+        return float(scored[0].sum() - scored[1].sum())
 
     before = margin_of_shadow()
     run(trainer, [StepBatch((good, bad, demonstration))] * 3)

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from bridge.step.batches import StepBatch
 from bridge.step.rows import Row
-from bridge.step.trainer import Trainer
-from bridge.step.weights import ADAPTER, BASE, SHADOW, TrainablePolicy
-from tests.fixtures.tiny_run import PROBLEM, make_method, make_training
+from bridge.step.weights import ADAPTER, BASE, SHADOW, WholeWeights
+from tests.fixtures.tiny_run import PROBLEM, MethodTrainer, make_method, make_training
 
 REWARD = torch.tensor([1.0, 0.6, 0.1, 0.0], dtype=torch.float64)
 TAU = 0.5
@@ -44,21 +43,21 @@ class Bandit(nn.Module):
         return SimpleNamespace(logits=self.logits.expand(*input_ids.shape, ARMS))
 
 
-def make(name: str, **options: Any) -> Trainer:
+def make(name: str, **options: Any) -> MethodTrainer:
     config = make_training(lr_rl=1.0, max_grad_norm=1e9, loss_agg_mode="seq-mean-token-sum")
     method = make_method(name, config, rl_weight=RL_WEIGHT, upper="full", **options)
     method.check("here")
     sampler: Any = SimpleNamespace(model=Bandit(), pad_token_id=0)
     assert method.adapter is not None
-    policy = TrainablePolicy(sampler, adapter=method.adapter.shape, shadow=method.uses_shadow)
-    trainer = Trainer(policy, method, config)
+    policy = WholeWeights(sampler, adapter=method.adapter.shape, shadow=method.uses_shadow)
+    trainer = MethodTrainer(policy, method, config)
     trainer._new_optimizer = lambda group, phase: torch.optim.SGD(  # type: ignore
         trainer.policy.parameters[group]
     )
     return trainer
 
 
-def value(trainer: Trainer, group: str) -> Tensor:
+def value(trainer: MethodTrainer, group: str) -> Tensor:
     return trainer.policy.parameters[group][0].detach().clone()
 
 
@@ -73,7 +72,7 @@ def arms(logits: Tensor) -> tuple[Row, ...]:
     )
 
 
-def step(trainer: Trainer, *, own: bool) -> None:
+def step(trainer: MethodTrainer, *, own: bool) -> None:
     w = value(trainer, ADAPTER)
     taught = tuple(
         Row("demonstration", PROBLEM, (0,), (a,)) for a in range(ARMS) for _ in range(TAUGHT[a])
@@ -105,7 +104,7 @@ def scalarised_optimum() -> Tensor:
     return logits.softmax(0)
 
 
-def solve_inner(trainer: Trainer) -> None:
+def solve_inner(trainer: MethodTrainer) -> None:
     """Put theta-hat where J_RL(theta-hat, w) is largest, by a long inner ascent."""
     w, hat = value(trainer, ADAPTER), value(trainer, SHADOW)
     for _ in range(60):
@@ -116,11 +115,11 @@ def solve_inner(trainer: Trainer) -> None:
         trainer.policy.parameters[SHADOW][0].copy_(hat)
 
 
-def policy_of(trainer: Trainer, group: str = BASE) -> Tensor:
+def policy_of(trainer: MethodTrainer, group: str = BASE) -> Tensor:
     return (value(trainer, group) + value(trainer, ADAPTER)).softmax(0)
 
 
-def norms(trainer: Trainer, n: int, every: int, *, own: bool = False) -> list[float]:
+def norms(trainer: MethodTrainer, n: int, every: int, *, own: bool = False) -> list[float]:
     """||w|| after each ``every`` steps."""
     out = []
     for k in range(1, n + 1):

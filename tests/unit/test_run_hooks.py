@@ -10,7 +10,7 @@ import pytest
 
 from bridge.grading.verdicts import GradeItem
 from bridge.methods.rl_zero import RLZero
-from bridge.run import loop as run_module
+from bridge.run import building
 from bridge.run.loop import train_run
 from bridge.step.batches import StepBatch
 from bridge.step.rows import Group, Request, Row
@@ -28,7 +28,7 @@ def train_with(
     **training: Any,
 ) -> list[dict[str, Any]]:
     """Train a method of this file; return its log without the probe of step 0."""
-    monkeypatch.setattr(run_module, "load_method", lambda name: method)
+    monkeypatch.setattr(building, "load_method", lambda name: method)
     spec = make_spec(base, "rl_zero", **training)
     train_run(spec, results=results, threads=1)
     return read_lines(spec.folder(results).dynamics)[1:]
@@ -158,7 +158,7 @@ def test_a_method_knows_the_seed_of_its_run(
             super().__init__(*arguments)
             seen.append(self.seed)
 
-    monkeypatch.setattr(run_module, "load_method", lambda name: Seeded)
+    monkeypatch.setattr(building, "load_method", lambda name: Seeded)
     for seed in (0, 7):
         train_run(make_spec(base, "rl_zero", seed=seed), results=tmp_path, threads=1)
     assert seen == [0, 7]

@@ -15,10 +15,10 @@ from bridge.run.loop import train_run
 from bridge.step.batches import StepBatch, micro_batches
 from bridge.step.gradients import Gradient, combined
 from bridge.step.rows import Phase, Term
-from bridge.step.trainer import Trainer
-from bridge.step.weights import ADAPTER, BASE, SHADOW, TrainablePolicy
+from bridge.step.weights import ADAPTER, BASE, SHADOW, WholeWeights
 from tests.fixtures.slow_reference import disturbed, relative_error
 from tests.fixtures.tiny_run import (
+    MethodTrainer,
     load_double,
     make_base,
     make_method,
@@ -36,14 +36,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_base(tmp_path_factory.mktemp("memory") / "base", layers=2)
 
 
-def batch_of(trainer: Trainer) -> StepBatch:
+def batch_of(trainer: MethodTrainer) -> StepBatch:
     return StepBatch(tuple(make_rows(len(trainer.policy.sampler.tokenizer))))
 
 
-def trainer_in(base: Path, compute: torch.dtype | None, **settings: Any) -> Trainer:
+def trainer_in(base: Path, compute: torch.dtype | None, **settings: Any) -> MethodTrainer:
     config = make_training(**settings)
-    trainable = TrainablePolicy(load_policy(base), compute=compute)
-    return Trainer(trainable, make_method("mixing", config), config)
+    trainable = WholeWeights(load_policy(base), compute=compute)
+    return MethodTrainer(trainable, make_method("mixing", config), config)
 
 
 def bytes_written(base: Path, folder: Path, method: str, **settings: Any) -> tuple[bytes, bytes]:
@@ -83,7 +83,7 @@ def test_the_trainer_keeps_to_the_budget(base: Path, monkeypatch: pytest.MonkeyP
     batch = batch_of(trainer)
     for term in TERMS:
         trainer.gradient(term, batch)
-    trainer.demonstration_loss(batch.rows_of("demonstration"))
+    trainer.demonstration_loss([r for r in batch.rows if r.kind == "demonstration"])
     assert max(seen) <= 40 and len(seen) > 6
 
 
@@ -129,16 +129,14 @@ def test_bfloat16_changes_loss_and_gradient_by_rounding_only(base: Path) -> None
 def test_micro_batches_are_added_up_in_float32(base: Path) -> None:
     """The same row 300 times, one per micro-batch: in bfloat16 the sum would stall at 256."""
     trainer = trainer_in(base, torch.bfloat16, micro_batch_rows=1)
-    row = batch_of(trainer).rows_of("demonstration")[0]
+    row = next(r for r in batch_of(trainer).rows if r.kind == "demonstration")
     one = trainer.gradient("demonstration", StepBatch((row,))).gradient.flat[BASE]
     many = trainer.gradient("demonstration", StepBatch((row,) * 300)).gradient.flat[BASE]
     assert relative_error(many, one) < 0.01  # a mean over 300 equal rows; 256 of them miss 15 %
 
 
 def test_the_merged_weight_is_rounded_once(base: Path) -> None:
-    policy = TrainablePolicy(
-        load_policy(base), adapter=(2, 4, "all-linear"), compute=torch.bfloat16
-    )
+    policy = WholeWeights(load_policy(base), adapter=(2, 4, "all-linear"), compute=torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in policy.parameters[ADAPTER]:
@@ -163,7 +161,7 @@ def test_a_whole_bridge_run_in_bfloat16(base: Path, tmp_path: Path) -> None:
 # -- activation checkpointing, offload ----------------------------------------------------------
 
 
-def kept_bytes(trainer: Trainer) -> int:
+def kept_bytes(trainer: MethodTrainer) -> int:
     """Bytes that one micro-batch's forward pass keeps for its backward pass."""
     held: dict[int, int] = {}
 
@@ -173,7 +171,9 @@ def kept_bytes(trainer: Trainer) -> int:
         return tensor
 
     weights = {p.untyped_storage().data_ptr() for p in trainer.policy.model.parameters()}
-    micro = trainer._micro_batches(batch_of(trainer).rows_of("rl"), "rl")[0]
+    micro = trainer._micro_batches(
+        [r for r in batch_of(trainer).rows if r.kind == "rollout"], "rl"
+    )[0]
     with trainer._backward(), saved_tensors_hooks(note, lambda tensor: tensor):
         kept = trainer._logprob(trainer.policy.score, micro, "rl")
     assert kept.requires_grad
@@ -210,8 +210,8 @@ def test_a_forked_shadow_on_the_host_changes_no_byte(base: Path, tmp_path: Path)
 
 
 def test_a_shadow_on_the_host_is_no_part_of_the_model_that_runs(base: Path) -> None:
-    policy = TrainablePolicy(load_policy(base), shadow=True, shadow_on_host=True)
-    trainer = Trainer(policy, make_method("mixing", make_training()), make_training())
+    policy = WholeWeights(load_policy(base), shadow=True, shadow_on_host=True)
+    trainer = MethodTrainer(policy, make_method("mixing", make_training()), make_training())
     running = {p.data_ptr() for p in policy.model.parameters()}
     assert running.isdisjoint(p.data_ptr() for p in policy.parameters[SHADOW])
     direction = Gradient(trainer.gradient("rl", batch_of(trainer)).gradient.flat)

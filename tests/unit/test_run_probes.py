@@ -20,14 +20,14 @@ from bridge.run.loop import train_run
 from bridge.run.probes import Probes
 from bridge.step.rollouts import Prompt
 from bridge.step.sampler import NativeEngine
-from bridge.step.trainer import Trainer
-from bridge.step.weights import TrainablePolicy
+from bridge.step.weights import WholeWeights
 from bridge.store.seeds import derive_seed
 from bridge.store.settings import TrainingConfig
 from bridge.tasks.base import Dataset
 from bridge.tasks.registry import load_family
 from tests.fixtures.tiny_run import (
     DATASET,
+    MethodTrainer,
     TextGrader,
     load_double,
     make_method,
@@ -47,13 +47,13 @@ ADDED = {
 def make_probes(policy: Policy, **settings: Any) -> Probes:
     """Probes around a policy that is not trained; rewards of its rollouts would be flipped."""
     training = make_training(probe_samples=5, reward_flip=0.49, **settings)
-    trainable = TrainablePolicy(policy)
+    trainable = WholeWeights(policy)
     engine = NativeEngine(
         policy.model, eos_token_id=policy.eos_token_id, pad_token_id=policy.pad_token_id
     )
     grader: Any = TextGrader()
     collector = Collector(policy, engine, grader, training, seed=3, stopwatch=Stopwatch())
-    trainer = Trainer(trainable, make_method("mixing", training), training)
+    trainer = MethodTrainer(trainable, make_method("mixing", training), training)
     return Probes(trainable, trainer, collector, dataset(), training)
 
 

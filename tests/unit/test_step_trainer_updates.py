@@ -20,7 +20,7 @@ from bridge.step.gradients import Gradient
 from bridge.step.ranks import ALONE
 from bridge.step.rows import Phase, Row, Term
 from bridge.step.scoring import next_token_logprobs
-from bridge.step.trainer import DivergedError, Trainer
+from bridge.step.trainer import DivergedError
 from bridge.step.weights import ADAPTER, BASE, SHADOW
 from tests.fixtures.slow_reference import (
     disturbed,
@@ -29,6 +29,7 @@ from tests.fixtures.slow_reference import (
 )
 from tests.fixtures.tiny_run import (
     PROBLEM,
+    MethodTrainer,
     load_double,
     make_method,
     make_rows,
@@ -116,7 +117,7 @@ def test_no_micro_batch_and_no_backward_pass_is_lost(
     n = 12
     policy: Any = CoordinatePolicy(n)
     config = make_training(micro_batch_rows=1, max_grad_norm=1e9)
-    trainer = Trainer(policy, make_method(method, config), config)
+    trainer = MethodTrainer(policy, make_method(method, config), config)
     directions: dict[str, Gradient] = {}
     monkeypatch.setattr(
         trainer, "descend", lambda group, d, phase, **_: directions.update({group: d})
@@ -133,7 +134,7 @@ def test_a_token_weighs_the_same_in_every_micro_batch() -> None:
     lengths = (1, 7, 3)
     rows = [Row("demonstration", PROBLEM, (2 * k,), (2 * k,) * n) for k, n in enumerate(lengths)]
     config = make_training(micro_batch_rows=1)
-    trainer = Trainer(policy, make_method("sft", config), config)
+    trainer = MethodTrainer(policy, make_method("sft", config), config)
     found = trainer.gradient("demonstration", StepBatch(tuple(rows))).gradient.flat[BASE]
     assert torch.allclose(found, -0.5 * torch.tensor(lengths).double() / sum(lengths))
 
@@ -141,7 +142,7 @@ def test_a_token_weighs_the_same_in_every_micro_batch() -> None:
 # -- updates ------------------------------------------------------------------------------------
 
 
-def sizes(trainer: Trainer) -> dict[str, int]:
+def sizes(trainer: MethodTrainer) -> dict[str, int]:
     return {g: sum(p.numel() for p in ps) for g, ps in trainer.policy.parameters.items()}
 
 

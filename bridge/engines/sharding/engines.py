@@ -3,7 +3,7 @@
 DeepSpeed does the forward and backward passes, gathers weights and reduces gradients. Its own
 optimiser step is not used: the trainer's update rules need directions that are sums of several
 gradients, and an optimiser state per stage and kind, so they work on this rank's pieces directly
-(:mod:`bridge.engines.sharding.policy`). What is taken from and given to DeepSpeed is in
+(:mod:`bridge.engines.sharding.weights`). What is taken from and given to DeepSpeed is in
 :class:`ShardedModel`; nothing else in the package touches it.
 
 Two traps of the pinned version (0.19.8) are worked around here, and tested:

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bridge.engines.sharding.policy import ShardedPolicy
 from bridge.grading import GradeItem
 from bridge.grading.verdicts import Graded
-from bridge.run.experience import Grader
+from bridge.step.protocols import Engine, Grader, Weights
 from bridge.step.ranks import Ranks
-from bridge.step.rollouts import Completion, Engine, Prompt
+from bridge.step.rollouts import Completion, Prompt
 
 
 class SharedEngine:
@@ -25,7 +24,7 @@ class SharedEngine:
         engine: draws from ``policy.sampler``, of whose model it needs all weights.
     """
 
-    def __init__(self, engine: Engine, policy: ShardedPolicy) -> None:
+    def __init__(self, engine: Engine, policy: Weights) -> None:
         self.engine = engine
         self.policy = policy
 

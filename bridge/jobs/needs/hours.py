@@ -4,13 +4,16 @@ decoding, each at a stated share of what the maker gives. docs/memory.md has the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from bridge.jobs.needs.devices import Device
 from bridge.jobs.needs.memory import GIB
+from bridge.jobs.needs.methods import cost_of
 from bridge.jobs.needs.rows import MEAN_SHARE, Rows, rows_of
 from bridge.jobs.needs.shapes import Shape
 from bridge.methods.base import Method
 from bridge.plan.grid import RunSpec
-from bridge.step.rows import StepKind, Term
+from bridge.step.rows import Term
 
 TRAIN_UTILISATION = 0.35
 """Of the dense bfloat16 throughput, in forward and backward passes."""
@@ -29,7 +32,7 @@ _QUESTIONS = 1517
 def hours_of(spec: RunSpec, shape: Shape, method: Method, device: Device) -> dict[str, float]:
     """Hours by the clock by part, with ``total``; of several devices, all are taken so long."""
     training = spec.training
-    rows = rows_of(spec, shape)
+    rows, cost = rows_of(spec, shape), cost_of(method)
     seconds = {"rollout": 0.0, "update": 0.0, "sync": 0.0, "probe": 0.0, "evaluate": 0.0}
     draw_s = _decode_s(
         shape,
@@ -45,7 +48,7 @@ def hours_of(spec: RunSpec, shape: Shape, method: Method, device: Device) -> dic
         if kind != "sft":
             seconds["rollout"] += draw_s * (2 if method.shadow_rollouts else 1)
             seconds["sync"] += _SYNC_S if training.engine == "vllm" else 0.0
-        seconds["update"] += _update_s(spec, shape, method, kind, rows, device)
+        seconds["update"] += _update_s(spec, shape, cost.passes[kind], rows, device)
     probes = 1 + method.n_steps // training.probe_every if method.n_steps else 0
     seconds["probe"] = probes * draw_s * 2 * training.probe_size / _answers(spec)
     seconds["evaluate"] = _evaluate_s(spec, shape, device)
@@ -64,7 +67,7 @@ def _width(spec: RunSpec) -> int:
 
 
 def _update_s(
-    spec: RunSpec, shape: Shape, method: Method, kind: StepKind, rows: Rows, device: Device
+    spec: RunSpec, shape: Shape, passes: Mapping[Term, int], rows: Rows, device: Device
 ) -> float:
     training = spec.training
     sizes: dict[Term, tuple[int, float]] = {
@@ -74,12 +77,12 @@ def _update_s(
     # Forward 2, backward 4, and the forward pass once more where layers are recomputed.
     factor = 8 if training.activation_checkpointing else 6
     train, score = 0.0, 0.0
-    for term, passes in method.passes(kind).items():
+    for term, n in passes.items():
         count, length = sizes[term]
         per_pass = count * length * _forward_flops(shape, length) / 2
-        train += passes * factor * per_pass
+        train += n * factor * per_pass
         if term == "rl" and training.kl_coef > 0:
-            score += passes * 2 * per_pass
+            score += n * 2 * per_pass
     # float32 products run at about an eighth of the bfloat16 rate (TF32 is left off).
     slow = 1 if training.precision == "bfloat16" else 8
     peak = device.bf16_tflops * 1e12

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bridge.jobs.needs.methods import cost_of
 from bridge.jobs.needs.rows import Rows, rows_of
 from bridge.jobs.needs.shapes import Shape
 from bridge.methods.base import Method
@@ -52,7 +53,8 @@ def memory_of(spec: RunSpec, shape: Shape, method: Method) -> Memory:
         return _untrained(spec, shape, rows, c)
     shadowed = method.uses_shadow or method.forks_shadow
     offload = training.cpu_offload
-    optimizers = method.optimizers_at_once
+    cost = cost_of(method)
+    optimizers = cost.optimizers_at_once
     lora = method.adapter is not None and not method.adapter.full
     adapter = 0
     if method.adapter is not None:
@@ -71,8 +73,8 @@ def memory_of(spec: RunSpec, shape: Shape, method: Method) -> Memory:
     update = {
         **held,
         "reference": 0 if offload else reference,
-        "gradients": n * HELD * method.gradients_at_once + (adapter * HELD if lora else 0),
-        **_backward(spec, shape, rows, c, _terms(method)),
+        "gradients": n * HELD * cost.gradients_at_once + (adapter * HELD if lora else 0),
+        **_backward(spec, shape, rows, c, cost.terms),
     }
     rollout = {
         **held,
@@ -108,11 +110,6 @@ def _untrained(spec: RunSpec, shape: Shape, rows: Rows, c: int) -> Memory:
         disk_gib=0.0,
         policy_gib=0.0,
     )
-
-
-def _terms(method: Method) -> set[Term]:
-    kinds = {method.phase(step).kind for step in range(1, method.n_steps + 1)}
-    return {term for kind in kinds for term in method.passes(kind)}
 
 
 def _backward(

@@ -1,6 +1,6 @@
 """A policy under training whose weights, gradients and optimiser states are spread over ranks.
 
-It keeps the contract of :class:`bridge.step.weights.TrainablePolicy`: groups of parameters,
+It keeps the contract of :class:`bridge.step.weights.WholeWeights`: groups of parameters,
 an adapter on live base weights, a shadow that is swapped in. A parameter here is this rank's piece
 of a weight, flat and in float32; ``flat`` gradients are pieces likewise. What is computed with is
 the merged model in DeepSpeed's engine. Base, shadow and a full adapter are cut as DeepSpeed cuts
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from bridge.engines.sharding.engines import Piece, ShardedModel
 from bridge.engines.sharding.factors import LoraFactors
 from bridge.models.checkpoint import Policy
+from bridge.step.protocols import Score
 from bridge.step.ranks import Ranks
-from bridge.step.reference import Score
 from bridge.step.weights import ADAPTER, BASE, SHADOW, AdapterShape, plain_name
 from bridge.store.settings import ShardingConfig
 
 
-class ShardedPolicy:
+class ShardedWeights:
     """Weights of a run on several ranks and what can be done with them.
 
     Args:
@@ -261,7 +261,7 @@ class ShardedReference:
         policy: at the weights that the reference begins with.
     """
 
-    def __init__(self, policy: ShardedPolicy) -> None:
+    def __init__(self, policy: ShardedWeights) -> None:
         self._policy = policy
         self.follow()
 

@@ -1,0 +1,90 @@
+"""What a step of each method takes: gradients and optimisers that exist at once, backward passes.
+
+Most methods follow from their phases: one gradient and one pass for each term of a step, one
+optimiser for each kind of step of a stage. Methods that take more, or less, are listed in
+:data:`_OTHERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from bridge.methods.base import Method
+from bridge.methods.bridge import Bridge
+from bridge.methods.sasr import WarmUpSwitch
+from bridge.step.rows import StepKind, Term
+
+_TERMS: dict[StepKind, tuple[Term, ...]] = {
+    "rl": ("rl",),
+    "sft": ("demonstration",),
+    "joint": ("rl", "demonstration"),
+}
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What the steps of a method take."""
+
+    gradients_at_once: int
+    """Gradients of the base's size that a step holds at a time."""
+    optimizers_at_once: int
+    """Optimisers of the base weights that exist at a time."""
+    passes: Mapping[StepKind, Mapping[Term, int]]
+    """Backward passes over the rows of each term, by kind of step."""
+
+    @property
+    def terms(self) -> set[Term]:
+        """Terms that any step takes backward."""
+        return {term for passes in self.passes.values() for term in passes}
+
+
+def cost_of(method: Method) -> StepCost:
+    """The cost of a method's steps."""
+    cost = _from_phases(method)
+    for kind, adjusted in _OTHERS.items():
+        if isinstance(method, kind):
+            cost = adjusted(method, cost)
+    return cost
+
+
+def _from_phases(method: Method) -> StepCost:
+    stages: dict[str, set[StepKind]] = {}
+    for step in range(1, method.n_steps + 1):
+        phase = method.phase(step)
+        stages.setdefault(phase.stage, set()).add(phase.kind)
+    kinds = set[StepKind]().union(*stages.values())
+    return StepCost(
+        gradients_at_once=2 if "joint" in kinds else 1,
+        # Those of a stage that has ended are gone.
+        optimizers_at_once=max(map(len, stages.values()), default=0),
+        passes={kind: dict.fromkeys(_TERMS[kind], 1) for kind in kinds},
+    )
+
+
+def _bridge(method: Bridge, cost: StepCost) -> StepCost:
+    chosen = method.options
+    if chosen.upper != "lora":
+        # Both terms, theta's direction, theta-hat's term, the gain, and w's with its two parts.
+        gradients = 6 if chosen.shadow == "none" else 8
+    else:
+        gradients = 4 if method.forks_shadow else 2
+    again = 1 if chosen.update_order == "jacobi" else 2
+    at_shadow = {
+        "none": 0,
+        "persistent": again,
+        "lookahead": 1,
+        "m_step": chosen.shadow_steps,
+    }[chosen.shadow]
+    return StepCost(
+        gradients_at_once=gradients,
+        optimizers_at_once=2 if chosen.upper == "base" else 1,
+        passes={"joint": {"rl": again + at_shadow, "demonstration": again}},
+    )
+
+
+def _switch(method: WarmUpSwitch, cost: StepCost) -> StepCost:
+    return replace(cost, optimizers_at_once=1)  # of both kinds of step together
+
+
+_OTHERS: dict[type[Method], Callable[..., StepCost]] = {Bridge: _bridge, WarmUpSwitch: _switch}
