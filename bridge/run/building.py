@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bridge.machine.telemetry import Stopwatch, training_device
+from bridge.machine.provenance import training_device
+from bridge.machine.telemetry import Stopwatch
 from bridge.methods.base import Method
 from bridge.methods.registry import load_method
 from bridge.models.checkpoint import Policy, cast_weights, load_policy

@@ -22,14 +22,9 @@ import torch
 from bridge.grading.pool import GraderPool
 from bridge.grading.verdicts import GRADER_VERSION
 from bridge.machine.interruption import Interrupted, requested
+from bridge.machine.provenance import device_name, git_state, training_device, versions
 from bridge.machine.requeue import patience_s
-from bridge.machine.telemetry import (
-    device_name,
-    git_state,
-    host_memory_gib,
-    training_device,
-    versions,
-)
+from bridge.machine.telemetry import host_memory_gib
 from bridge.models.checkpoint import (
     save_policy,
     weights_hash,

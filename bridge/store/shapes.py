@@ -53,6 +53,7 @@ class Shape(BaseModel):
 class Git(Shape):
     commit: str | None = None
     dirty: bool | None = None
+    reason: Text | None = None
 
 
 class StageSeconds(Shape):
