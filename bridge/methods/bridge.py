@@ -17,6 +17,7 @@ The defaults are the paper's letter; every open choice is an option.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -156,7 +157,7 @@ class Bridge(Method):
 
         rl = trainer.gradient("rl", batch)
         sft = trainer.gradient("demonstration", batch)
-        behaviour = rl.logprobs
+        behaviour = batch.old_logprobs or rl.logprobs
         student = trainer.combined(  # eq. 7
             (chosen.sft_rate_ratio * (1.0 - rl_share), self._base_part(sft)),
             (rl_share, self._base_part(rl)),
@@ -200,7 +201,7 @@ class Bridge(Method):
         trainer: Trainer,
         batch: StepBatch,
         rl: TermResult,
-        behaviour: dict[int, Tensor],
+        behaviour: Mapping[int, Tensor],
         phase: Phase,
     ) -> TermResult | None:
         """The RL term at (theta-hat, w); None where there is no theta-hat.
@@ -218,7 +219,7 @@ class Bridge(Method):
         # Own rollouts were drawn by (theta-hat, w) itself: the ratio is 1, as it is for `none`.
         old = None if own or chosen.shadow_ratio == "none" else behaviour
 
-        def term(old: dict[int, Tensor] | None) -> TermResult:
+        def term(old: Mapping[int, Tensor] | None) -> TermResult:
             clip = chosen.shadow_ratio == "clipped"
             return trainer.gradient("rl", rollouts, old_logprobs=old, clip=clip)
 

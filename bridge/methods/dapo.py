@@ -1,7 +1,8 @@
 """``dapo``: GRPO with a group filter, refill, overlong mask and length penalty (arXiv 2503.14476).
 
     filter_groups            groups whose rewards are all equal are dropped, and other prompts drawn
-    mask_truncated           a truncated answer counts in its group's mean and is not learnt from
+    mask_truncated           a truncated answer counts in its group's mean and leaves the loss, its
+                             token count included
     overlong_buffer_tokens   r' = r - clip((length - (L_max - buffer)) / buffer, 0, 1)
 
 The paper's clip-higher and token mean are keys of the shared training configuration, which the
@@ -70,16 +71,15 @@ class Dapo(Method):
         return [Request(problem, self.training.n) for problem in draw(missing)]
 
     def rows(self, groups: Sequence[Group], demonstrations: Sequence[Row], step: int) -> list[Row]:
-        return super().rows([group for group in groups if self._teaches(group)], (), step)
+        rows = super().rows([group for group in groups if self._teaches(group)], (), step)
+        return [row for row in rows if not (self.options.mask_truncated and row.truncated)]
 
     def advantage(self, group: Group) -> list[float]:
         rewards = [
             reward + self._length_penalty(row)
             for reward, row in zip(group.rewards, group.rows, strict=True)
         ]
-        advantages = group_advantages(rewards, norm_by_std=self.training.norm_adv_by_std_in_grpo)
-        masked = [self.options.mask_truncated and row.truncated for row in group.rows]
-        return [0.0 if m else a for m, a in zip(masked, advantages, strict=True)]
+        return group_advantages(rewards, norm_by_std=self.training.norm_adv_by_std_in_grpo)
 
     def update(self, trainer: Trainer, batch: StepBatch, step: int) -> None:
         dropped = sum(not self._teaches(group) for group in batch.groups)

@@ -5,15 +5,18 @@ With k of a prompt's n rollouts right:
     k <= gate: its rollouts are dropped and its demonstration is learnt with weight beta
     k > gate:  its rollouts are learnt from by RL
 
-    L = L_RL + beta L_D,    each term over its own global count
+    L = (1 - f) L_RL + beta f L_D,    f = share of the prompts that learn their demonstration
 
-A prompt that fails the gate and has no demonstration keeps its rollouts, and is counted.
+so that every prompt weighs the same, as in the paper's mean over prompts. ``weigh: terms`` leaves f
+out: each term then has weight 1 over its own count, and one failing prompt of eight can outweigh
+the other seven. A prompt that fails the gate and has no demonstration keeps its rollouts, and is
+counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -37,6 +40,8 @@ class HPT(Method):
         """A prompt with at most so many right rollouts fails; -1 is RL alone."""
         beta: float = Field(1.0, ge=0)
         """Weight of the demonstration term."""
+        weigh: Literal["prompts", "terms"] = "prompts"
+        """What weighs the same: every prompt, or both terms."""
         demonstrated_share: float = Field(0.0, ge=0, le=1)
         """Share of each step's prompts drawn from those with a demonstration."""
 
@@ -66,14 +71,17 @@ class HPT(Method):
     def rows(self, groups: Sequence[Group], demonstrations: Sequence[Row], step: int) -> list[Row]:
         kept, taught = [], []
         for group in groups:
-            if self._fails(group) and group.demonstration is not None:
+            if group.demonstration is not None and self._is_taught(group):
                 taught.append(group.demonstration)
             else:
                 kept.append(group)
         return super().rows(kept, taught, step)
 
     def mix(self, step: int, stats: StepStats) -> tuple[float, float]:
-        return 1.0, self.options.beta
+        if self.options.weigh == "terms":
+            return 1.0, self.options.beta
+        share = sum(map(self._is_taught, stats.groups)) / len(stats.groups)
+        return 1.0 - share, share * self.options.beta
 
     def update(self, trainer: Trainer, batch: StepBatch, step: int) -> None:
         failed = [group for group in batch.groups if self._fails(group)]
@@ -82,6 +90,9 @@ class HPT(Method):
             gate_without_demonstration=sum(group.demonstration is None for group in failed),
         )
         super().update(trainer, batch, step)
+
+    def _is_taught(self, group: Group) -> bool:
+        return self._fails(group) and group.demonstration is not None
 
     def _fails(self, group: Group) -> bool:
         right = sum(reward == self.training.reward_correct for reward in group.rewards)

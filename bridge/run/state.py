@@ -26,7 +26,7 @@ from bridge.run.probes import Probes
 from bridge.run.streams import demonstration_row, positions
 from bridge.step.batches import StepBatch
 from bridge.step.protocols import Weights
-from bridge.step.rows import Group, Phase
+from bridge.step.rows import Group, Phase, Row
 from bridge.step.trainer import Trainer
 from bridge.store.records import RecordError, RunFolder
 from bridge.tasks.base import Dataset, Problem
@@ -71,7 +71,7 @@ class Run:
         self.counters.step += 1
         step = self.counters.step
         phase = self.method.phase(step)
-        self.trainer.begin_step()
+        self.trainer.begin_step(*self._place_in_stage(step, phase.stage))
         if self.trainer.reference is not None and self.method.reanchor_reference(step):
             self.trainer.reference.follow()
         groups: Sequence[Group] = ()
@@ -88,18 +88,13 @@ class Run:
         with self.stopwatch.stage("sync"):
             self.collector.engine.sleep()
         with self.stopwatch.stage("update"):
-            rows = self.method.rows(groups, demonstrations, step)
-            batch = StepBatch(tuple(rows), tuple(groups), shadow)
-            self.method.update(self.trainer, batch, step)
+            batch, scalars = self._update(groups, demonstrations, shadow, step)
         with self.stopwatch.stage("sync"):
             self.collector.engine.sync()
-        scalars = dict(self.trainer.scalars) | self.method.scalars()
+        scalars |= self.method.scalars()
         _check_sync_gap(scalars.get("sync_logprob_gap"), step)
-        kl_sum = scalars.pop("kl_sum", None)
-        if kl_sum is not None:
-            scalars["kl"] = kl_sum / max(1, batch.n_tokens("rl"))
         drawn = sum(len(group.rows) for group in groups)
-        kept = sum(row.kind != "demonstration" for row in rows)
+        kept = sum(row.kind != "demonstration" for row in batch.rows)
         return {
             "step": step,
             "kind": phase.kind,
@@ -111,6 +106,60 @@ class Run:
             **statistics,
             **scalars,
         }
+
+    def _place_in_stage(self, step: int, stage: str) -> tuple[int, int]:
+        """Number of the step within its stage (1-based), and the stage's number of steps."""
+        first, n_steps = self._stages[stage]
+        return step - first + 1, n_steps
+
+    @cached_property
+    def _stages(self) -> dict[str, tuple[int, int]]:
+        """First step and number of steps of each stage."""
+        steps: dict[str, list[int]] = {}
+        for step in range(1, self.method.n_steps + 1):
+            steps.setdefault(self.method.phase(step).stage, []).append(step)
+        return {stage: (found[0], len(found)) for stage, found in steps.items()}
+
+    def _update(
+        self,
+        groups: Sequence[Group],
+        demonstrations: Sequence[Row],
+        shadow: StepBatch | None,
+        step: int,
+    ) -> tuple[StepBatch, dict[str, float | None]]:
+        """The optimiser steps on a batch of rollouts; return the batch and what was logged."""
+
+        def batch_of(
+            groups: Sequence[Group], taught: Sequence[Row], shadow: StepBatch | None
+        ) -> StepBatch:
+            return StepBatch(tuple(self.method.rows(groups, taught, step)), tuple(groups), shadow)
+
+        config = self.spec.training
+        size = config.ppo_mini_batch_size or len(groups)
+        if not groups or (config.ppo_epochs == 1 and size >= len(groups)):
+            batch = batch_of(groups, demonstrations, shadow)
+            self.method.update(self.trainer, batch, step)
+            return batch, dict(self.trainer.scalars)
+        cuts = range(0, len(groups), size)
+        parts = []
+        for k, begin in enumerate(cuts):
+            theirs = None
+            if shadow is not None:
+                chosen = shadow.groups[begin : begin + size]
+                theirs = batch_of(chosen, (), None)
+            taught = demonstrations[k :: len(cuts)]
+            part = batch_of(groups[begin : begin + size], taught, theirs)
+            parts.append(part)
+        # All before the first update: the policy that drew the rollouts is the one of now.
+        parts = [replace(p, old_logprobs=self.trainer.rollout_logprobs(p)) for p in parts]
+        place = self._place_in_stage(step, self.method.phase(step).stage)
+        logs = []
+        for part in parts * config.ppo_epochs:
+            self.trainer.begin_step(*place)
+            self.method.update(self.trainer, part, step)
+            logs.append(dict(self.trainer.scalars))
+        rows = tuple(row for part in parts for row in part.rows)
+        return StepBatch(rows, tuple(groups)), _mean(logs)
 
     def _rollouts(self, step: int) -> tuple[list[Group], dict[str, float | None], StepBatch | None]:
         """The step's groups with their statistics, and the shadow's groups where wanted."""
@@ -266,6 +315,15 @@ class Run:
             "trained": self.trainer.tokens_trained,
             "scored": self.trainer.tokens_scored,
         }
+
+
+def _mean(logs: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    """Mean of each number over the updates that logged it."""
+    found: dict[str, list[float]] = {}
+    for log in logs:
+        for name, value in log.items():
+            found.setdefault(name, []).extend([] if value is None else [value])
+    return {name: sum(v) / len(v) if v else None for name, v in found.items()}
 
 
 def _check_sync_gap(gap: float | None, step: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +31,9 @@ class StepBatch:
     groups: tuple[Group, ...] = ()
     shadow: StepBatch | None = None
     """The same prompts answered by the shadow policy, for methods with ``shadow_rollouts``."""
+    old_logprobs: Mapping[int, Tensor] | None = None
+    """Log-probs [response tokens] under the policy before the first update on these rollouts, by a
+    row's place. None: this is the first and only update, so the ratio is exactly 1."""
 
     def places_of(self, term: Term) -> list[int]:
         """Places in :attr:`rows` of those that hold at least one token of a term."""

@@ -87,6 +87,12 @@ class Weights(Protocol):
         """Log-probs [rows, tokens] of the targets at the current weights."""
         ...
 
+    def score_with_entropy(
+        self, input_ids: Tensor, targets: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """The same, and the entropies [rows, tokens] of the distributions, both differentiable."""
+        ...
+
     def changed(self) -> None:
         """Say that parameters of a group have been written to."""
         ...

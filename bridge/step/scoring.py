@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bridge.models.checkpoint import CheckpointError, Policy
-from bridge.step.objectives.head_logprobs import head_logprobs
+from bridge.step.objectives.head_logprobs import head_scores
 from bridge.step.objectives.logprobs import token_logprobs
 
 Scored = tuple[tuple[int, ...], tuple[int, ...]]
@@ -30,7 +30,21 @@ def next_token_logprobs(
     *,
     cut: bool | None = None,
 ) -> Tensor:
-    """Log-probs [rows, tokens] in nats of the token that follows each position but the last.
+    """Log-probs [rows, tokens] alone, see :func:`next_token_scores`."""
+    return next_token_scores(model, input_ids, targets, temperature, cut=cut)[0]
+
+
+def next_token_scores(
+    model: nn.Module,
+    input_ids: Tensor,
+    targets: Tensor,
+    temperature: float = 1.0,
+    *,
+    with_entropy: bool = False,
+    cut: bool | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs [rows, tokens] in nats of the token that follows each position but the last, and
+    where wanted the entropies of the distributions it is taken from.
 
     Args:
         model: a causal language model of transformers.
@@ -45,15 +59,18 @@ def next_token_logprobs(
     vocabulary: int = model.config.vocab_size  # type: ignore[union-attr, assignment]
     if not (too_many_logits(model, targets) if cut is None else cut):
         logits = model(input_ids=input_ids, use_cache=False).logits[:, :-1]
-        return token_logprobs(logits, targets, temperature)
+        if with_entropy:
+            return token_logprobs(logits, targets, temperature, with_entropy=True)
+        return token_logprobs(logits, targets, temperature), None
     weight = _output_weight(model)
     hidden = model.base_model(input_ids=input_ids, use_cache=False)  # type: ignore[operator]
-    return head_logprobs(
+    return head_scores(
         hidden.last_hidden_state[:, :-1],
         weight,
         targets,
         temperature,
         chunk_tokens=max(1, LOGITS_AT_ONCE // vocabulary),
+        with_entropy=with_entropy,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,12 +19,12 @@ from torch import Tensor
 from bridge.step.batches import MicroBatch, StepBatch, empty_micro_batch, micro_batches
 from bridge.step.gradients import Gradient, combined, put_gradient
 from bridge.step.objectives.aggregation import LossAggMode, masked_sum, token_weights
-from bridge.step.objectives.kl import kl_per_token
 from bridge.step.objectives.likelihood import weighted_nll
-from bridge.step.objectives.policy_gradient import clipped_policy_loss
 from bridge.step.protocols import ReferencePolicy, Score, TokenWeight, Weights
 from bridge.step.recomputing import recomputing
+from bridge.step.rl_loss import RlSums, rl_loss, sampler_gap
 from bridge.step.rows import Phase, Row, Term
+from bridge.step.schedules import lr_factor
 from bridge.step.weights import ADAPTER, BASE, SHADOW
 from bridge.store.settings import TrainingConfig
 
@@ -32,7 +32,6 @@ TEACHER = "teacher"
 """Stage of the updates that a method without an adapter makes to the base in the adapter's stead:
 like an adapter's they have an optimiser state of their own and no weight decay."""
 
-_GAP_ROWS = 8
 _SCORED_ROWS = 256
 """Rows of a forward pass without gradient, where nothing is kept."""
 
@@ -81,14 +80,21 @@ class Trainer:
         """Tokens, prompt included, that went through a backward pass."""
         self.tokens_scored = 0
         """Tokens that went through a forward pass for the reference policy."""
+        self._position = (1, 1)
         self._taken: set[Term] = set()
         """Terms of this step whose gradient has been taken."""
         self._other: Gradient | None = None
         """The gradient of the first of them, until the second's angle with it is known."""
 
-    def begin_step(self) -> None:
-        """Forget the scalars of the last step."""
+    def begin_step(self, step: int = 1, n_steps: int = 1) -> None:
+        """Forget the scalars of the last step.
+
+        Args:
+            step: 1-based, within the stage, for the course of the learning rate.
+            n_steps: of the stage.
+        """
         self.scalars = {}
+        self._position = (step, n_steps)
         self._taken, self._other = set(), None
 
     def log(self, **scalars: float | None) -> None:
@@ -102,7 +108,7 @@ class Trainer:
         term: Term,
         batch: StepBatch,
         *,
-        old_logprobs: dict[int, Tensor] | None = None,
+        old_logprobs: Mapping[int, Tensor] | None = None,
         clip: bool = True,
     ) -> TermResult:
         """Gradient of one term of the loss at the current weights.
@@ -111,9 +117,9 @@ class Trainer:
         sampler are logged.
 
         Args:
-            old_logprobs: behaviour log-probs by the row's place in the same batch. None: the
-                current policy is the behaviour policy (one update per rollout batch), so the ratio
-                is exactly 1.
+            old_logprobs: behaviour log-probs by the row's place in the same batch. None:
+                the batch's own, or where it has none, those of the current policy, so the ratio is
+                exactly 1.
             clip: whether the ratio is clipped.
 
         Raises:
@@ -122,30 +128,36 @@ class Trainer:
         config = self.training
         first = term not in self._taken
         logged = first and old_logprobs is None
+        old = old_logprobs if old_logprobs is not None else batch.old_logprobs
         places = batch.places_of(term)
-        if term == "rl" and config.kl_coef == 0.0:
+        if term == "rl" and config.kl_coef == config.entropy_coeff == 0.0:
             # Rows without an advantage contribute nothing; they still count in the means.
             places = [i for i in places if batch.rows[i].advantage != 0.0]
         total_tokens, total_rows = batch.n_tokens(term), batch.n_rows(term)
         # Rows of like length together: less padding, the same gradient.
         places.sort(key=lambda i: len(batch.rows[i].prompt_ids) + len(batch.rows[i].response_ids))
         rows = [batch.rows[i] for i in places]
-        olds = iter(self.ranks.share([old_logprobs[i] for i in places]) if old_logprobs else [])
+        olds = iter(self.ranks.share([old[i] for i in places]) if old and term == "rl" else [])
         references = iter(self._reference_logprobs(rows) if term == "rl" else [])
-        loss_sum, clipped, kl_sum, own_logprobs = 0.0, 0.0, 0.0, []
+        loss_sum, sums, own_logprobs = 0.0, RlSums(), []
         with self._backward():
             for micro in self._micro_batches(rows, term):
-                logprob = self._logprob(self.policy.score, micro, term)
+                logprob, entropy = self._scores(micro, term)
                 if not micro.rows:
                     next(references, None)
                     self.policy.backward(0.0 * logprob.sum())
                     continue
                 if term == "rl":
-                    per_token, n_clipped, kl = self._rl_loss(
-                        micro, logprob, olds, next(references, None), clip=clip
+                    per_token, more = rl_loss(
+                        config,
+                        micro,
+                        logprob,
+                        old=list(itertools.islice(olds, len(micro.rows))),
+                        reference=next(references, None),
+                        entropy=entropy,
+                        clip=clip,
                     )
-                    clipped += n_clipped
-                    kl_sum += kl
+                    sums = sums.plus(more)
                     mode: LossAggMode = config.loss_agg_mode
                 else:
                     seen = MicroBatch(**{**micro.__dict__, "logprob": logprob.detach()})
@@ -165,12 +177,11 @@ class Trainer:
                 self.policy.backward(loss)
                 own_logprobs += [logprob[i, m].detach() for i, m in enumerate(micro.mask)]
         self.tokens_trained += _tokens(rows)
-        loss_sum, clipped, kl_sum = self.ranks.total(loss_sum, clipped, kl_sum)
+        loss_sum, *totals = self.ranks.total(loss_sum, *sums)
+        sums = RlSums(*totals)
         logprobs = dict(zip(places, self.ranks.join(own_logprobs), strict=True))
         if term == "rl" and logged:
-            self.log(sync_logprob_gap=_sync_gap(rows, list(logprobs.values())))
-            if config.kl_coef > 0.0 and rows:
-                self.log(kl_sum=kl_sum)
+            self._log_rl(rows, [(old or logprobs)[i] for i in places], sums, total_tokens)
         if not math.isfinite(loss_sum) or abs(loss_sum) > config.diverged_above_loss:
             raise DivergedError(f"the {term} loss is {loss_sum}")
         gradient = Gradient(self.policy.take_gradient(), ranks=self.ranks)
@@ -182,7 +193,29 @@ class Trainer:
             else:
                 self.log(grad_cosine=self._other.cosine(gradient, BASE))
                 self._other = None
-        return TermResult(gradient, loss_sum, logprobs, clipped / max(1, total_tokens))
+        return TermResult(gradient, loss_sum, logprobs, sums.clipped / max(1, total_tokens))
+
+    def _log_rl(self, rows: list[Row], own: list[Tensor], sums: RlSums, total_tokens: int) -> None:
+        drawn = [
+            (r.sampled_logprobs, o) for r, o in zip(rows, own, strict=True) if r.sampled_logprobs
+        ]
+        self.log(sync_logprob_gap=sampler_gap([s for s, _ in drawn], [o for _, o in drawn]))
+        if self.training.kl_coef > 0.0 and rows:
+            self.log(kl=sums.kl / max(1, total_tokens))
+        if self.training.tis_imp_ratio_cap is not None:
+            self.log(tis_weight_mean=sums.importance / max(1, total_tokens))
+        if self.training.several_updates:
+            self.log(rl_clip_share=sums.clipped / max(1, total_tokens))
+
+    @torch.no_grad()
+    def rollout_logprobs(self, batch: StepBatch) -> dict[int, Tensor]:
+        """Log-probs [response tokens] of a batch's RL rows under the current weights, by place."""
+        places = batch.places_of("rl")
+        own: list[Tensor] = []
+        for micro in self._micro_batches([batch.rows[i] for i in places], "rl"):
+            logprob = self._logprob(self.policy.score, micro, "rl")
+            own += [logprob[i, micro.mask[i]] for i in range(len(micro.rows))]
+        return dict(zip(places, self.ranks.join(own), strict=True))
 
     @contextlib.contextmanager
     def _backward(self) -> Iterator[None]:
@@ -193,40 +226,12 @@ class Trainer:
                 stack.enter_context(recomputing(self.policy.sampler.model))
             yield
 
-    def _rl_loss(
-        self,
-        micro: MicroBatch,
-        logprob: Tensor,
-        olds: Iterator[Tensor],
-        reference: Tensor | None,
-        *,
-        clip: bool,
-    ) -> tuple[Tensor, float, float]:
-        """Per-token policy loss (plus KL) [rows, tokens], the number of clipped tokens and the sum
-        of the tokens' k1 estimates of the KL divergence."""
-        config = self.training
-        old = logprob.detach()
-        behaviour = list(itertools.islice(olds, len(micro.rows)))
-        if behaviour:
-            old = old.clone()
-            for i, values in enumerate(behaviour):
-                old[i, micro.mask[i]] = values.to(old.device)
-        per_token, stats = clipped_policy_loss(
-            logprob,
-            old,
-            micro.advantage.to(logprob.dtype),
-            clip_low=config.clip_ratio_low if clip else None,
-            clip_high=config.clip_ratio_high if clip else None,
-        )
-        clipped = ((stats.clipped_low | stats.clipped_high) & micro.mask).sum().item()
-        kl_sum = 0.0
-        if reference is not None:
-            per_token = per_token + config.kl_coef * kl_per_token(
-                logprob, reference, config.kl_estimator
-            )
-            kl = kl_per_token(logprob.detach(), reference, "k1")
-            kl_sum = masked_sum(kl, micro.mask.float()).item()
-        return per_token, float(clipped), kl_sum
+    def _scores(self, micro: MicroBatch, term: Term) -> tuple[Tensor, Tensor | None]:
+        """Log-probs [rows, tokens] under the policy and, for the entropy bonus, the entropies."""
+        if term == "rl" and self.training.entropy_coeff > 0.0:
+            ids, targets = micro.input_ids, micro.targets
+            return self.policy.score_with_entropy(ids, targets, self.training.temperature)
+        return self._logprob(self.policy.score, micro, term), None
 
     def _logprob(self, score: Score, micro: MicroBatch, term: Term) -> Tensor:
         """Log-probs [rows, tokens] of the targets.
@@ -364,8 +369,15 @@ class Trainer:
         return norm
 
     def learning_rate(self, phase: Phase) -> float:
-        """``lr_sft`` for pure SFT steps, ``lr_rl`` for RL and joint steps."""
-        return self.training.lr_sft if phase.kind == "sft" else self.training.lr_rl
+        """``lr_sft`` for pure SFT steps, ``lr_rl`` for RL and joint steps, each on its course."""
+        config = self.training
+        sft = phase.kind == "sft"
+        return (config.lr_sft if sft else config.lr_rl) * lr_factor(
+            config.sft_lr_scheduler_type if sft else config.lr_scheduler_type,
+            *self._position,
+            warmup_ratio=config.sft_lr_warmup_ratio if sft else config.lr_warmup_ratio,
+            min_lr_ratio=config.sft_min_lr_ratio if sft else config.min_lr_ratio,
+        )
 
     def optimizer(self, group: str, phase: Phase) -> torch.optim.AdamW:
         """The optimiser of a group for a (stage, kind); made at first use."""
@@ -398,16 +410,3 @@ def _of_an_ended_stage(name: str, group: str, phase: Phase) -> bool:
 
 def _tokens(rows: Sequence[Row]) -> int:
     return sum(len(row.prompt_ids) + len(row.response_ids) for row in rows)
-
-
-def _sync_gap(rows: list[Row], logprobs: list[Tensor]) -> float | None:
-    """Mean |sampler's - trainer's log-prob| in nats over some of the sampled tokens.
-
-    It is the rounding between the two forward passes, unless the sampler had other weights.
-    """
-    gaps = [
-        float((torch.tensor(row.sampled_logprobs) - own.cpu()).abs().mean())
-        for row, own in zip(rows[:_GAP_ROWS], logprobs[:_GAP_ROWS], strict=True)
-        if row.kind == "rollout"
-    ]
-    return sum(gaps) / len(gaps) if gaps else None

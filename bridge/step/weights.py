@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from bridge.models.checkpoint import Policy, cast_weights
 from bridge.step.ranks import ALONE, Ranks
-from bridge.step.scoring import next_token_logprobs
+from bridge.step.scoring import next_token_logprobs, next_token_scores
 from bridge.store.seeds import derive_seed
 
 BASE, ADAPTER, SHADOW = "base", "adapter", "shadow"
@@ -114,6 +114,14 @@ class WholeWeights:
     def score(self, input_ids: Tensor, targets: Tensor, temperature: float) -> Tensor:
         """Log-probs [rows, tokens] of the targets at the current weights."""
         return next_token_logprobs(self.model, input_ids, targets, temperature)
+
+    def score_with_entropy(
+        self, input_ids: Tensor, targets: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """The same with the entropies [rows, tokens]."""
+        found = next_token_scores(self.model, input_ids, targets, temperature, with_entropy=True)
+        assert found[1] is not None
+        return found[0], found[1]
 
     @contextlib.contextmanager
     def whole_model(self) -> Iterator[None]:

@@ -103,6 +103,16 @@ class TrainingConfig(Closed):
     """Learning rate of pure SFT steps, from the documented grid."""
     lr_rl: float = Field(ge=0)
     """Learning rate of RL steps and of joint steps, from the same grid."""
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of ``lr_rl`` over the steps of a stage, after the warm-up."""
+    lr_warmup_ratio: float = Field(0.0, ge=0, le=1)
+    """Share of a stage's steps over which ``lr_rl`` rises."""
+    min_lr_ratio: float = Field(0.0, ge=0, le=1)
+    """Where a falling ``lr_rl`` ends, as a share of it."""
+    sft_lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    sft_lr_warmup_ratio: float = Field(0.0, ge=0, le=1)
+    sft_min_lr_ratio: float = Field(0.0, ge=0, le=1)
+    """The same three for ``lr_sft``."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
@@ -110,6 +120,18 @@ class TrainingConfig(Closed):
     """Clipping threshold of the gradient norm, per parameter group."""
     clip_ratio_low: float = Field(0.2, gt=0, lt=1)
     clip_ratio_high: float = Field(0.2, gt=0)
+    clip_ratio_c: float | None = Field(None, gt=1)
+    """Dual clip (arXiv 1912.09729): bound on the ratio of a token with a negative advantage; None:
+    no bound. It acts where the policy that drew a row is not the one that learns from it."""
+    ppo_mini_batch_size: int | None = Field(None, ge=1)
+    """Prompts per optimiser step; None: all of a step's, so one update per batch of rollouts."""
+    ppo_epochs: int = Field(1, ge=1, le=100)
+    """Passes over a batch of rollouts."""
+    entropy_coeff: float = Field(0.0, ge=0)
+    """Weight of the entropy bonus on the tokens of the RL term."""
+    tis_imp_ratio_cap: float | None = Field(None, gt=0)
+    """Truncated importance sampling for an engine that differs from the trainer: each token is
+    weighted by min(pi_trainer / pi_engine, cap); None: not weighted."""
     norm_adv_by_std_in_grpo: bool = True
     loss_agg_mode: Literal[
         "token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"
@@ -171,6 +193,12 @@ class TrainingConfig(Closed):
     def _engine_can_sample(self) -> TrainingConfig:
         _check_temperature(self.engine, self.temperature)
         return self
+
+    @property
+    def several_updates(self) -> bool:
+        """Whether a batch of rollouts is used for more than one optimiser step."""
+        size = self.ppo_mini_batch_size
+        return self.ppo_epochs > 1 or (size is not None and size < self.prompts_per_step)
 
     @property
     def hashed(self) -> dict[str, Any]:

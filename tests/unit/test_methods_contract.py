@@ -28,7 +28,7 @@ from bridge.step import trainer as trainer_module
 from bridge.step.batches import MicroBatch, StepBatch, micro_batches
 from bridge.step.rows import Group, Phase, Row
 from bridge.store.schema import Closed, ConfigError
-from tests.fixtures.method_runs import curve, same_weights, train, weights
+from tests.fixtures.method_runs import curve, make_group, same_weights, train, weights
 from tests.fixtures.tiny_run import (
     METHOD_OPTIONS,
     PROBLEM,
@@ -181,7 +181,7 @@ def test_method_files_import_without_torch(root: Path) -> None:
         "import sys\n"
         "for name in ('torch', 'transformers', 'peft', 'safetensors'):\n"
         "    sys.modules[name] = None\n"
-        "from bridge.plan.grid import load_method, method_names\n"
+        "from bridge.methods.registry import load_method, method_names\n"
         "print(*(load_method(name).__name__ for name in method_names()))\n"
     )
     done = subprocess.run(
@@ -195,11 +195,12 @@ def test_method_files_import_without_torch(root: Path) -> None:
 def test_each_step_is_of_a_known_kind_and_takes_the_terms_of_its_kind(name: str) -> None:
     method = make_method(name)
     counts = {"rl": 3, "demonstration": 2}
+    groups = (make_group([0.0] * 6, name="failed", shown=1.0), make_group([1.0, 0.0] * 3))
     for step in range(1, method.n_steps + 1):
         kind = method.phase(step).kind
         if kind != "joint":  # a joint step may take demonstrations from the stream or the groups
             assert (method.demonstrations_wanted(step) > 0) == (kind == "sft")
-        a, b = method.mix(step, StepStats(step, (), counts, counts))
+        a, b = method.mix(step, StepStats(step, groups, counts, counts))
         assert (a != 0) == (kind != "sft") and (b != 0) == (kind != "rl")
 
 

@@ -117,14 +117,30 @@ def test_further_rollouts_are_paid_for(base: Path, tmp_path: Path) -> None:
 # -- overlong answers ---------------------------------------------------------------------------
 
 
-def test_a_truncated_answer_counts_in_the_mean_and_is_not_learnt_from() -> None:
+def test_a_truncated_answer_counts_in_the_mean_and_leaves_the_loss() -> None:
     group = make_group([1.0, 0.0, 0.0, 0.0])
     cut = replace(group.rows[3], truncated=True)
     group = replace(group, rows=(*group.rows[:3], cut))
     training = make_training(norm_adv_by_std_in_grpo=False)
-    assert make_dapo(training).advantage(group) == [0.75, -0.25, -0.25, 0.0]
-    unmasked = make_dapo(training, mask_truncated=False).advantage(group)
-    assert unmasked == [0.75, -0.25, -0.25, -0.25]
+    rows = make_dapo(training).rows([group], (), 1)
+    assert [row.advantage for row in rows] == [0.75, -0.25, -0.25]
+    unmasked = make_dapo(training, mask_truncated=False).rows([group], (), 1)
+    assert [row.advantage for row in unmasked] == [0.75, -0.25, -0.25, -0.25]
+
+
+def test_a_truncated_answer_leaves_the_token_count(base: Path) -> None:
+    """The gradient is the token mean over the answers that are left."""
+    policy = load_double(base)
+    group = make_group([1.0, 0.0, 0.0])
+    group = replace(group, rows=(*group.rows[:2], replace(group.rows[2], truncated=True)))
+    training = make_training(norm_adv_by_std_in_grpo=False)
+    found = direction(policy, make_dapo(training), [group])
+    left = group.rows[:2]
+    scored = [row_logprobs(policy, row) for row in left]
+    parts = [-a * (lp - lp.detach()).exp() for a, lp in zip((2 / 3, -1 / 3), scored, strict=True)]
+    loss = torch.cat(parts).sum() / sum(len(row.response_ids) for row in left)
+    expected = flat_gradient(policy, loss)
+    assert float((found - expected).norm() / expected.norm()) < 1e-6
 
 
 def test_the_length_penalty_falls_from_zero_to_minus_one_over_the_buffer() -> None:

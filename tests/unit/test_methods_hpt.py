@@ -63,8 +63,23 @@ def test_a_failed_prompt_without_a_demonstration_keeps_its_rollouts() -> None:
     assert rows[0].advantage == -rows[1].advantage > 0
 
 
-def test_beta_weighs_the_demonstrations() -> None:
-    assert make_hpt(beta=0.3).mix(1, StepStats(1)) == (1.0, 0.3)
+def test_every_prompt_weighs_the_same() -> None:
+    """One failing prompt of four: its demonstration has a quarter of the weight, however short."""
+    groups = [make_group([0.0] * 4, name="a", shown=1.0)]
+    groups += [make_group([1.0, 0.0], name=name) for name in "bcd"]
+    assert make_hpt(beta=0.4).mix(1, StepStats(1, groups)) == (0.75, pytest.approx(0.1))
+    assert make_hpt().mix(1, StepStats(1, groups[1:])) == (1.0, 0.0)
+    assert make_hpt().mix(1, StepStats(1, groups[:1])) == (0.0, 1.0)
+
+
+def test_a_failed_prompt_without_a_demonstration_counts_as_rl() -> None:
+    groups = [make_group([0.0, 0.0], name="a"), make_group([0.0, 0.0], name="b", shown=1.0)]
+    assert make_hpt().mix(1, StepStats(1, groups)) == (0.5, 0.5)
+
+
+def test_weigh_terms_is_the_rule_of_before() -> None:
+    groups = [make_group([0.0] * 4, name="a", shown=1.0)]
+    assert make_hpt(beta=0.3, weigh="terms").mix(1, StepStats(1, groups)) == (1.0, 0.3)
 
 
 def test_a_gate_that_no_prompt_can_pass_by_any_count_is_refused() -> None:
@@ -88,7 +103,7 @@ def test_the_method_of_the_how_to_is_this_one(root: Path) -> None:
     for gate in (-1, 0, 1, 4):
         options = {"steps": 3, "gate": gate, "beta": 0.3}
         theirs = taught(taught.Options(**options), make_training())
-        ours = make_hpt(**options)
+        ours = make_hpt(**options, weigh="terms")
         assert theirs.rows(groups, (), 1) == ours.rows(groups, (), 1)
         assert theirs.mix(1, StepStats(1)) == ours.mix(1, StepStats(1))
         assert theirs.demonstrations_wanted(1) == ours.demonstrations_wanted(1)
@@ -117,7 +132,7 @@ def test_the_gradient_is_that_of_the_written_loss(base: Path) -> None:
     )
     # The rollouts without spread count, the dropped ones do not.
     n_tokens = sum(len(row.response_ids) for group in groups[1:] for row in group.rows)
-    loss = rl / n_tokens - 0.3 * row_logprobs(policy, shown).mean()
+    loss = 2 / 3 * rl / n_tokens - 0.3 / 3 * row_logprobs(policy, shown).mean()
     expected = flat_gradient(policy, loss)
     assert float((found - expected).norm() / expected.norm()) < 1e-6
 

@@ -126,7 +126,8 @@ def test_the_logged_kl_is_the_mean_over_rl_tokens(base: Path, policy: Policy) ->
                 strict=True,
             )
         )
-    assert trainer.scalars["kl_sum"] == pytest.approx(expected, rel=1e-5)
+    n_tokens = sum(len(span(row, "rl")) for row in rows)
+    assert trainer.scalars["kl"] == pytest.approx(expected / n_tokens, rel=1e-5)
 
 
 # -- invariance ---------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bridge.step.ranks import Ranks
-from bridge.step.scoring import next_token_logprobs, too_many_logits
+from bridge.step.scoring import next_token_scores, too_many_logits
 from bridge.store.schema import ConfigError
 from bridge.store.settings import ShardingConfig
 
@@ -65,11 +65,15 @@ class Scorer(nn.Module):
         self.model = model
         self.ranks = ranks
 
-    def forward(self, input_ids: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        """See :func:`bridge.step.scoring.next_token_logprobs`."""
+    def forward(
+        self, input_ids: Tensor, targets: Tensor, temperature: float, with_entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """See :func:`bridge.step.scoring.next_token_scores`."""
         # Weights are gathered in the order of their use: one way for all, or ranks wait for ever.
         cut = bool(self.ranks.most(int(too_many_logits(self.model, targets))))
-        return next_token_logprobs(self.model, input_ids, targets, temperature, cut=cut)
+        return next_token_scores(
+            self.model, input_ids, targets, temperature, with_entropy=with_entropy, cut=cut
+        )
 
 
 class ShardedModel:
@@ -170,8 +174,15 @@ class ShardedModel:
 
     def score(self, input_ids: Tensor, targets: Tensor, temperature: float) -> Tensor:
         """Log-probs [rows, tokens]; every rank makes as many calls."""
-        logprobs: Tensor = self.engine(input_ids, targets, temperature)
+        logprobs: Tensor = self.engine(input_ids, targets, temperature)[0]
         return logprobs
+
+    def score_with_entropy(
+        self, input_ids: Tensor, targets: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """The same with the entropies [rows, tokens]."""
+        found: tuple[Tensor, Tensor] = self.engine(input_ids, targets, temperature, True)
+        return found
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this rank's part of the loss; every rank makes as many calls."""

@@ -103,6 +103,13 @@ class ShardedWeights:
         self.refresh()
         return self._model.score(input_ids, targets, temperature)
 
+    def score_with_entropy(
+        self, input_ids: Tensor, targets: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """The same with the entropies [rows, tokens]."""
+        self.refresh()
+        return self._model.score_with_entropy(input_ids, targets, temperature)
+
     def changed(self) -> None:
         """Say that parameters of a group have been written to."""
         self._stale = True

@@ -80,9 +80,12 @@ def _update_s(
     for term, n in passes.items():
         count, length = sizes[term]
         per_pass = count * length * _forward_flops(shape, length) / 2
-        train += n * factor * per_pass
+        epochs = training.ppo_epochs if "rl" in passes else 1
+        train += epochs * n * factor * per_pass
+        if term == "rl" and training.several_updates:
+            score += 2 * per_pass  # of the policy before the first update
         if term == "rl" and training.kl_coef > 0:
-            score += n * 2 * per_pass
+            score += epochs * n * 2 * per_pass
     # float32 products run at about an eighth of the bfloat16 rate (TF32 is left off).
     slow = 1 if training.precision == "bfloat16" else 8
     peak = device.bf16_tflops * 1e12

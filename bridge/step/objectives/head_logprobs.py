@@ -25,26 +25,31 @@ class _HeadScores(torch.autograd.Function):
         targets: Tensor,
         temperature: float,
         chunk_tokens: int,
-    ) -> Tensor:
+        with_entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         logprob = torch.empty(targets.shape, dtype=dtype, device=hidden.device)
         lse = torch.empty_like(logprob)
+        entropy = torch.empty_like(logprob) if with_entropy else logprob.new_empty(0)
         for begin in range(0, len(targets), chunk_tokens):
             at = slice(begin, begin + chunk_tokens)
             z = _logits(hidden[at], weight, dtype, temperature)  # [chunk, vocab]
             lse[at] = torch.logsumexp(z, dim=-1)
             logprob[at] = z.gather(-1, targets[at].unsqueeze(-1)).squeeze(-1) - lse[at]
+            if with_entropy:
+                log_p = z.sub_(lse[at].unsqueeze(-1))
+                entropy[at] = -(log_p.exp() * log_p).nan_to_num_().sum(dim=-1)
             del z  # before the next chunk is made
-        ctx.save_for_backward(hidden, weight, targets, lse)
+        ctx.save_for_backward(hidden, weight, targets, lse, entropy)
         ctx.temperature, ctx.chunk_tokens = temperature, chunk_tokens
-        return logprob
+        return logprob, entropy
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_logprob: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        hidden, weight, targets, lse = ctx.saved_tensors
+        ctx: Any, grad_logprob: Tensor, grad_entropy: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+        hidden, weight, targets, lse, entropy = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=lse.dtype) if ctx.needs_input_grad[1] else None
         for begin in range(0, len(targets), ctx.chunk_tokens):
@@ -52,7 +57,13 @@ class _HeadScores(torch.autograd.Function):
             g = grad_logprob[at].unsqueeze(-1)
             # d log p_y / dz_j = 1[j = y] - p_j
             z = _logits(hidden[at], weight, lse.dtype, ctx.temperature)
-            z = z.sub_(lse[at].unsqueeze(-1)).exp_().mul_(-g)
+            log_p = z.sub_(lse[at].unsqueeze(-1))
+            if len(entropy):  # dH / dz_j = -p_j (log p_j + H)
+                surprise = (log_p + entropy[at].unsqueeze(-1)).mul_(grad_entropy[at].unsqueeze(-1))
+                z = log_p.exp().mul_(surprise.add_(g)).nan_to_num_().neg_()
+                del surprise
+            else:
+                z = log_p.exp_().mul_(-g)
             z.scatter_add_(-1, targets[at].unsqueeze(-1), g)
             grad = z.div_(ctx.temperature).to(hidden.dtype)
             del z
@@ -64,7 +75,7 @@ class _HeadScores(torch.autograd.Function):
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
-            *(None, None, None),
+            *(None, None, None, None),
         )
 
 
@@ -82,7 +93,20 @@ def head_logprobs(
     *,
     chunk_tokens: int,
 ) -> Tensor:
-    """log softmax(hidden @ weight.T / temperature) at the targets.
+    """Log-probs [rows, len] alone, see :func:`head_scores`."""
+    return head_scores(hidden, weight, targets, temperature, chunk_tokens=chunk_tokens)[0]
+
+
+def head_scores(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperature: float = 1.0,
+    *,
+    chunk_tokens: int,
+    with_entropy: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """log softmax(hidden @ weight.T / temperature) at the targets, and optionally the entropy.
 
     Differentiable with respect to both. What it holds at a time is bounded by about three tensors
     of chunk_tokens x vocab (one in the dtype of the weights, two in float32), and in the backward
@@ -97,7 +121,7 @@ def head_logprobs(
         chunk_tokens: tokens whose logits exist at a time.
 
     Returns:
-        [rows, len] in nats, in float32 (float64 stays float64).
+        Log-probs and entropies [rows, len] in nats, in float32 (float64 stays float64).
 
     Raises:
         ValueError: shapes that do not fit, a temperature not above 0, chunk_tokens below 1.
@@ -111,8 +135,7 @@ def head_logprobs(
         raise ValueError(f"temperature must be above 0, got {temperature}")
     if chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
-    apply: Callable[..., Tensor] = _HeadScores.apply  # untyped in torch
-    flat = apply(
-        hidden.reshape(-1, hidden.shape[2]), weight, targets.reshape(-1), temperature, chunk_tokens
-    )
-    return flat.view(targets.shape)
+    apply: Callable[..., tuple[Tensor, Tensor]] = _HeadScores.apply  # untyped in torch
+    rows, flat = hidden.reshape(-1, hidden.shape[2]), targets.reshape(-1)
+    logprob, entropy = apply(rows, weight, flat, temperature, chunk_tokens, with_entropy)
+    return logprob.view(targets.shape), entropy.view(targets.shape) if with_entropy else None
