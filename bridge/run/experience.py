@@ -106,45 +106,18 @@ class Collector:
         Args:
             name: of the random streams.
         """
-        prompts = [
-            Prompt(
-                tuple(self.policy.prompt_ids(p.question)),
-                tuple(
-                    # The first sample is also drawn alone (sampled_reward), so it has no number.
-                    derive_seed("probe", name, self.seed, step, p.id, *((k,) if k else ()))
-                    for k in range(n)
-                ),
+        seeds = [
+            # The first sample is also drawn alone (sampled_reward), so it has no number.
+            tuple(
+                derive_seed("probe", name, self.seed, step, p.id, *((k,) if k else ()))
+                for k in range(n)
             )
             for p in problems
         ]
-        drawn = self.engine.generate(
-            prompts,
-            max_new_tokens=self.training.max_response_tokens,
-            temperature=self.training.temperature,
-        )
-        graded = iter(
-            self.grader.grade(
-                [self._item(p, c) for p, cs in zip(problems, drawn, strict=True) for c in cs]
-            )
-        )
-        return [
-            Group(
-                problem,
-                tuple(
-                    Row(
-                        kind="rollout",
-                        problem=problem,
-                        prompt_ids=prompt.ids,
-                        response_ids=completion.ids,
-                        reward=self._reward(next(graded).verdict),
-                        truncated=completion.truncated,
-                        sampled_logprobs=completion.logprobs,
-                    )
-                    for completion in completions
-                ),
-            )
-            for problem, prompt, completions in zip(problems, prompts, drawn, strict=True)
-        ]
+        requests = [Request(p, n) for p in problems]
+        prompts, drawn = self._generate(requests, seeds)
+        verdicts = self._verdicts(requests, drawn)
+        return self._groups(requests, prompts, drawn, verdicts, flips=False)
 
     def demonstration_rewards(self, problems: Sequence[Problem]) -> list[float]:
         """Reward that each problem's demonstration earns under the same grader."""
@@ -156,63 +129,79 @@ class Collector:
     def _draw(
         self, requests: Sequence[Request], stream: tuple[str | int, ...]
     ) -> tuple[list[Group], list[float], Counter[Verdict]]:
-        prompt_ids = [tuple(self.policy.prompt_ids(r.problem.question)) for r in requests]
-        prompts = [
-            Prompt(
-                ids + r.prefix_ids,
-                tuple(derive_seed(*stream, k, r.problem.id, sample) for sample in range(r.n)),
-            )
-            for k, (r, ids) in enumerate(zip(requests, prompt_ids, strict=True))
+        seeds = [
+            tuple(derive_seed(*stream, k, r.problem.id, sample) for sample in range(r.n))
+            for k, r in enumerate(requests)
         ]
         with self.stopwatch.stage("sync"):
             self.engine.wake()
         with self.stopwatch.stage("rollout"):
-            drawn = self.engine.generate(
-                prompts,
-                max_new_tokens=self.training.max_response_tokens,
-                temperature=self.training.temperature,
-            )
+            prompts, drawn = self._generate(requests, seeds)
         # Such answers are all wrong alike: no advantage, so no loss that could tell.
         if not all(math.isfinite(x) for cs in drawn for c in cs for x in c.logprobs):
             raise DivergedError("the policy samples tokens whose log-probs are not finite")
         self.tokens_prefilled += sum(len(p.ids) for p in prompts)
         self.tokens_generated += sum(len(c.ids) for cs in drawn for c in cs)
         with self.stopwatch.stage("grade"):
-            graded = iter(
-                self.grader.grade(
-                    [
-                        self._item(r.problem, c, r.prefix_ids)
-                        for r, cs in zip(requests, drawn, strict=True)
-                        for c in cs
-                    ]
+            verdicts = self._verdicts(requests, drawn)
+        entropies = [e for cs in drawn for c in cs for e in c.entropies or ()]
+        return (
+            self._groups(requests, prompts, drawn, verdicts, flips=True),
+            entropies,
+            Counter(verdicts),
+        )
+
+    def _generate(
+        self, requests: Sequence[Request], seeds: Sequence[tuple[int, ...]]
+    ) -> tuple[list[Prompt], list[list[Completion]]]:
+        prompts = [
+            Prompt(tuple(self.policy.prompt_ids(r.problem.question)) + r.prefix_ids, s)
+            for r, s in zip(requests, seeds, strict=True)
+        ]
+        return prompts, self.engine.generate(
+            prompts,
+            max_new_tokens=self.training.max_response_tokens,
+            temperature=self.training.temperature,
+        )
+
+    def _verdicts(
+        self, requests: Sequence[Request], drawn: Sequence[Sequence[Completion]]
+    ) -> list[Verdict]:
+        items = [
+            self._item(r.problem, c, r.prefix_ids)
+            for r, completions in zip(requests, drawn, strict=True)
+            for c in completions
+        ]
+        return [graded.verdict for graded in self.grader.grade(items)]
+
+    def _groups(
+        self,
+        requests: Sequence[Request],
+        prompts: Sequence[Prompt],
+        drawn: Sequence[Sequence[Completion]],
+        verdicts: Sequence[Verdict],
+        *,
+        flips: bool,
+    ) -> list[Group]:
+        left = iter(verdicts)
+        groups = []
+        for request, prompt, completions in zip(requests, prompts, drawn, strict=True):
+            given = len(request.prefix_ids)
+            rows = [
+                Row(
+                    kind="hybrid" if given else "rollout",
+                    problem=request.problem,
+                    prompt_ids=prompt.ids[: len(prompt.ids) - given],
+                    response_ids=request.prefix_ids + completion.ids,
+                    prefix_tokens=given,
+                    reward=self._reward(next(left), flipped=flips and self._flipped(seed)),
+                    truncated=completion.truncated,
+                    sampled_logprobs=completion.logprobs,
                 )
-            )
-        groups: list[Group] = []
-        entropies: list[float] = []
-        verdicts: Counter[Verdict] = Counter()
-        for prompt, request, ids, completions in zip(
-            prompts, requests, prompt_ids, drawn, strict=True
-        ):
-            rows = []
-            for seed, completion in zip(prompt.seeds, completions, strict=True):
-                verdict = next(graded).verdict
-                verdicts[verdict] += 1
-                if completion.entropies is not None:
-                    entropies += completion.entropies
-                rows.append(
-                    Row(
-                        kind="hybrid" if request.prefix_ids else "rollout",
-                        problem=request.problem,
-                        prompt_ids=ids,
-                        response_ids=request.prefix_ids + completion.ids,
-                        prefix_tokens=len(request.prefix_ids),
-                        reward=self._reward(verdict, flipped=self._flipped(seed)),
-                        truncated=completion.truncated,
-                        sampled_logprobs=completion.logprobs,
-                    )
-                )
+                for seed, completion in zip(prompt.seeds, completions, strict=True)
+            ]
             groups.append(Group(request.problem, tuple(rows)))
-        return groups, entropies, verdicts
+        return groups
 
     def _item(
         self, problem: Problem, completion: Completion, prefix: tuple[int, ...] = ()

@@ -24,6 +24,7 @@ from bridge.run import loop as run_module
 from bridge.run.experience import Collector
 from bridge.run.loop import Run, train_run
 from bridge.step.sampler import NativeEngine
+from bridge.step.trainer import Trainer
 from bridge.store.records import RunFolder, read_json
 from tests.fixtures.evaluation import finish
 from tests.fixtures.evaluation import make_spec as make_evaluation_spec
@@ -84,9 +85,9 @@ def current(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 PLACES = {
     "bridge": (NativeEngine, "generate"),
     "alternating": (Collector, "groups"),
-    "cold_start": (run_module.Trainer, "descend"),
+    "cold_start": (Trainer, "descend"),
     "luffy": (NativeEngine, "generate"),
-    "sft": (run_module.Trainer, "gradient"),
+    "sft": (Trainer, "gradient"),
 }
 
 
@@ -142,7 +143,7 @@ def test_a_request_in_the_last_step_changes_nothing(
     signals: Callable[..., None],
     current: list[int],
 ) -> None:
-    signal_at(3, run_module.Trainer, "descend", monkeypatch, current)
+    signal_at(3, Trainer, "descend", monkeypatch, current)
     signals(at_once=False)
     train(make_spec(base, "sft"), tmp_path)
 
