@@ -47,7 +47,7 @@ tune: $(laptop) ## run the grid of learning rates and print what it chooses
 
 .PHONY: coupling
 coupling: $(laptop) ## can SFT and RL be decoupled: the study with real generation, about an hour on two cores
-	$(call in,.venv) snakemake --cores $(cores) --rerun-incomplete coupling --config suite=$(if $(filter command% environment%,$(origin suite)),$(suite),coupling) $(args)
+	$(call in,.venv) snakemake -s studies/coupling/Snakefile --cores $(cores) --rerun-incomplete coupling --config suite=$(if $(filter command% environment%,$(origin suite)),$(suite),coupling) $(args)
 
 .PHONY: test
 test: $(dev) ## all tests, two at a time
@@ -78,14 +78,14 @@ lint: $(dev) ## ruff, mypy, snakefmt, snakemake --lint
 	$(call in,.venv) ruff check .
 	$(call in,.venv) ruff format --check .
 	$(call in,.venv) mypy
-	$(call in,.venv) snakefmt --check Snakefile rules
+	$(call in,.venv) snakefmt --check Snakefile rules studies/coupling/Snakefile
 	$(call in,.venv) snakemake --lint
 
 .PHONY: format
 format: $(dev) ## let ruff and snakefmt rewrite what lint complains about
 	$(call in,.venv) ruff check --fix .
 	$(call in,.venv) ruff format .
-	$(call in,.venv) snakefmt Snakefile rules
+	$(call in,.venv) snakefmt Snakefile rules studies/coupling/Snakefile
 
 .PHONY: unlock
 unlock: $(laptop) ## release the folder after Snakemake itself was killed

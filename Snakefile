@@ -5,7 +5,6 @@
 #   snakemake --cores all --config suite=smoke   another suite
 #   snakemake --cores all figures                tables, figures and the report only
 #   snakemake --cores all tune --config suite=tune    the grid of learning rates, and what it chose
-#   snakemake --cores all coupling --config suite=coupling    can SFT and RL be decoupled?
 #
 # What a suite holds: suites/<name>.yaml. What a run writes: bridge/store/records.py.
 from snakemake.utils import min_version
@@ -26,14 +25,12 @@ include: "rules/train.smk"
 include: "rules/evaluate.smk"
 include: "rules/collect.smk"
 include: "rules/figures.smk"
-include: "rules/coupling.smk"
 
 
 localrules:
     all,
     figures,
     tune,
-    coupling,
 
 
 rule all:

@@ -4,8 +4,10 @@ import sys
 from json import dumps
 from pathlib import Path
 
-# The package beside this workflow, whether or not it is installed.
-sys.path.insert(0, workflow.basedir)
+# The package beside these rules, whether or not it is installed.
+sys.path.insert(
+    0, str(Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent)
+)
 # Jobs find the Python that runs Snakemake first, also where its environment is not activated; a
 # conda environment of a rule goes in front of it.
 os.environ.update(
@@ -24,7 +26,6 @@ from bridge.plan.fingerprint import (
     evaluate_fingerprint,
     prepare_fingerprint,
     show_fingerprint,
-    study_fingerprint,
     train_fingerprint,
 )
 from bridge.methods.registry import load_method
@@ -34,7 +35,6 @@ from bridge.jobs.needs.report import refusals
 from bridge.jobs.needs.requests import request_of
 from bridge.store.records import content_hash
 from bridge.machine.requeue import VARIABLE as LIFE_VARIABLE
-from studies.coupling.arms import CouplingError, arms
 
 
 def checked_plan():
@@ -50,13 +50,13 @@ def checked_plan():
         refused = [] if user.device is None else refusals(plan, device(user.device))
         if sentences := list(refused):
             raise ConfigError("\nbridge: ".join(sentences))
-        return user, plan, arms(plan) if plan.suite.study else []
-    except (ConfigError, CouplingError) as error:
+        return user, plan
+    except ConfigError as error:
         print(f"bridge: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-USER, PLAN, ARMS = checked_plan()
+USER, PLAN = checked_plan()
 RUNS = {(s.model, s.dataset, s.label, str(s.seed)): s for s in PLAN.runs}
 # Jobs are told overrides through the environment, not in params: there, any override would rerun
 # every job, while the hashes rerun only what it changes.
@@ -155,66 +155,8 @@ def base_of_run(wildcards):
     )
 
 
-def before_training(wildcards):
-    """In a study: J(D) comes before all training, the predictions before a second phase."""
-    run = run_of(wildcards)
-    name = "predictions" if run in [arm.whole for arm in ARMS] else "expert"
-    return f"results/{PLAN.name}/coupling/{name}.csv" if ARMS else []
-
-
-def study_bases(wildcards):
-    """Base models of a study, where the workflow makes them."""
-    return [
-        f"results/{PLAN.name}/models/{model}/base.json" for model in PLAN.tiny_models
-    ]
-
-
-def first_phases(wildcards):
-    """Runs that end where a second phase of another one begins."""
-    return done_files(arm.first for arm in ARMS)
-
-
-def runs_of_seed(wildcards):
-    """Runs of a study with this seed."""
-    return done_files(
-        run
-        for arm in ARMS
-        if str(arm.whole.seed) == wildcards.seed
-        for run in (arm.first, arm.whole)
-    )
-
-
 def done_files(runs):
     return sorted({run.folder(Path("results")).done.as_posix() for run in runs})
-
-
-def observed_seeds(wildcards):
-    """Observed changes of every seed of a study."""
-    if not ARMS:
-        raise WorkflowError(
-            f"suite '{PLAN.name}' is no study; add --config suite=coupling"
-        )
-    seeds = sorted({arm.whole.seed for arm in ARMS})
-    return [f"results/{PLAN.name}/coupling/observed/seed{seed}.csv" for seed in seeds]
-
-
-def study_folder(wildcards):
-    """Tables of a study: of the runs here, or the committed ones."""
-    parts = (
-        ["cached", PLAN.name] if USER.source == "cached" else [PLAN.name, "coupling"]
-    )
-    return Path("results", *parts).as_posix()
-
-
-def study_figures(wildcards):
-    """Where the figures of a study go."""
-    return f"figures/{PLAN.name}"
-
-
-def study_tables(wildcards):
-    """What the figures of a study are drawn from."""
-    files = [f"{study_folder(wildcards)}/{name}.csv" for name in STUDY_TABLES]
-    return [ancient(f) for f in files] if USER.source == "cached" else files
 
 
 def all_scores(wildcards):
@@ -286,24 +228,6 @@ def report_code(wildcards):
     return code_of_showing("report")
 
 
-def study_hash(wildcards):
-    """Of what a study's numbers depend on besides the code: its runs and its probes."""
-    runs = [(arm.whole.train_hash, arm.first.train_hash) for arm in ARMS]
-    return content_hash([runs, PLAN.suite.study.model_dump(mode="json")])
-
-
-def observe_code(wildcards):
-    return study_fingerprint("observe")
-
-
-def compare_code(wildcards):
-    return study_fingerprint("compare")
-
-
-def draw_study_code(wildcards):
-    return study_fingerprint("draw")
-
-
 def tidy_folder(wildcards):
     cached = USER.source == "cached"
     return f"results/cached/{PLAN.name}" if cached else f"results/{PLAN.name}/tidy"
@@ -345,11 +269,6 @@ def training_threads(wildcards):
 def gpus(wildcards):
     """GPU slots of a run; the workflow's own tiny models train on CPU cores."""
     return 0 if run_of(wildcards).model in PLAN.tiny_models else 1
-
-
-def study_gpus(wildcards):
-    """GPU slots of a job that reads a study's policies."""
-    return 0 if {run.model for run in PLAN.runs} <= set(PLAN.tiny_models) else 1
 
 
 def length(wildcards):

@@ -2,12 +2,8 @@
 
 
 def short_group(wildcards):
-    """Short runs share a job; training and evaluation of a long one are two.
-
-    A study orders its runs: two that wait for each other must not end in one job.
-    """
-    tiny = run_of(wildcards).model in PLAN.tiny_models
-    return "short" if tiny and not ARMS else None
+    """Short runs share a job; training and evaluation of a long one are two."""
+    return "short" if run_of(wildcards).model in PLAN.tiny_models else None
 
 
 def memory_mb(wildcards):

@@ -5,7 +5,6 @@
 rule train:
     input:
         base_of_run,
-        before_training,
     output:
         f"{RUN}/done.json",
     log:

@@ -237,7 +237,8 @@ def set_threads(n: int) -> None:
 
 def has_remedy(error: Exception) -> bool:
     """Whether the message says what to do: our own errors, numbers gone bad, a full disk."""
-    ours = type(error).__module__.split(".")[0] in ("bridge", "__main__")
+    # A study's errors are ours too: they derive from one of ours.
+    ours = any(c.__module__.split(".")[0] in ("bridge", "__main__") for c in type(error).__mro__)
     unwritable = isinstance(error, OSError) and error.errno in _UNWRITABLE
     return ours or unwritable or isinstance(error, FloatingPointError)
 

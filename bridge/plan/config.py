@@ -42,16 +42,6 @@ class GridBlock(Closed):
     seeds: tuple[int, ...] = Field(min_length=1)
 
 
-class StudyConfig(Closed):
-    """A protocol that reads the grid's policies, see ``docs/studies/``; changes no run."""
-
-    name: Literal["coupling"]
-    prompts: int = Field(48, ge=2)
-    """Held-out prompts with a demonstration, on which both objectives are estimated."""
-    samples: int = Field(16, ge=2)
-    """Answers per prompt and policy."""
-
-
 class Suite(Closed):
     """One grid of runs."""
 
@@ -64,7 +54,6 @@ class Suite(Closed):
     train_on_benchmarks: tuple[Name, ...] = ()
     """Benchmarks whose questions a training set may hold; without being named here such a suite is
     refused. The table of contamination counts them all the same."""
-    study: StudyConfig | None = None
     grid: tuple[GridBlock, ...] = Field(min_length=1)
 
 

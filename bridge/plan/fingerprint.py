@@ -26,10 +26,8 @@ from pathlib import Path
 from bridge.plan.grid import RunSpec
 from bridge.store.records import ROOT, content_hash, file_hash
 
-PACKAGES = ("bridge", "studies")
-
 # Started as a program by its path, so no import statement leads to it.
-_GRADER = "bridge.grading.mathematics"
+GRADER = "bridge.grading.mathematics"
 _TASKS = "bridge/evaluation/tasks"
 _MANIFEST = "bridge/tasks/real/manifest.yaml"
 _PUBLISHED = "results/published/*.csv"
@@ -51,25 +49,15 @@ def prepare_fingerprint(families: Iterable[str], root: Path = ROOT) -> str:
 def train_fingerprint(spec: RunSpec, root: Path = ROOT) -> str:
     """Code behind a trained policy: the trainer, the run's method and its family."""
     plugins = (f"bridge.methods.{spec.method}", f"bridge.tasks.{spec.family}")
-    entries = ("bridge.run.loop", _GRADER, *plugins)
+    entries = ("bridge.run.loop", GRADER, *plugins)
     return fingerprint(entries, _data_of(spec.family, root), root=root)
 
 
 def evaluate_fingerprint(spec: RunSpec, root: Path = ROOT) -> str:
     """Code behind a run's scores, given its policy."""
-    entries = ("bridge.evaluation.runner", _GRADER, f"bridge.tasks.{spec.family}")
+    entries = ("bridge.evaluation.runner", GRADER, f"bridge.tasks.{spec.family}")
     data = (f"{_TASKS}/_*.yaml", f"{_TASKS}/{spec.family}/*.yaml", *_data_of(spec.family, root))
     return fingerprint(entries, data, root=root)
-
-
-def study_fingerprint(job: str, root: Path = ROOT) -> str:
-    """Code behind ``observe``, ``compare`` or ``draw`` of the coupling study."""
-    entries = {
-        "observe": ("studies.coupling.observing", _GRADER),
-        "compare": ("studies.coupling.tables",),
-        "draw": ("studies.coupling.figures",),
-    }
-    return fingerprint(entries[job], root=root)
 
 
 def _data_of(family: str, root: Path) -> tuple[str, ...]:
@@ -154,7 +142,7 @@ def _text(path: Path) -> str:
 
 @cache
 def _imports(text: str, package: str) -> tuple[str, ...]:
-    """Names inside our package that a module imports; some may be attributes, not modules."""
+    """Names that a module imports; some may be attributes, and most are not in the checkout."""
     found: dict[str, None] = {}
     for node in _running(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -166,7 +154,7 @@ def _imports(text: str, package: str) -> tuple[str, ...]:
                 base = ".".join([*above, *([base] if base else [])])
             # ``from bridge.step.objectives import kl`` may name a module or something inside one.
             found |= dict.fromkeys([base, *(f"{base}.{alias.name}" for alias in node.names)])
-    return tuple(n for n in found if n.split(".")[0] in PACKAGES)
+    return tuple(found)
 
 
 def _running(node: ast.AST) -> Iterator[ast.AST]:

@@ -128,14 +128,24 @@ class Plan:
 
 
 def load_plan(name: str, *, root: Path, overrides: dict[str, Any] | None = None) -> Plan:
-    """Read ``suites/<name>.yaml`` below ``root``, check all of it and expand its grid.
+    """Read a suite by its name, check all of it and expand its grid.
+
+    Args:
+        root: folder with ``suites/``, and with ``studies/`` whose packages may hold suites too.
 
     Raises:
         ConfigError: one line naming the file, the key and the remedy.
     """
-    path = root / "suites" / f"{name}.yaml"
+    path = suite_file(name, root)
     suite = load_suite(path, overrides)
     return Plan(name, suite, _expand(name, suite, path))
+
+
+def suite_file(name: str, root: Path) -> Path:
+    """The file of a suite; in ``suites/`` where there is none."""
+    studies = sorted(root.glob(f"studies/*/suites/{name}.yaml"))
+    path = root / "suites" / f"{name}.yaml"
+    return studies[0] if studies and not path.is_file() else path
 
 
 def _expand(name: str, suite: Suite, path: Path) -> tuple[RunSpec, ...]:

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import Field
 
 from bridge.methods.phases import Phases
 from bridge.plan.grid import Plan, RunSpec
+from bridge.store.schema import Closed, ConfigError, read_yaml, validate
 
 Order = Literal["SFT then RL", "RL then SFT", "SFT then SFT", "RL then RL"]
 NAMES = {"sft": "SFT", "rl": "RL"}
@@ -25,8 +29,25 @@ NEAR = 0.15
 """How far J(D) may lie below what the dataset's options promise."""
 
 
-class CouplingError(ValueError):
+class CouplingError(ConfigError):
     """A study that cannot be made; one sentence with the run and the remedy."""
+
+
+class Sizes(Closed):
+    """Sizes of the probes of a suite."""
+
+    prompts: int = Field(48, ge=2)
+    """Held-out prompts with a demonstration, on which both objectives are estimated."""
+    samples: int = Field(16, ge=2)
+    """Answers per prompt and policy."""
+
+
+SIZES = Path(__file__).with_name("sizes.yaml")
+
+
+def sizes_of(suite: str) -> Sizes:
+    """Sizes of the probes of a suite: its line in ``sizes.yaml``, or the defaults."""
+    return validate(Sizes, read_yaml(SIZES).get(suite, {}), SIZES, suite)
 
 
 @dataclass(frozen=True)

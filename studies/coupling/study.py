@@ -11,14 +11,12 @@ import numpy as np
 from bridge.grading import GradeItem
 from bridge.grading.pool import GraderPool
 from bridge.models.checkpoint import Policy
-from bridge.plan.config import StudyConfig
 from bridge.plan.grid import Plan, RunSpec
 from bridge.store.records import base_folder, read_json, suite_folder
-from bridge.store.schema import ConfigError
 from bridge.store.settings import LocalModel
 from bridge.tasks.base import Dataset, Problem
 from bridge.tasks.registry import load_family
-from studies.coupling.arms import Arm, CouplingError, target_name
+from studies.coupling.arms import Arm, CouplingError, Sizes, sizes_of, target_name
 from studies.coupling.measuring import Answers, policy_path, sample
 from studies.coupling.tabular import Array
 
@@ -33,17 +31,9 @@ class Study:
     _answers: dict[tuple[Path, str, int], Answers] = field(default_factory=dict)
 
     @property
-    def sizes(self) -> StudyConfig:
-        """Sizes of the probes.
-
-        Raises:
-            ConfigError: the suite is no study.
-        """
-        if self.plan.suite.study is None:
-            raise ConfigError(
-                f"suites/{self.plan.name}.yaml is no study; add the key study: {{name: coupling}}."
-            )
-        return self.plan.suite.study
+    def sizes(self) -> Sizes:
+        """Sizes of the probes."""
+        return sizes_of(self.plan.name)
 
     @property
     def folder(self) -> Path:

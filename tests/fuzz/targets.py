@@ -237,7 +237,7 @@ def run_files(choices: Choices) -> None:
 
 
 def suites(choices: Choices) -> None:
-    names = ("smoke", "coupling", "tune")
+    names = ("smoke", "zoo", "tune")
     root = _folder() / "suite"
     (root / "suites").mkdir(parents=True, exist_ok=True)
     original = (ROOT / "suites" / f"{names[choices.number(len(names))]}.yaml").read_text()

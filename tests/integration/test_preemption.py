@@ -20,7 +20,6 @@ from bridge.evaluation import runner
 from bridge.machine.interruption import EXIT_INTERRUPTED, SIGNALS, Interrupted, catch_signals
 from bridge.models.checkpoint import CheckpointError
 from bridge.plan.grid import RunSpec, load_plan
-from bridge.run import loop as run_module
 from bridge.run.experience import Collector
 from bridge.run.loop import Run, train_run
 from bridge.step.sampler import NativeEngine

@@ -6,6 +6,7 @@ collecting, tables, figures and the report are the real ones.
 
 from __future__ import annotations
 
+import ast
 import shutil
 from pathlib import Path
 
@@ -70,25 +71,39 @@ def test_planning_works_on_a_bare_machine(fresh: Workspace, tmp_path: Path) -> N
 
 
 def test_a_study_predicts_between_its_phases(fresh: Workspace) -> None:
-    study = ("--config", "suite=coupling_smoke")
+    study = ("-s", "studies/coupling/Snakefile", "--config", "suite=coupling_smoke")
     around = {"expert": 1, "predict": 1, "observe": 1, "compare": 1, "draw_study": 1, "coupling": 1}
-    assert fresh.planned("coupling", *study) == {"prepare": 1, "train": 6} | around
+    assert fresh.planned("coupling", *study) == {"prepare": 1, "train_in_order": 6} | around
     runs = "results/coupling_smoke/runs/tiny-qwen/bare"
-    first = {"prepare": 1, "expert": 1, "train": 1}
+    first = {"prepare": 1, "expert": 1, "train_in_order": 1}
     assert fresh.planned(f"{runs}/sft/seed0/done.json", *study) == first
     # A second phase needs the predictions, and these need every first phase of the study.
-    second = first | {"train": 4, "predict": 1}
+    second = first | {"train_in_order": 4, "predict": 1}
     assert fresh.planned(f"{runs}/sft_rl/seed0/done.json", *study) == second
-    no_study = fresh.snakemake("-n", "coupling", *SMOKE)
+    no_study = fresh.snakemake("-s", "studies/coupling/Snakefile", "-n", "coupling", *SMOKE)
     assert no_study.returncode != 0
-    assert "suite 'smoke' is no study" in no_study.stdout + no_study.stderr
+    assert "suite 'smoke' has no run of two phases to study" in no_study.stdout + no_study.stderr
+
+
+def test_the_harness_does_not_know_its_studies(root: Path) -> None:
+    """Docstrings and comments may name them; code, rules and suites do not."""
+    for path in (root / "bridge").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+        names |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+        assert not any("coupling" in name.lower() for name in names), path
+    for path in (root / "Snakefile", *(root / "rules").glob("*.smk"), *(root / "suites").glob("*")):
+        assert "coupling" not in path.read_text(encoding="utf-8").lower(), path
 
 
 def test_a_study_without_a_first_phase_is_refused_before_anything_runs(fresh: Workspace) -> None:
     change = (
         "overrides={grid: [{models: [tiny-qwen], datasets: [bare], methods: [sft_rl], seeds: [0]}]}"
     )
-    done = fresh.snakemake("-n", "coupling", "--config", "suite=coupling_smoke", change)
+    done = fresh.snakemake(
+        *("-s", "studies/coupling/Snakefile", "-n", "coupling"),
+        *("--config", "suite=coupling_smoke", change),
+    )
     assert done.returncode != 0
     assert "has no run that ends at its change of phase" in done.stderr
     assert "Traceback" not in done.stderr

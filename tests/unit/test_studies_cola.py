@@ -28,6 +28,7 @@ from bridge.tasks.base import Dataset, ProblemError
 from bridge.tasks.real import sources
 from bridge.tasks.real.prompts import ACCEPTABLE
 from bridge.tasks.real.sources import Entry, HubSource
+from studies.coupling import arms as arms_module
 from studies.coupling import cli as coupling
 
 NOUNS, VERBS = ("cats", "dogs", "birds", "children", "teachers"), ("sleep", "sing", "run", "wait")
@@ -208,9 +209,13 @@ def test_the_study_runs_on_a_made_up_file(
 ) -> None:
     data = install(ROWS, [("birds sing the .", "0")]) | {"validation_size": 16}
     make_base(tmp_path / "base")
-    raw = yaml.safe_load((root / "suites" / "coupling_cola.yaml").read_text())
+    raw = yaml.safe_load(
+        (root / "studies" / "coupling" / "suites" / "coupling_cola.yaml").read_text()
+    )
     raw["models"]["qwen3-0.6b"] = {"source": "local", "path": str(tmp_path / "base")}
-    raw["study"] |= {"prompts": 16, "samples": 8}
+    sizes = tmp_path / "sizes.yaml"
+    sizes.write_text("made: {prompts: 16, samples: 8}\n")
+    monkeypatch.setattr(arms_module, "SIZES", sizes)
     raw["training"] |= {"prompts_per_step": 6, "n": 4, "max_response_tokens": 4}
     raw["training"] |= {"sft_batch_size": 6, "engine": "native", "probe_every": 2, "probe_size": 16}
     raw["training"] |= {"lr_sft": 1e-3, "lr_rl": 1e-3}
