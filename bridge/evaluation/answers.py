@@ -1,8 +1,9 @@
-"""From a policy to graded answers, through lm-eval's own loop and our task files."""
+"""From a policy to graded answers, through lm-eval's own loop and our tasks."""
 
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ from lm_eval.tasks import TaskManager
 
 from bridge.evaluation import EvaluationError
 from bridge.evaluation.model import Generated
+from bridge.evaluation.tasks import task_name, write_tasks
 from bridge.grading import GradeItem, GraderPool
 from bridge.store.records import content_hash
 from bridge.store.settings import EvaluationConfig
+from bridge.tasks.registry import load_family
 
-TASKS = Path(__file__).with_name("tasks")
 GREEDY = -1
 """Sample index of the greedy answer; sampled answers count from 0."""
 
@@ -71,31 +73,23 @@ class TaskSet:
 
 
 def load_tasks(
-    benchmarks: Sequence[str],
+    family: str,
     family_options: Mapping[str, Any],
     evaluation: EvaluationConfig,
     *,
     sampled: bool,
 ) -> TaskSet:
-    """Load the task files of some benchmarks and set what the configuration decides.
-
-    Raises:
-        EvaluationError: a benchmark has no task file.
-    """
-    names = {b: f"bridge_{b}" + ("_sampled" if sampled else "") for b in benchmarks}
-    # Without lm-eval's own 14,000 task files, which take seconds to index.
-    manager = TaskManager(
-        include_path=TASKS,
-        include_defaults=False,
-        metadata={"family_options": dict(family_options)},
-    )
-    known = set(manager.all_subtasks)
-    for benchmark, name in names.items():
-        if name not in known:
-            raise EvaluationError(
-                f"The benchmark '{benchmark}' has no task file; add {name}.yaml under {TASKS}."
-            )
-    loaded = manager.load(list(names.values()))["tasks"]
+    """The tasks of a family's benchmarks, with what the configuration decides."""
+    names = {b: task_name(b, sampled=sampled) for b in load_family(family).benchmark_names()}
+    with tempfile.TemporaryDirectory() as folder:
+        write_tasks(Path(folder), [family])
+        # Without lm-eval's own 14,000 task files, which take seconds to index.
+        manager = TaskManager(
+            include_path=folder,
+            include_defaults=False,
+            metadata={"family_options": dict(family_options)},
+        )
+        loaded = manager.load(list(names.values()))["tasks"]
     decoding: dict[str, Any] = {"max_gen_toks": evaluation.max_response_tokens}
     if sampled:
         decoding["temperature"] = evaluation.temperature

@@ -30,7 +30,6 @@ from bridge.store.records import (
 from bridge.store.seeds import derive_seed
 from bridge.store.settings import EvaluationConfig
 from bridge.store.shapes import Done, read_record
-from bridge.tasks.registry import load_family
 
 log = logging.getLogger(__name__)
 
@@ -109,10 +108,9 @@ def _measure(
 
     evaluation = spec.evaluation
     lm = load(checkpoint, evaluation)
-    names = load_family(spec.family).benchmark_names()
-    greedy = stage.load_tasks(names, spec.dataset_options, evaluation, sampled=False)
+    greedy = stage.load_tasks(spec.family, spec.dataset_options, evaluation, sampled=False)
     sampled = (
-        stage.load_tasks(names, spec.dataset_options, evaluation, sampled=True)
+        stage.load_tasks(spec.family, spec.dataset_options, evaluation, sampled=True)
         if evaluation.n_samples
         else None
     )
@@ -131,7 +129,7 @@ def _measure(
     graded_s = time.perf_counter()
 
     benchmarks = {
-        name: scores.summary([r for r in rows if r["benchmark"] == name]) for name in names
+        name: scores.summary([r for r in rows if r["benchmark"] == name]) for name in greedy.tasks
     }
     for name, found in benchmarks.items():
         log.info("%s: %d questions, %s", name, found["n"], scores.words(found["verdicts"]))

@@ -6,12 +6,13 @@ Nothing here imports torch: planning works on a bare machine.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from bridge.store.schema import Closed, Name, merge, read_yaml, validate
+from bridge.store.schema import NAME, Closed, ConfigError, Name, merge, read_yaml, validate
 from bridge.store.settings import EvaluationConfig, ModelConfig, TrainingConfig
 
 
@@ -78,12 +79,34 @@ def load_suite(path: Path, overrides: dict[str, Any] | None = None) -> Suite:
     Raises:
         ConfigError: naming the file, the key and, for an unknown key, the nearest valid one.
     """
-    raw = read_yaml(path)
+    raw = extended(path)
     suite = validate(Suite, raw, path)
     if overrides:
         merge(raw, overrides)
         suite = validate(Suite, raw, f"overrides of {path}", "overrides")
     return suite
+
+
+def extended(path: Path) -> dict[str, Any]:
+    """The mapping of a suite file, laid over that of the suite it ``extends``, key by key.
+
+    Raises:
+        ConfigError: the other suite is not there, or extends a third one.
+    """
+    raw = read_yaml(path)
+    name = raw.pop("extends", None)
+    if name is None:
+        return raw
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise ConfigError(f"{path}: extends: expected the name of a suite (got {name!r:.80}).")
+    base = read_yaml(path.with_name(f"{name}.yaml"))
+    if "extends" in base:
+        raise ConfigError(
+            f"{path}: extends: {name} extends {base['extends']!r:.80} itself, and only one level "
+            "is read; name the suite that holds the blocks, and one that extends nothing."
+        )
+    merge(base, raw)
+    return base
 
 
 def load_user_config(path: Path) -> UserConfig:

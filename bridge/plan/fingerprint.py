@@ -28,7 +28,6 @@ from bridge.store.records import ROOT, content_hash, file_hash
 
 # Started as a program by its path, so no import statement leads to it.
 GRADER = "bridge.grading.mathematics"
-_TASKS = "bridge/evaluation/tasks"
 _MANIFEST = "bridge/tasks/real/manifest.yaml"
 _PUBLISHED = "results/published/*.csv"
 _TUNED = "results/cached/tune/*.parquet"
@@ -56,8 +55,7 @@ def train_fingerprint(spec: RunSpec, root: Path = ROOT) -> str:
 def evaluate_fingerprint(spec: RunSpec, root: Path = ROOT) -> str:
     """Code behind a run's scores, given its policy."""
     entries = ("bridge.evaluation.runner", GRADER, f"bridge.tasks.{spec.family}")
-    data = (f"{_TASKS}/_*.yaml", f"{_TASKS}/{spec.family}/*.yaml", *_data_of(spec.family, root))
-    return fingerprint(entries, data, root=root)
+    return fingerprint(entries, _data_of(spec.family, root), root=root)
 
 
 def _data_of(family: str, root: Path) -> tuple[str, ...]:

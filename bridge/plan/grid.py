@@ -7,6 +7,7 @@ torch, so ``snakemake -n`` works on a bare machine.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from bridge.methods.registry import load_method, method_names
-from bridge.plan.config import MethodConfig, Suite, load_suite
+from bridge.plan.config import DatasetConfig, MethodConfig, Suite, load_suite
 from bridge.store.plugins import check_known
 from bridge.store.records import RunFolder, content_hash, run_folder
 from bridge.store.schema import ConfigError, merge, validate
 from bridge.store.settings import EvaluationConfig, ModelConfig, TinyModel, TrainingConfig
 from bridge.tasks.registry import family_names, load_family
+
+_TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,9 @@ def _expand(name: str, suite: Suite, path: Path) -> tuple[RunSpec, ...]:
         families = {config.family for config in suite.datasets.values()}
         known = [name for family in families for name in load_family(family).benchmark_names()]
         check_known("benchmark", benchmark, known, f"{path}: train_on_benchmarks: ")
+    for dataset in sorted({name for block in suite.grid for name in block.datasets}):
+        if dataset in suite.datasets:
+            _check_dataset(suite.datasets[dataset], f"{path}: datasets.{dataset}")
     for i, block in enumerate(suite.grid):
         for model in block.models:
             check_known("model", model, suite.models, f"{path}: grid.{i}.models: ")
@@ -169,6 +175,28 @@ def _expand(name: str, suite: Suite, path: Path) -> tuple[RunSpec, ...]:
                             )
                         runs[key] = _spec(name, suite, path, *key)
     return tuple(runs.values())
+
+
+def _check_dataset(config: DatasetConfig, where: str) -> None:
+    """Refuse a data set that cannot be read or evaluated later."""
+    check_known("problem family", config.family, family_names(), f"{where}.family: ")
+    family = load_family(config.family)
+    names = family.benchmark_names()
+    if not names:
+        raise ConfigError(
+            f"{where}: the family '{config.family}' names no benchmark, so what is trained on it "
+            "could not be evaluated; add one to its benchmark_names."
+        )
+    odd = [n for n in names if not _TASK_NAME.fullmatch(n)]
+    twice = [n for n in names if names.count(n) > 1]
+    if odd or twice:
+        raise ConfigError(
+            f"{where}: the family '{config.family}' names the benchmark '{(odd + twice)[0]}' "
+            + ("twice" if twice and not odd else "with characters that lm-eval's task names lack")
+            + "; rename it."
+        )
+    options = validate(family.Options, config.options, where, "options")
+    family.check(options, where)
 
 
 def _spec(

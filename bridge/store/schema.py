@@ -13,16 +13,13 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bridge.store.strict import strict_yaml
 
 M = TypeVar("M", bound=BaseModel)
 
 _SHORT_FLOAT = re.compile(r"[+-]?[0-9]+[eE][+-]?[0-9]+")
-
-
-MOST_VALUES = 100_000
-"""Values in a configuration file, each alias counted as often as it is used."""
 
 
 class ConfigError(ValueError):
@@ -35,13 +32,15 @@ class Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""Names of suites, models, data sets and rows: they are names of folders too."""
+Name = Annotated[str, Field(pattern=NAME, max_length=64)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping a YAML file holds."""
     try:
-        raw = _parsed(path.read_text(encoding="utf-8"))
+        raw = strict_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise ConfigError(f"{path}: no such file; files there: {known}.") from None
@@ -51,31 +50,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: expected a mapping of keys at the top, got {type(raw).__name__}."
         )
-    return raw
-
-
-def _parsed(text: str) -> Any:
-    """What YAML text says.
-
-    Raises:
-        ValueError: it is not YAML, or is more than any configuration: aliases of aliases make
-            billions of values out of a few lines.
-    """
-    try:
-        raw = yaml.safe_load(text)
-    except Exception as error:  # odd scalars make PyYAML raise nearly every class there is
-        words = str(error) if isinstance(error, yaml.YAMLError) else type(error).__name__
-        raise ValueError(words) from error
-    waiting, count = [raw], 0
-    while waiting:
-        value = waiting.pop()
-        count += 1
-        if isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-        if count + len(waiting) > MOST_VALUES:
-            raise ValueError(f"more than {MOST_VALUES:,} values")
     return raw
 
 
@@ -100,7 +74,7 @@ def typed(value: Any) -> Any:
 def _number(text: str) -> Any:
     """What YAML makes of a word; also ``3e-4``, which it takes for text."""
     try:
-        return float(text) if _SHORT_FLOAT.fullmatch(text) else _parsed(text)
+        return float(text) if _SHORT_FLOAT.fullmatch(text) else strict_yaml(text)
     except ValueError:
         return text
 
@@ -143,7 +117,15 @@ def _explain(schema: type[BaseModel], error: Any, location: tuple[Any, ...]) -> 
     message = error["msg"].removeprefix("Value error, ")
     if isinstance(error["input"], str) and _SHORT_FLOAT.fullmatch(error["input"]):
         message += f"; YAML needs a dot in a number: {re.sub('[eE]', '.0e', error['input'])}"
-    return f"{message} (got {error['input']!r})." if location else f"{message}."
+    if error["type"] == "string_type" and isinstance(error["input"], (bool, int, float)):
+        message += "; YAML reads this word as a value, so put it in quotes"
+    return f"{message} (got {_cut(error['input'])})." if location else f"{message}."
+
+
+def _cut(value: Any) -> str:
+    """A value as an error shows it; a sentence does not repeat a megabyte."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _keys_at(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

@@ -79,6 +79,18 @@ class Family(Protocol):
 
     name: str
     Options: type[BaseModel]
+    answer_tokens: int
+    """Longest answer, and number of sampled answers, where lm-eval's own command line asks the
+    questions; a suite says both by itself."""
+    n_samples: int
+
+    def check(self, options: BaseModel, where: str) -> None:
+        """Refuse, when a suite is planned, what cannot be read later: a file that is not there.
+
+        Raises:
+            ConfigError: one sentence that begins with ``where``.
+        """
+        ...
 
     def benchmark_names(self) -> tuple[str, ...]:
         """Names of the five benchmarks, from the easiest to the hardest."""

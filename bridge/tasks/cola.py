@@ -20,7 +20,14 @@ from pydantic import BaseModel, Field
 from bridge.store.seeds import derive_seed
 from bridge.tasks.base import Dataset, Problem, ProblemError
 from bridge.tasks.real.prompts import ACCEPTABLE
-from bridge.tasks.real.sources import DataOptions, Item, load_set
+from bridge.tasks.real.sources import (
+    LONG_ANSWER_TOKENS,
+    MANY_SAMPLES,
+    DataOptions,
+    Item,
+    check_files,
+    load_set,
+)
 
 BENCHMARK = "cola_validation"
 LABELS = ("0", "1")
@@ -44,6 +51,13 @@ class Cola:
 
     name = "cola"
     Options = ColaOptions
+
+    answer_tokens = LONG_ANSWER_TOKENS
+    n_samples = MANY_SAMPLES
+
+    def check(self, options: BaseModel, where: str) -> None:
+        assert isinstance(options, ColaOptions)
+        check_files(("cola_train", "cola_validation"), options, where)
 
     def benchmark_names(self) -> tuple[str, ...]:
         return (BENCHMARK,)

@@ -10,7 +10,13 @@ from pydantic import BaseModel
 from bridge.tasks.base import Dataset, Problem, ProblemError
 from bridge.tasks.real.family import to_problem
 from bridge.tasks.real.prompts import LETTER
-from bridge.tasks.real.sources import DataOptions, load_set
+from bridge.tasks.real.sources import (
+    LONG_ANSWER_TOKENS,
+    MANY_SAMPLES,
+    DataOptions,
+    check_files,
+    load_set,
+)
 
 BENCHMARK = "gpqa_diamond"
 
@@ -20,6 +26,13 @@ class Gpqa:
 
     name = "gpqa"
     Options = DataOptions
+
+    answer_tokens = LONG_ANSWER_TOKENS
+    n_samples = MANY_SAMPLES
+
+    def check(self, options: BaseModel, where: str) -> None:
+        assert isinstance(options, DataOptions)
+        check_files(("gpqa_diamond",), options, where)
 
     def benchmark_names(self) -> tuple[str, ...]:
         return (BENCHMARK,)

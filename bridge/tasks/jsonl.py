@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from bridge.store.records import file_hash
-from bridge.store.schema import Closed
+from bridge.store.schema import Closed, ConfigError
 from bridge.tasks.base import Dataset, Problem, ProblemError
 
 BENCHMARK = "jsonl_test"
@@ -88,6 +88,17 @@ class Jsonl:
 
     name = "jsonl"
     Options = JsonlOptions
+    answer_tokens = 128
+    n_samples = 8
+
+    def check(self, options: BaseModel, where: str) -> None:
+        """Missing files, changed files and lines that are no problems."""
+        assert isinstance(options, JsonlOptions)
+        try:
+            for file in (options.train, options.validation, options.test):
+                read_problems(file)
+        except ProblemError as error:
+            raise ConfigError(f"{where}: {error}") from None
 
     def benchmark_names(self) -> tuple[str, ...]:
         return (BENCHMARK,)

@@ -20,7 +20,7 @@ from bridge.tasks.real.demonstrations import Offer
 from bridge.tasks.real.family import TWINS, RealOptions, assemble, draw, offers_of
 from bridge.tasks.real.family import to_problem as _problem
 from bridge.tasks.real.prompts import BOXED
-from bridge.tasks.real.sources import Item, load_set
+from bridge.tasks.real.sources import LONG_ANSWER_TOKENS, MANY_SAMPLES, Item, check_files, load_set
 
 MATH = ("math_train", "math_test_rest")
 
@@ -39,6 +39,14 @@ class Mathematics:
 
     name = "mathematics"
     Options = MathematicsOptions
+
+    answer_tokens = LONG_ANSWER_TOKENS
+    n_samples = MANY_SAMPLES
+
+    def check(self, options: BaseModel, where: str) -> None:
+        assert isinstance(options, MathematicsOptions)
+        names = set(self.benchmark_names()) - {"olympiadbench"} | {options.olympiadbench}
+        check_files((options.train, *sorted(names)), options, where)
 
     def benchmark_names(self) -> tuple[str, ...]:
         return ("math500", "minerva_math", "olympiadbench", "aime24", "amc23")

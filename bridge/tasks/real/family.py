@@ -14,7 +14,14 @@ from bridge.grading import GraderPool
 from bridge.store.seeds import derive_seed
 from bridge.tasks.base import Dataset, Problem, ProblemError
 from bridge.tasks.real.demonstrations import Offer, choose, token_limit
-from bridge.tasks.real.sources import DataOptions, Item, load_set
+from bridge.tasks.real.sources import (
+    LONG_ANSWER_TOKENS,
+    MANY_SAMPLES,
+    DataOptions,
+    Item,
+    check_files,
+    load_set,
+)
 
 # Training problems that also are evaluation questions, in the same or in other words: identity ->
 # question. All pairs that share numbers and answer and half of their word 5-grams were read by eye.
@@ -121,6 +128,12 @@ class SingleSource:
     completion: Callable[[Item, str], str]
     """Makes an assistant turn that ends in a box from a solution."""
     Options: type[RealOptions] = RealOptions
+    answer_tokens: int = LONG_ANSWER_TOKENS
+    n_samples: int = MANY_SAMPLES
+
+    def check(self, options: BaseModel, where: str) -> None:
+        assert isinstance(options, RealOptions)
+        check_files((self.train, self.test), options, where)
 
     def benchmark_names(self) -> tuple[str, ...]:
         return (self.benchmark_name,)

@@ -23,7 +23,7 @@ import yaml
 from pydantic import Field
 
 from bridge.machine.hub import HubError, snapshot
-from bridge.store.schema import Closed, Name
+from bridge.store.schema import Closed, ConfigError, Name
 from bridge.tasks.base import ProblemError
 from bridge.tasks.real.choices import in_fixed_order
 from bridge.tasks.real.hub_rows import READERS
@@ -32,6 +32,10 @@ from bridge.tasks.real.repairs import repaired
 
 MANIFEST = Path(__file__).with_name("manifest.yaml")
 DATA_ROOT_VARIABLE = "BRIDGE_DATA_ROOT"
+LONG_ANSWER_TOKENS = 5000
+"""Greedy pass@1 with 5,000 new tokens is the protocol of the BRIDGE paper."""
+MANY_SAMPLES = 32
+"""It reports avg@32 and pass@32."""
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -128,6 +132,22 @@ def load_set(name: str, options: DataOptions) -> ProblemSet:
     root = options.data_root or os.environ.get(DATA_ROOT_VARIABLE)
     pins = dict(pin.split("@") for pin in options.revisions)
     return _load(name, root, pins.get(name))
+
+
+def check_files(names: Sequence[str], options: DataOptions, where: str) -> None:
+    """Refuse a data root without the files of some sets; what is on the hub is not looked up.
+
+    Raises:
+        ConfigError: naming the set and the file.
+    """
+    root = options.data_root or os.environ.get(DATA_ROOT_VARIABLE)
+    for name in names if root else ():
+        path = Path(root or "") / manifest()[name].file
+        if not path.is_file():
+            raise ConfigError(
+                f"{where}: the set {name} is missing: no file {path}; put it there (docs/data.md "
+                "says where it comes from), or name no data root to load it from the hub."
+            )
 
 
 def content_hash(items: Sequence[Item]) -> str:

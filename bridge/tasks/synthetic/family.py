@@ -34,6 +34,8 @@ class Synthetic(ABC, Generic[Q]):
 
     name: str
     Options: type[SyntheticOptions]
+    answer_tokens: int = 128
+    n_samples: int = 8
     rungs: ClassVar[Mapping[str, Rung]]
     """Benchmarks, from the easiest to the hardest."""
     trained_steps: tuple[int, ...]
@@ -60,6 +62,9 @@ class Synthetic(ABC, Generic[Q]):
     @abstractmethod
     def vocabulary(self) -> tuple[str, ...]:
         """All words that a question or a completion of this family can hold."""
+
+    def check(self, options: BaseModel, where: str) -> None:
+        """Nothing is read that could be missing."""
 
     def benchmark_names(self) -> tuple[str, ...]:
         """Names of the benchmarks, from the easiest to the hardest."""

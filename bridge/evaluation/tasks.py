@@ -1,0 +1,102 @@
+"""lm-eval tasks, made from the families: a greedy and a sampled one for each benchmark.
+
+The runner loads them from a folder that lives as long as the loading. For other people's models
+``bridge tasks FOLDER`` writes them for lm-eval's own command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bridge.tasks.base import Family
+from bridge.tasks.registry import family_names, load_family
+
+_CALLS = "bridge.evaluation.questions."
+
+
+def task_name(benchmark: str, *, sampled: bool = False) -> str:
+    """Name of a benchmark's task."""
+    return f"bridge_{benchmark}" + ("_sampled" if sampled else "")
+
+
+def write_tasks(folder: Path, families: Iterable[str] | None = None) -> int:
+    """Write the task files of some families, all of them by default; return their number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for name in family_names() if families is None else families:
+        family = load_family(name)
+        for benchmark in family.benchmark_names():
+            for sampled in (False, True):
+                path = folder / f"{task_name(benchmark, sampled=sampled)}.yaml"
+                path.write_text(_yaml(_task(name, family, benchmark, sampled)), encoding="utf-8")
+                count += 1
+    return count
+
+
+def _task(name: str, family: Family, benchmark: str, sampled: bool) -> dict[str, Any]:
+    """The keys of a task, with the family's own defaults of length and number of samples."""
+    task, tag = task_name(benchmark, sampled=sampled), f"bridge_{name}" + "_sampled" * sampled
+    generation: dict[str, Any] = {
+        # Empty on purpose: lm-eval adds the end-of-turn token itself, and would stop at a blank
+        # line if the key were missing.
+        "until": [],
+        "do_sample": sampled,
+        # A checkpoint's generation_config.json may ask for one, and Hugging Face would apply it to
+        # greedy decoding too.
+        "repetition_penalty": 1.0,
+        "max_gen_toks": family.answer_tokens,
+    }
+    if sampled:
+        # Hugging Face's default is top_k 50, and checkpoints bring their own top_p: both would
+        # change pass@k.
+        generation |= {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    metrics = ("avg_at_n", "pass_at_n") if sampled else ("exact_match",)
+    return {
+        "task": task,
+        # A tag of a task's own name would hide the task.
+        **({"tag": tag} if tag != task else {}),
+        "dataset_kwargs": {"family": name, "benchmark": benchmark},
+        "output_type": "generate_until",
+        "custom_dataset": _Function("load_questions"),
+        "test_split": "test",
+        "doc_to_text": "question",
+        "doc_to_target": "answer",
+        "num_fewshot": 0,
+        **({"repeats": family.n_samples} if sampled else {}),
+        "generation_kwargs": generation,
+        "process_results": _Function("score_samples" if sampled else "score_greedy"),
+        "filter_list": [
+            {
+                "name": "all",
+                "filter": [{"function": "custom", "filter_fn": _Function("keep_all")}],
+            }
+        ],
+        "metric_list": [
+            {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+            for metric in metrics
+        ],
+        "metadata": {"version": 1},
+    }
+
+
+class _Function(str):
+    """Name of a function in :mod:`bridge.evaluation.questions`, for lm-eval's own YAML tag."""
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_representer(
+    _Function, lambda dumper, name: dumper.represent_scalar("!function", f"{_CALLS}{name}")
+)
+
+
+def _yaml(task: dict[str, Any]) -> str:
+    text = yaml.dump(task, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return f"# Made by `bridge tasks`; another run of it overwrites this.\n{text}"
