@@ -17,7 +17,6 @@ and so that the number of threads is set before torch reads it.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -38,6 +37,7 @@ from bridge.jobs.run_jobs import (
 from bridge.machine.interruption import EXIT_INTERRUPTED, Interrupted
 from bridge.plan.config import load_user_config
 from bridge.store.records import suite_folder
+from bridge.store.strict import strict_json
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -157,6 +157,13 @@ def doctor(args: argparse.Namespace) -> None:
         sys.exit(2)
 
 
+def tasks(args: argparse.Namespace) -> None:
+    """Write our benchmarks as tasks for lm-eval's own command line."""
+    from bridge.evaluation.tasks import write_tasks
+
+    print(f"{write_tasks(args.folder)} tasks in {args.folder}")
+
+
 # -- shared ----------------------------------------------------------------------------------------
 
 
@@ -189,7 +196,7 @@ def tidy_folder(args: argparse.Namespace) -> Path:
 
 def json_mapping(text: str) -> dict[str, Any]:
     """Parse the value of ``--overrides``."""
-    value = json.loads(text)
+    value = strict_json(text)
     if not isinstance(value, dict):
         raise ValueError("not a mapping")
     return value
@@ -253,6 +260,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("right", metavar="B")
     sub.add_argument("--json", action="store_true", help="every number, as JSON")
     sub.add_argument("--tidy", type=Path, metavar="FOLDER", help="read the suite's tables here")
+    sub = commands.add_parser(
+        "tasks", help="write our benchmarks as tasks for lm-eval's own command line"
+    )
+    sub.set_defaults(run=tasks)
+    sub.add_argument("folder", type=Path, help="for lm_eval --include_path")
     sub = add("doctor", doctor, "print versions, machine, disk, predicted memory and hours")
     sub.add_argument(
         "--device", metavar="NAME", help="a GPU, e.g. h100-80gb; what cannot fit fails"

@@ -195,8 +195,8 @@ def _check_dataset(config: DatasetConfig, where: str) -> None:
             + ("twice" if twice and not odd else "with characters that lm-eval's task names lack")
             + "; rename it."
         )
-    options = validate(family.Options, config.options, where, "options")
-    family.check(options, where)
+    file, _, key = where.partition(": ")
+    family.check(validate(family.Options, config.options, file, f"{key}.options"), where)
 
 
 def _spec(

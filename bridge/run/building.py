@@ -81,6 +81,7 @@ def checked_dataset(spec: RunSpec) -> Dataset:
     for name in family.benchmark_names():
         questions = family.benchmark(name, options)
         check_problems(name, questions)
+        check_disjoint(f"{spec.dataset} validation", dataset.validation, name, questions)
         if name not in spec.train_on_benchmarks:
             check_disjoint(f"{spec.dataset} train", dataset.train, name, questions)
     return dataset

@@ -218,7 +218,8 @@ class Run:
         if not pool:
             raise RecordError(
                 f"{self.spec.label} needs demonstrations, but dataset '{self.spec.dataset}' has "
-                "none; set its option 'demonstrations' above 0."
+                "none; give at least one training problem a demonstration (in a generated data "
+                "set its option 'demonstrations' does)."
             )
         start = getattr(self.counters, stream)
         setattr(self.counters, stream, start + n)

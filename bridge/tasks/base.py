@@ -11,11 +11,16 @@ Splits never share a question. Synthetic families get that by construction
 from __future__ import annotations
 
 import random
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic import BaseModel
+
+MOST_ID_CHARS = 200
+MOST_CHARS = 1_000_000
+"""Of a question, an answer or a demonstration."""
 
 
 class ProblemError(ValueError):
@@ -118,42 +123,81 @@ class SyntheticFamily(Family, Protocol):
 
 
 def check_problems(name: str, problems: Sequence[Problem]) -> None:
-    """Refuse empty questions, empty golds and duplicate ids.
+    """Refuse an empty set, empty questions, empty golds and duplicate ids.
 
     Raises:
         ProblemError: naming the set, the id and what is wrong.
     """
+    if not problems:
+        raise ProblemError(f"{name}: the set is empty; give it at least one problem.")
     seen: set[str] = set()
     for problem in problems:
+        shown = problem.id[:MOST_ID_CHARS]
         if not problem.question.strip():
-            raise ProblemError(f"{name}: problem '{problem.id}' has an empty question; remove it.")
+            raise ProblemError(f"{name}: problem '{shown}' has an empty question; remove it.")
         if not problem.answer.strip():
             raise ProblemError(
-                f"{name}: problem '{problem.id}' has an empty gold answer, which no grader can "
+                f"{name}: problem '{shown}' has an empty gold answer, which no grader can "
                 "verify; give it an answer or remove it."
             )
         if problem.id in seen:
-            raise ProblemError(f"{name}: the id '{problem.id}' occurs twice; ids must be unique.")
+            raise ProblemError(f"{name}: the id '{shown}' occurs twice; ids must be unique.")
         seen.add(problem.id)
+
+
+def check_storable(name: str, problem: Problem) -> None:
+    """Refuse what a tokenizer, a table or a file cannot hold. Published sets, whose content is
+    pinned, are left as they are.
+
+    Raises:
+        ProblemError: naming the set, the id and what is wrong.
+    """
+    shown = repr(problem.id[:MOST_ID_CHARS])
+    if len(problem.id) > MOST_ID_CHARS or not problem.id.isprintable():
+        raise ProblemError(
+            f"{name}: problem {shown} needs an id of 1 to {MOST_ID_CHARS} printable characters; "
+            "rename it."
+        )
+    texts = {
+        "question": problem.question,
+        "answer": problem.answer,
+        "demonstration": problem.demonstration or "",
+    }
+    for part, text in texts.items():
+        if len(text) > MOST_CHARS:
+            raise ProblemError(
+                f"{name}: problem {shown} has a {part} of {len(text):,} characters, over "
+                f"{MOST_CHARS:,}; shorten it."
+            )
+        for character in text:
+            if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t\r":
+                raise ProblemError(
+                    f"{name}: problem {shown} has the character U+{ord(character):04X} in its "
+                    f"{part}, which neither tokenizers nor tables keep; take it out."
+                )
 
 
 def check_disjoint(
     train_name: str, train: Iterable[Problem], test_name: str, test: Iterable[Problem]
 ) -> None:
-    """Refuse a test question that a training set holds (same text up to case and white space).
+    """Refuse a test question that a training set holds, in whatever spacing, case or form.
 
     Raises:
         ProblemError: naming both sets and both ids.
     """
-    known = {_normalised(p.question): p.id for p in train}
+    known = {canonical(p.question): p.id for p in train}
     for problem in test:
-        if (twin := known.get(_normalised(problem.question))) is not None:
+        if (twin := known.get(canonical(problem.question))) is not None:
             raise ProblemError(
-                f"{test_name}: question '{problem.id}' is also training question '{twin}' of "
+                f"{test_name}: question '{problem.id}' is also question '{twin}' of "
                 f"{train_name}; remove one of them, or name the benchmark in the suite's "
                 "train_on_benchmarks."
             )
 
 
-def _normalised(text: str) -> str:
-    return " ".join(text.lower().split())
+def canonical(text: str) -> str:
+    """Equal for copies of a text that differ in case, white space, normal form (NFKC) or
+    characters without a width."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    kept = "".join(c for c in folded if unicodedata.category(c) != "Cf")
+    return " ".join(unicodedata.normalize("NFKC", kept).split())

@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from bridge.evaluation import EvaluationError
-from bridge.evaluation.answers import TASKS, ask, load_tasks
+from bridge.evaluation.answers import ask, load_tasks
 from bridge.evaluation.model import Policy
 from bridge.evaluation.runner import evaluate_run
+from bridge.evaluation.tasks import write_tasks
 from bridge.models.checkpoint import load_policy, load_tokenizer
 from bridge.models.tiny import build_model, build_tokenizer, pretrain, save_base
 from bridge.tasks.registry import load_family
@@ -99,8 +100,7 @@ def copy(checkpoint: Path, to: Path) -> Path:
 def greedy(checkpoint: Path, *, batch_size: int, tokens: int = 48) -> list[tuple[str, int, bool]]:
     spec = make_spec(max_response_tokens=tokens)
     lm = Policy(checkpoint, batch_size=batch_size, max_response_tokens=tokens)
-    names = load_family("chains").benchmark_names()
-    tasks = load_tasks(names, spec.dataset_options, spec.evaluation, sampled=False)
+    tasks = load_tasks("chains", spec.dataset_options, spec.evaluation, sampled=False)
     return [
         (a.text, a.generated.tokens, a.generated.truncated)
         for a in ask(lm, tasks, limit=None, seed=0)
@@ -224,7 +224,7 @@ def test_evaluation_of_a_checkpoint(checkpoint: Path, tmp_path: Path, no_network
 def test_another_seed_draws_other_samples(checkpoint: Path, tmp_path: Path) -> None:
     spec = make_spec(n_samples=4, sampled_questions=3)
     lm = Policy(checkpoint, batch_size=32, max_response_tokens=48)
-    tasks = load_tasks(["rung1"], spec.dataset_options, spec.evaluation, sampled=True)
+    tasks = load_tasks("chains", spec.dataset_options, spec.evaluation, sampled=True)
     first, again, other = (
         [a.text for a in ask(lm, tasks, limit=3, seed=seed)] for seed in (1, 1, 2)
     )
@@ -269,7 +269,13 @@ def test_lm_eval_s_own_command_line(checkpoint: Path, tmp_path: Path, root: Path
     options = {"family_options": make_spec().dataset_options}
     command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--device", "cpu"]
     command += ["--model_args", f"pretrained={checkpoint}", "--apply_chat_template"]
-    command += ["--include_path", str(TASKS), "--tasks", "bridge_rung2,bridge_rung2_sampled"]
+    write_tasks(tmp_path / "tasks", ["chains"])
+    command += [
+        "--include_path",
+        str(tmp_path / "tasks"),
+        "--tasks",
+        "bridge_rung2,bridge_rung2_sampled",
+    ]
     command += ["--metadata", json.dumps(options), "--gen_kwargs", "max_gen_toks=64"]
     command += ["--batch_size", "8", "--log_samples", "--output_path", str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(root), "HF_DATASETS_OFFLINE": "1"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.evaluation.answers import TASKS
+from bridge.evaluation.tasks import write_tasks
 from bridge.models.tiny import build_model, build_tokenizer, save_base
 from bridge.tasks.real.prompts import BOXED
 from tests.fixtures.evaluation import read_rows
@@ -38,7 +38,15 @@ def test_lm_eval_alone_runs_the_real_benchmarks(tmp_path: Path, root: Path) -> N
     names = [f"bridge_{name}" for name in (*GREEDY, *SAMPLED)]
     command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--device", "cpu"]
     command += ["--model_args", f"pretrained={tmp_path / 'policy'}", "--apply_chat_template"]
-    command += ["--include_path", str(TASKS), "--tasks", ",".join(names), "--limit", "2"]
+    write_tasks(tmp_path / "tasks")
+    command += [
+        "--include_path",
+        str(tmp_path / "tasks"),
+        "--tasks",
+        ",".join(names),
+        "--limit",
+        "2",
+    ]
     command += ["--gen_kwargs", "max_gen_toks=4", "--batch_size", "32"]
     command += ["--log_samples", "--output_path", str(tmp_path / "out")]
     done = subprocess.run(

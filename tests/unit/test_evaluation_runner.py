@@ -17,10 +17,10 @@ from lm_eval.tasks import TaskManager
 from safetensors.numpy import save_file
 
 from bridge.evaluation import EvaluationError
-from bridge.evaluation.answers import TASKS
 from bridge.evaluation.model import Generated
 from bridge.evaluation.runner import evaluate_run
 from bridge.evaluation.scores import check_graded
+from bridge.evaluation.tasks import write_tasks
 from bridge.plan.grid import RunSpec
 from bridge.store.records import RecordError, exclusive
 from bridge.tasks.registry import load_family
@@ -229,13 +229,14 @@ def test_a_missing_checkpoint_keeps_an_earlier_evaluation(tmp_path: Path, checkp
     assert spec.folder(tmp_path).scores.read_bytes() == before
 
 
-def test_lm_eval_scores_all_samples_by_our_grader() -> None:
+def test_lm_eval_scores_all_samples_by_our_grader(tmp_path: Path) -> None:
     """The task file as it is, the way lm-eval's command line runs it."""
 
     def reply(question: str, gold: str, k: int) -> tuple[str, bool]:
         return (f"\\boxed{{{gold}.0}}" if k in (5, 7) else "\\boxed{}"), False
 
-    manager = TaskManager(include_path=TASKS, include_defaults=False)
+    write_tasks(tmp_path, ["chains"])
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
     found = evaluate(
         lm=Table(make_spec(scale=1.0), reply),
         task_dict=manager.load(["bridge_rung4_sampled"]),

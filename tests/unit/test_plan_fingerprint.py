@@ -132,11 +132,6 @@ def test_the_evaluation_reruns_no_training(source: Source) -> None:
     assert source.changed_by("evaluation/runner.py", add_code) == source.every("evaluate")
 
 
-def test_a_task_file_reruns_the_evaluation_of_its_family(source: Source) -> None:
-    changed = source.changed_by("evaluation/tasks/chains/rung1.yaml", lambda text: text + "\n")
-    assert changed == {job for job in source.every("evaluate") if "/chains/" in job}
-
-
 @pytest.mark.parametrize(
     ("file", "jobs"),
     [

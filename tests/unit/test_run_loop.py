@@ -362,7 +362,7 @@ def test_a_problem_without_a_demonstration_is_named(base: Path) -> None:
 
 
 BAD_DATA = {
-    "test question": ("replace", "is also training question"),
+    "test question": ("replace", "is also question"),
     "empty gold": ("gold", "empty gold answer"),
     "duplicate id": ("id", "occurs twice"),
 }

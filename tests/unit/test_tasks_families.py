@@ -301,8 +301,6 @@ def test_faulty_problems_are_named(bad: Problem, sentence: str) -> None:
 
 
 def test_a_test_question_in_the_training_set_is_refused() -> None:
-    with pytest.raises(
-        ProblemError, match=r"^test: question 't/1' is also training question 'a/1'"
-    ):
+    with pytest.raises(ProblemError, match=r"^test: question 't/1' is also question 'a/1'"):
         check_disjoint("train", [SOUND], "test", [Problem("t/1", "Find  A ", "1", 1)])
     check_disjoint("train", [SOUND], "test", [Problem("t/1", "find b", "1", 1)])

@@ -22,7 +22,13 @@ def lines(*rows: object) -> str:
 
 
 def test_reads_problems_with_and_without_the_optional_fields(tmp_path: Path) -> None:
-    full = {**GOOD, "id": "b", "difficulty": 3, "demonstration": "4, so \\boxed{4}"}
+    full = {
+        **GOOD,
+        "id": "b",
+        "question": "1 + 3 ?",
+        "difficulty": 3,
+        "demonstration": "4, so \\boxed{4}",
+    }
     first, second = read_problems(named(tmp_path / "p.jsonl", lines(GOOD, full)))
     assert (first.difficulty, first.demonstration) == (0, None)
     assert (second.difficulty, second.demonstration) == (3, "4, so \\boxed{4}")
@@ -56,14 +62,14 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_empty_golds_duplicate_ids_and_leaks_are_refused(tmp_path: Path) -> None:
-    empty = read_problems(named(tmp_path / "e.jsonl", lines({**GOOD, "answer": " "})))
-    with pytest.raises(ProblemError, match="empty gold answer"):
-        check_problems("train", empty)
-    twice = read_problems(named(tmp_path / "t.jsonl", lines(GOOD, GOOD)))
+    with pytest.raises(ProblemError, match="line 1: problem 'a' has an empty gold answer"):
+        read_problems(named(tmp_path / "e.jsonl", lines({**GOOD, "answer": " "})))
+    other = {**GOOD, "question": "1 + 1 ?"}
+    twice = read_problems(named(tmp_path / "t.jsonl", lines(GOOD, other)))
     with pytest.raises(ProblemError, match="'a' occurs twice"):
         check_problems("train", twice)
     leaked = read_problems(named(tmp_path / "l.jsonl", lines({**GOOD, "question": "2 +  2 ?"})))
-    with pytest.raises(ProblemError, match="is also training question 'a'"):
+    with pytest.raises(ProblemError, match="is also question 'a' of train"):
         check_disjoint("train", twice[:1], "test", leaked)
 
 
