@@ -53,6 +53,10 @@ coupling: $(laptop) ## can SFT and RL be decoupled: the study with real generati
 test: $(dev) ## all tests, two at a time
 	$(call in,.venv) OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile $(args)
 
+.PHONY: quick
+quick: $(dev) ## the tests that train nothing and start no program: under a minute
+	$(call in,.venv) OMP_NUM_THREADS=1 pytest -q -n 2 -m "not slow" tests/unit $(args)
+
 .PHONY: test-vllm
 test-vllm: $(vllm-cpu) ## the tests that need vLLM, on the CPU
 	$(call in,.venv-vllm-cpu) OMP_NUM_THREADS=1 python -m pytest -m vllm tests/integration/test_vllm.py $(args)

@@ -1,8 +1,12 @@
-"""Settings that every test shares: one thread per test process, no network, no window for plots."""
+"""Settings that every test shares: one thread per test process, no network, no window for plots.
+
+Also which tests are slow, and which may be skipped where nothing may be missing (``CI=true``).
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,48 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+ALLOWED_SKIPS = {
+    r"needs vLLM": "its environment is another one; `make test-vllm`",
+    r"a SLURM cluster: `make test-cluster`": "they take ten minutes; .ci/run runs one of them",
+    r"no CUDA device|this machine has a GPU": "there is one kind of machine at a time",
+    r"no real data": "the files may not be redistributed; docs/data.md says where they are",
+    r"not run": "drills that `make drill` runs",
+}
+"""Reasons of skips that .ci/run lets pass, and why. Any other skip fails it."""
+
+_SLOW_FIXTURES = {"base", "checkpoint", "fresh", "finished", "world", "single"}
+_SLOW_PARTS = re.compile(
+    r"tests/(integration|drills|browser|cluster|fuzz)/"
+    r"|test_(methods|run|studies|analysis_(figures|latex|coverage|report)|jobs_needs_memory)"
+    r"|test_(grading_(parity|pool|hostile)|hostile_texts|environments|tasks_(real|contract|families))"
+    r"|test_(evaluation|collect_caching|step_(trainer|sampler|options)|models_hub|engines)"
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make quick` leaves out what trains a model, starts a program or draws."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if _SLOW_PARTS.search(item.path.as_posix()) or fixtures & _SLOW_FIXTURES:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where nothing may be missing, a skip that is not on the list is a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") != "true" or reporter is None:
+        return
+    reasons = {str(report.longrepr) for report in reporter.stats.get("skipped", [])}
+    unknown = [r for r in reasons if not any(re.search(known, r) for known in ALLOWED_SKIPS)]
+    for reason in sorted(unknown):
+        reporter.write_line(
+            f"a skip that is not allowed here (tests/conftest.py): {reason}", red=True
+        )
+    if unknown:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
