@@ -33,6 +33,7 @@ from bridge.plan.grid import load_plan
 from bridge.jobs.needs.devices import device
 from bridge.jobs.needs.report import refusals
 from bridge.jobs.needs.requests import request_of
+from bridge.store.columns import FIGURE_FORMATS, NEEDED_TABLES, TABLE_FORMATS, TIDY_TABLES
 from bridge.store.records import content_hash
 from bridge.machine.requeue import VARIABLE as LIFE_VARIABLE
 
@@ -67,13 +68,11 @@ if workflow.remote_exec and "SLURM_JOB_ID" in os.environ:
     os.environ.setdefault(LIFE_VARIABLE, os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 RUN = "results/{suite}/runs/{model}/{dataset}/{method}/seed{seed}"
-TIDY_TABLES = ("runs", "scores", "dynamics", "costs", "answers", "contamination")
-FORMATS = ("csv", "md", "tex", "html")
 FIGURES = expand(
     "figures/{suite}/{name}.{ext}",
     suite=PLAN.name,
     name=list(CAPTIONS),
-    ext=("png", "pdf", "svg"),
+    ext=FIGURE_FORMATS,
 )
 REPORT = f"results/{PLAN.name}/report.html"
 
@@ -83,11 +82,10 @@ def shown_tidy():
     if USER.source != "cached":
         return TIDY_TABLES
     folder = Path("results/cached", PLAN.name)
-    optional = {"answers", "contamination"}
     return [
         name
         for name in TIDY_TABLES
-        if name not in optional or (folder / f"{name}.parquet").is_file()
+        if name in NEEDED_TABLES or (folder / f"{name}.parquet").is_file()
     ]
 
 
@@ -117,7 +115,7 @@ TABLES = expand(
     "results/{suite}/tables/{name}.{ext}",
     suite=PLAN.name,
     name=TABLE_NAMES,
-    ext=FORMATS,
+    ext=TABLE_FORMATS,
 )
 
 

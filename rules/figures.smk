@@ -9,7 +9,7 @@ rule tables:
         expand(
             "results/{{suite}}/tables/{name}.{ext}",
             name=TABLE_NAMES,
-            ext=[ext for ext in FORMATS if ext != "html"],
+            ext=[ext for ext in TABLE_FORMATS if ext != "html"],
         ),
         [
             report(

@@ -18,54 +18,15 @@ from pathlib import Path
 import pandas as pd
 
 from bridge.collect.contamination import contamination_rows
-from bridge.collect.run_rows import KEY, TABLES, Collected, Row, collect_run, run_name
+from bridge.collect.run_rows import TABLES, Collected, Row, collect_run, run_name
 from bridge.plan.grid import Plan
+from bridge.store.columns import ANSWERS, KEY, SHARED_DYNAMICS, names
 from bridge.store.records import (
     RecordError,
     file_hash,
     sync_folder,
     write_json,
     writing,
-)
-
-DYNAMICS = (
-    "step",
-    "kind",
-    "rl_step",
-    "progress",
-    "elapsed_s",
-    "reward_mean",
-    "accuracy",
-    "response_length_mean",
-    "response_length_max",
-    "truncated_share",
-    "zero_spread_share",
-    "entropy",
-    "kl",
-    "demo_loss_train",
-    "demo_loss_heldout",
-    "heldout_accuracy",
-    "grad_norm",
-    "lr",
-    "cooperative_gain",
-    "grad_cosine",
-    "adapter_norm",
-    "shadow_distance",
-)
-
-
-ANSWERS = (
-    *KEY,
-    "benchmark",
-    "question_id",
-    "question",
-    "gold",
-    "difficulty",
-    "sample",
-    "text",
-    "length",
-    "extracted",
-    "verdict",
 )
 
 
@@ -115,13 +76,14 @@ def as_table(name: str, rows: list[Row]) -> pd.DataFrame:
     """Rows as a table with the columns of its kind."""
     if name == "dynamics":
         # Columns of a method's own come last, sorted, whatever run has them first.
-        own = sorted({column for row in rows for column in row} - {*KEY, *DYNAMICS})
-        return pd.DataFrame(rows, columns=[*KEY, *DYNAMICS, *own])
+        shared = names(SHARED_DYNAMICS)
+        own = sorted({column for row in rows for column in row} - {*KEY, *shared})
+        return pd.DataFrame(rows, columns=[*KEY, *shared, *own])
     if not rows and name == "scores":
         return pd.DataFrame(columns=[*KEY, "benchmark", "question_id", "spec_hash"])
     if name == "answers":
         # Answers to one question side by side: alike, so they take a fraction of the space.
-        table = pd.DataFrame(rows, columns=list(ANSWERS))
+        table = pd.DataFrame(rows, columns=[*KEY, *names(ANSWERS)])
         return table.sort_values(["dataset", "benchmark", "question_id"], kind="stable")
     return pd.DataFrame(rows)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.plan.grid import RunSpec
+from bridge.store.columns import COSTS, KEY, TIDY, Column
 from bridge.store.records import (
     RESULTS,
     RecordError,
@@ -38,9 +39,7 @@ from bridge.store.shapes import (
 from bridge.tasks.base import Problem
 from bridge.tasks.registry import load_family
 
-KEY = ("suite", "model", "dataset", "method", "seed")
-TABLES = ("runs", "scores", "dynamics", "costs", "answers")
-STAGES = ("rollout", "grade", "score", "update", "sync", "checkpoint", "probe")
+TABLES = tuple(TIDY)
 LONGEST_ANSWER = 4_000
 """Characters of an answer that are kept; the run folder has all of them."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -168,25 +167,20 @@ def _run_row(
 
 
 def _cost_row(spec: RunSpec, done: Row, scores: Row, path: Path) -> Row:
-    seconds, tokens, flops = (_value(done, name, path) for name in ("seconds", "tokens", "flops"))
-    memory = done.get("memory_gib") or {}
-    return (
-        _key(spec)
-        | {f"seconds_{stage}": seconds.get(stage) for stage in STAGES}
-        | {
-            "seconds_evaluate": (scores.get("seconds") or {}).get("total"),
-            "seconds_train": _value(seconds, "total", path),
-            "device_hours": done.get("device_hours"),
-        }
-        | {f"tokens_{name}": tokens.get(name) for name in ("generated", "trained")}
-        # A large run has more of them than a table's whole numbers go.
-        | {f"flops_{name}": _float(flops.get(name)) for name in ("generate", "train", "total")}
-        | {
-            f"memory_{name}_gib": memory.get(name)
-            for name in ("allocated", "reserved", "device", "host")
-        }
-        | {"shared_by": None}
-    )
+    for name in ("seconds", "tokens", "flops"):
+        _value(done, name, path)
+    _value(done["seconds"], "total", path)
+    return _key(spec) | {c.name: _cost(c, done, scores) for c in COSTS}
+
+
+def _cost(column: Column, done: Row, scores: Row) -> Any:
+    """What the records have at the column's path; None where they have nothing."""
+    source, _, keys = column.path.rpartition(":")
+    value: Any = scores if source == "scores" else done
+    for key in keys.split("."):
+        value = (value or {}).get(key)
+    # A large run has more FLOPs than a table's whole numbers go.
+    return _float(value) if column.name.startswith("flops_") else value
 
 
 def _float(value: float | None) -> float | None:

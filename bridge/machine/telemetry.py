@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from bridge.machine.memory import device_meter
+from bridge.store.columns import STAGES
 from bridge.store.records import RunFolder, write_json
-
-STAGES = ("rollout", "grade", "score", "update", "sync", "checkpoint", "probe")
 
 
 class Stopwatch:

@@ -57,13 +57,9 @@ class Git(Shape):
 
 
 class StageSeconds(Shape):
-    rollout: Seconds | None = None
-    grade: Seconds | None = None
-    score: Seconds | None = None
-    update: Seconds | None = None
-    sync: Seconds | None = None
-    checkpoint: Seconds | None = None
-    probe: Seconds | None = None
+    """Seconds per stage (:data:`bridge.store.columns.STAGES`) and in all."""
+
+    __pydantic_extra__: dict[str, Seconds | None]
     total: Seconds | None = None
 
 

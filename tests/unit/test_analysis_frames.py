@@ -6,7 +6,8 @@ import sys
 import pandas as pd
 import pytest
 
-from bridge.analysis.numbers.frames import COLUMNS, TidyError, cautions, load_tidy
+from bridge.analysis.numbers.frames import TidyError, cautions, load_tidy
+from bridge.store.columns import NEEDED_TABLES, needed
 from tests.fixtures.tidy import make_tidy, write_tidy
 
 SMALL = {"models": ("tiny-qwen",), "methods": ("base", "sft"), "sizes": (6, 4), "n_steps": 10}
@@ -44,7 +45,7 @@ def test_category_order_of_benchmarks_wins_over_appearance(tables, tmp_path):
     assert tidy.benchmarks("tiny-qwen", "chains") == ["rung2", "rung1"]
 
 
-@pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.parametrize("name", NEEDED_TABLES)
 def test_a_missing_file_is_named(tables, tmp_path, name):
     write_tidy(tmp_path, tables)
     (tmp_path / f"{name}.parquet").unlink()
@@ -60,7 +61,7 @@ def test_a_truncated_file_is_named(tables, tmp_path):
         load_tidy(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "column"), [(n, c[-1]) for n, c in COLUMNS.items()])
+@pytest.mark.parametrize(("name", "column"), [(n, needed(n)[-1]) for n in NEEDED_TABLES])
 def test_a_missing_column_is_named_with_its_file(tables, tmp_path, name, column):
     tables[name] = tables[name].drop(columns=column)
     with pytest.raises(TidyError, match=rf"{name}\.parquet lacks the column {column}"):

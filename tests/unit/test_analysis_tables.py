@@ -168,15 +168,6 @@ def test_costs_are_means_over_finished_runs_and_unmeasured_ones_are_left_out(bui
     assert "failed 2/3, timeout 1/3" in next(x for x in text.splitlines() if "RL-zero" in x)
 
 
-def test_shared_stages_are_said(tmp_path):
-    tables = _make()
-    costs = tables["costs"]
-    costs["shared_by"] = costs["shared_by"].astype(object)
-    costs.loc[costs["method"] == "sft", "shared_by"] = "bridge"
-    build_tables(write_tidy(tmp_path / "tidy", tables), tmp_path / "tables")
-    assert "SFT shares a stage with bridge." in (tmp_path / "tables" / "cost.md").read_text()
-
-
 def test_same_tables_same_bytes(suite, built, tmp_path):
     build_tables(suite, tmp_path)
     names = sorted(path.name for path in built.iterdir())

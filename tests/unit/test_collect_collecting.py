@@ -13,10 +13,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bridge.analysis.numbers.frames import COLUMNS, load_tidy
+from bridge.analysis.numbers.frames import load_tidy
 from bridge.analysis.report.building import build_tables
 from bridge.collect import collecting
 from bridge.plan.grid import Plan, RunSpec, load_plan
+from bridge.store.columns import NEEDED_TABLES, needed
 from bridge.store.records import RecordError, jsonl, read_json, read_jsonl, write_json, write_text
 from bridge.tasks.registry import load_family
 from tests.fixtures.run_folders import (
@@ -87,7 +88,7 @@ def test_the_analysis_reads_what_collecting_writes(plan: Plan, results: Path) ->
     assert len(tidy.runs) == len(plan.runs)
     assert tidy.suite == "smoke"
     assert tidy.benchmarks("tiny-qwen", "chains") == ["rung1", "rung2"]
-    for name, columns in COLUMNS.items():
+    for name, columns in ((n, needed(n)) for n in NEEDED_TABLES):
         assert set(columns) <= set(getattr(tidy, name).columns), name
 
 
@@ -140,7 +141,6 @@ def test_costs_keep_every_stage(plan: Plan, results: Path, spec: RunSpec) -> Non
     assert (row["flops_generate"], row["flops_train"], row["flops_total"]) == (10, 20, 30)
     assert row["memory_host_gib"] == 0.5
     assert pd.isna(row["memory_device_gib"])
-    assert row["shared_by"] is None
 
 
 def test_equal_runs_give_equal_bytes(plan: Plan, results: Path, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_equal_runs_give_equal_bytes(plan: Plan, results: Path, tmp_path: Path) 
 def test_the_manifest_names_tables_and_runs(plan: Plan, results: Path, spec: RunSpec) -> None:
     folder = collect_suite(plan, results=results)
     manifest = read_json(folder / "manifest.json")
-    for name in COLUMNS:
+    for name in NEEDED_TABLES:
         digest = hashlib.sha256((folder / f"{name}.parquet").read_bytes()).hexdigest()
         assert manifest["tables"][name] == digest
     assert manifest["commits"] == ["0123abc"]

@@ -21,7 +21,7 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from bridge.analysis.numbers.cells import Block
-from bridge.analysis.numbers.frames import DONE, KEY, Tidy, block_of
+from bridge.analysis.numbers.frames import DONE, Tidy, block_of
 from bridge.analysis.numbers.paired import (
     Estimate,
     Refused,
@@ -32,6 +32,7 @@ from bridge.analysis.numbers.paired import (
 from bridge.analysis.numbers.palette import label
 from bridge.analysis.numbers.statistics import Array
 from bridge.analysis.tables.differences import arm, contrast, signed
+from bridge.store.columns import KEY
 from bridge.store.schema import Closed, Name
 
 Metric = Literal["accuracy", "equivalence", "training_time", "peak_memory", "course"]

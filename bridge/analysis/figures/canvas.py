@@ -21,8 +21,8 @@ from matplotlib.transforms import Bbox
 
 from bridge.analysis.numbers.palette import Style, style
 from bridge.analysis.tables.render import printable
+from bridge.store.columns import FIGURE_FORMATS
 
-FORMATS = ("png", "pdf", "svg")
 COLUMN_IN, PAGE_IN = 3.5, 7.0
 GREY = "#5B5B5B"
 # A file's date would make every build differ.
@@ -95,7 +95,7 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     _settle(figure)
-    for extension in FORMATS:
+    for extension in FIGURE_FORMATS:
         figure.savefig(folder / f"{name}.{extension}", metadata=UNDATED[extension])
 
 

@@ -25,7 +25,8 @@ from bridge.analysis.figures.canvas import (
     new_figure,
     say,
 )
-from bridge.analysis.numbers.frames import DONE, KEY, Tidy, block_of
+from bridge.analysis.numbers.frames import DONE, Tidy, block_of
+from bridge.store.columns import KEY
 from bridge.analysis.numbers.palette import ordered_methods, style
 from bridge.analysis.tables.render import between, printable
 from bridge.analysis.numbers.statistics import Array, t_limits

@@ -26,7 +26,8 @@ from bridge.analysis.figures.canvas import (
 )
 from bridge.analysis.numbers.cells import Block, build_blocks
 from bridge.analysis.figures.curves import BASE, time_unit
-from bridge.analysis.numbers.frames import DONE, KEY, Tidy, block_of
+from bridge.analysis.numbers.frames import DONE, Tidy, block_of
+from bridge.store.columns import KEY
 from bridge.analysis.numbers.palette import ordered_methods, style
 from bridge.analysis.tables.render import printable
 from bridge.analysis.numbers.statistics import Interval
@@ -35,11 +36,10 @@ COSTS = {"flops_total": "training compute", "seconds_train": "training time"}
 # Costs that differ by more than this factor are drawn on a logarithmic axis.
 WIDE = 8.0
 RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-# A stage has the same colour everywhere; the order is that of one training step.
+# A stage has the same colour everywhere.
 STAGES = {
     "rollout": "#4477AA",
     "grade": "#66CCEE",
-    "score": "#228833",
     "update": "#EE6677",
     "sync": "#AA3377",
     "checkpoint": "#CCBB44",

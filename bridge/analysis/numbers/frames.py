@@ -15,64 +15,11 @@ from pathlib import Path
 import pandas as pd
 
 from bridge.analysis.numbers.palette import ordered_methods
-from bridge.store.records import RecordError, read_json
+from bridge.store.columns import KEY, NEEDED_TABLES, needed
+from bridge.store.records import STATUSES, RecordError, read_json
 
-KEY = ("suite", "model", "dataset", "method", "seed")
 DONE = "done"
-STATUSES = (DONE, "diverged", "collapsed", "failed", "timeout", "interrupted", "missing")
-COLUMNS = {
-    "runs": (
-        *KEY,
-        "status",
-        "reason",
-        "spec_hash",
-        "commit",
-        "dirty",
-        "device",
-        "torch_version",
-        "python_version",
-        "n_parameters",
-        "train_s",
-        "evaluate_s",
-        "started_at",
-        "base_model_hash",
-        "data_hash",
-        "grader_version",
-        "folder",
-    ),
-    "scores": (
-        *KEY,
-        "benchmark",
-        "question_id",
-        "greedy_verdict",
-        "greedy_correct",
-        "n_samples",
-        "n_sampled_correct",
-        "spec_hash",
-    ),
-    "dynamics": (
-        *KEY,
-        "step",
-        "rl_step",
-        "progress",
-        "elapsed_s",
-        "reward_mean",
-        "response_length_mean",
-        "heldout_accuracy",
-    ),
-    "costs": (
-        *KEY,
-        "seconds_train",
-        "seconds_evaluate",
-        "device_hours",
-        "tokens_generated",
-        "tokens_trained",
-        "flops_total",
-        "memory_device_gib",
-        "memory_host_gib",
-        "shared_by",
-    ),
-}
+MISSING = "missing"
 UNIQUE = {
     "runs": KEY,
     "scores": (*KEY, "benchmark", "question_id"),
@@ -136,7 +83,7 @@ def load_tidy(folder: Path) -> Tidy:
     one its manifest names.
     """
     _check_manifest(folder)
-    tables = {name: _read(folder / f"{name}.parquet", name) for name in COLUMNS}
+    tables = {name: _read(folder / f"{name}.parquet", name) for name in NEEDED_TABLES}
     runs, scores = tables["runs"], tables["scores"]
     if runs.empty:
         raise TidyError(f"{folder / 'runs.parquet'} has no rows: nothing was run or collected")
@@ -147,11 +94,11 @@ def load_tidy(folder: Path) -> Tidy:
     suites = sorted(set(runs["suite"].astype(str)))
     if len(suites) > 1:
         raise TidyError(f"{folder / 'runs.parquet'} mixes the suites {', '.join(suites)}")
-    unknown = sorted(set(runs["status"].astype(str)) - set(STATUSES))
+    unknown = sorted(set(runs["status"].astype(str)) - {*STATUSES, MISSING})
     if unknown:
         raise TidyError(
             f"{folder / 'runs.parquet'}: unknown status {unknown[0]!r}; "
-            f"known: {', '.join(STATUSES)}"
+            f"known: {', '.join((*STATUSES, MISSING))}"
         )
     if scores["greedy_correct"].isna().any():
         raise TidyError(f"{folder / 'scores.parquet'}: column greedy_correct has empty cells")
@@ -211,10 +158,9 @@ def _read(path: Path, name: str) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise TidyError(f"{path} cannot be read as parquet: {error}") from error
     if table.empty and name != "runs":
-        return table.reindex(
-            columns=[*COLUMNS[name], *table.columns.difference(list(COLUMNS[name]))]
-        )
-    absent = [column for column in COLUMNS[name] if column not in table.columns]
+        known = list(needed(name))
+        return table.reindex(columns=[*known, *table.columns.difference(known)])
+    absent = [column for column in needed(name) if column not in table.columns]
     if absent:
         raise TidyError(f"{path} lacks the column {', '.join(absent)}")
     repeated = table.duplicated(list(UNIQUE[name]))

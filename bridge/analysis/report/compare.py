@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from bridge.analysis.numbers.cells import Block, build_blocks
-from bridge.analysis.numbers.frames import DONE, KEY, Tidy, TidyError, block_of, cautions, load_tidy
+from bridge.analysis.numbers.frames import DONE, Tidy, TidyError, block_of, cautions, load_tidy
 from bridge.analysis.numbers.paired import Refused, log_ratio
 from bridge.analysis.report.compare_text import COSTS, Comparison, CostRatio, Pair
 from bridge.analysis.tables.differences import (
@@ -29,6 +29,7 @@ from bridge.analysis.tables.differences import (
     arm,
     contrast,
 )
+from bridge.store.columns import KEY
 from bridge.store.records import read_json, run_folder, suite_folder
 
 RUN = re.compile(r"(?P<model>[^/]+)/(?P<dataset>[^/]+)/(?P<method>[^/]+)/seed(?P<seed>\d+)")

@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 
 from bridge.analysis.figures.curves import BASE, SEEDS_FOR_BAND, with_status
-from bridge.analysis.numbers.frames import DONE, KEY, Tidy, TidyError, block_of
+from bridge.analysis.numbers.frames import DONE, Tidy, TidyError, block_of
 from bridge.analysis.numbers.palette import benchmark_label, label, style
 from bridge.analysis.numbers.statistics import Array, t_limits
 from bridge.analysis.tables.render import INVISIBLE
+from bridge.store.columns import KEY
 
 X_AXES = {
     "progress": "training progress",

@@ -20,6 +20,7 @@ from bridge.analysis.tables.costs import cost_rows, cost_sheets
 from bridge.analysis.tables.differences import block_differences, p_text
 from bridge.analysis.tables.published import load_published
 from bridge.analysis.tables.render import Sheet
+from bridge.store.columns import TABLE_FORMATS
 
 # Built here from the tidy tables; any other table is taken in as it lies in the folder.
 OWN = {"main": "main", "sampled": "sampled", "costs": "cost"}
@@ -34,7 +35,6 @@ PROSE = ("claims",)
 NOTES = re.compile(r"<ul>\n.*?</ul>\n?", re.DOTALL)
 NOTE = re.compile(r"<li>(.*)</li>")
 END_OF_TABLE = ("</table>", "</table>\n</div>")
-FORMATS = ("csv", "md", "tex")
 VERDICTS = {
     "supported": "supported",
     "contradicted": "contradicted",
@@ -53,20 +53,20 @@ def table_groups(
     metrics = sampled(tidy)
     repeated = [block for block in blocks for _ in metrics]
     groups = {
-        "main": (main_sheets(tidy, blocks, load_published()), blocks, True),
-        "sampled": (sampled_sheets(tidy, metrics), repeated, True),
-        "costs": (cost_sheets(tidy, cost_rows(tidy, blocks)), blocks, False),
+        "main": (main_sheets(tidy, blocks, load_published()), blocks),
+        "sampled": (sampled_sheets(tidy, metrics), repeated),
+        "costs": (cost_sheets(tidy, cost_rows(tidy, blocks)), blocks),
     }
     return {
         name: {
             "views": [
-                _view(tidy, sheet, block, classes, block.columns if scored else [])
+                _view(tidy, sheet, block, classes)
                 for sheet, block in zip(sheets, owners, strict=True)
             ],
             "notes": list(dict.fromkeys(note for sheet in sheets for note in sheet.notes)),
             "links": links(tables_dir, OWN[name], start),
         }
-        for name, (sheets, owners, scored) in groups.items()
+        for name, (sheets, owners) in groups.items()
     }
 
 
@@ -100,7 +100,11 @@ def _fragment(html: str) -> Part:
 
 def links(folder: Path, name: str, start: Path) -> list[tuple[str, str]]:
     """(format, relative address) of the files of a table that exist."""
-    paths = [(extension, folder / f"{name}.{extension}") for extension in FORMATS]
+    paths = [
+        (extension, folder / f"{name}.{extension}")
+        for extension in TABLE_FORMATS
+        if extension != "html"
+    ]
     return [
         (extension, Path(os.path.relpath(path, start)).as_posix())
         for extension, path in paths
@@ -168,13 +172,10 @@ def _highest(block: Block) -> str:
     return f"{said}; {' and '.join(gaps)}." if gaps else f"{said}."
 
 
-def _view(
-    tidy: Tidy, sheet: Sheet, block: Block, classes: dict[str, str], columns: list[str]
-) -> Part:
+def _view(tidy: Tidy, sheet: Sheet, block: Block, classes: dict[str, str]) -> Part:
     """A sheet with the method of each row and the benchmark of each column, empty for neither."""
     # As shown: `rung1` of two data sets is one choice of the filter.
-    names = ["", "", *(benchmark_label(column, block.dataset) for column in columns)]
-    names += [""] * (len(sheet.head) - len(names))
+    names = [v.column and benchmark_label(v.column, block.dataset) for v in sheet.head]
     rows = []
     for index, cells in enumerate(sheet.rows):
         method = block.methods[index] if index < len(block.methods) else ""

@@ -9,6 +9,8 @@ as in a paper. `building` writes them.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +22,6 @@ from bridge.analysis.numbers.palette import benchmark_label, label
 from bridge.analysis.numbers.statistics import Array, Interval, average_at_n, pass_at_k
 from bridge.analysis.tables.differences import (
     BASELINES,
-    Contrast,
     block_differences,
     short_value,
 )
@@ -95,44 +96,51 @@ def main_sheets(
     Beside the accuracies stand the difference to each baseline and, for models that papers report
     (`published.load_published`), their numbers.
     """
-    sheets = []
-    for block in blocks:
-        sheet = accuracy_sheet(tidy, block, "greedy accuracy")
-        groups = [("", 2), ("accuracy", len(block.columns))]
-        extra = [_against_baselines(block, block_differences(block))]
-        if published is not None:
-            numbers = published_numbers(published, block.model, block.dataset, block.columns)
-            extra.append(_published(block, numbers))
-        head, rows, said = list(sheet.head), [list(row) for row in sheet.rows], list(sheet.notes)
-        for part in extra:
-            head += part.head
-            groups += part.groups
-            said += part.notes
-            for row, more in zip(rows, part.rows, strict=False):
-                row += more
-        rows = [[*row, *[Value("")] * (len(head) - len(row))] for row in rows]
-        sheets.append(Sheet(sheet.title, head, rows, said, sheet.source, groups))
-    return sheets
+    return [
+        _joined(
+            tidy, block, "greedy accuracy", [make(tidy, block, published) for make in MAIN_COLUMNS]
+        )
+        for block in blocks
+    ]
 
 
-def _against_baselines(block: Block, contrasts: list[Contrast]) -> Sheet:
+def _joined(tidy: Tidy, block: Block, metric: str, parts: Sequence[Sheet]) -> Sheet:
+    """Columns side by side behind the methods' names; a part may have fewer rows than another."""
+    n_rows = max(len(part.rows) for part in parts)
+    names = [Value(label(method)) for method in block.methods]
+    if n_rows > len(names):
+        names.append(Value(DETECTABLE))
+    rows = [[name] for name in names]
+    for part in parts:
+        for i, row in enumerate(rows):
+            row += part.rows[i] if i < len(part.rows) else [Value("")] * len(part.head)
+    head = [Value("method"), *(value for part in parts for value in part.head)]
+    said = [note for part in parts for note in part.notes]
+    title = f"{block.model} trained on {block.dataset}: {metric}"
+    return Sheet(title, head, rows, said, source(tidy, block))
+
+
+def _against_baselines(tidy: Tidy, block: Block, published: pd.DataFrame | None) -> Sheet:
     """Columns: each method minus each baseline in the block's overall column."""
     found = {
         (item.first.name, item.second.name): short_value(item)
-        for item in contrasts
+        for item in block_differences(block)
         if item.column == block.overall
     }
     names = [name for name in BASELINES if any(baseline == name for _, baseline in found)]
     if not names:
         return Sheet("", [], [[] for _ in block.methods])
     rows = [[found.get((method, name), Value("")) for name in names] for method in block.methods]
-    head = [Value("minus", label(name)) for name in names]
-    overall = benchmark_label(block.overall, block.dataset)
-    return Sheet("", head, rows, [DIFFERENCE_NOTE], groups=[(f"{overall}, minus", len(names))])
+    under = f"{benchmark_label(block.overall, block.dataset)}, minus"
+    head = [Value("minus", label(name), group=under) for name in names]
+    return Sheet("", head, rows, [DIFFERENCE_NOTE])
 
 
-def _published(block: Block, numbers: dict[tuple[str, str], PublishedNumber]) -> Sheet:
+def _published(tidy: Tidy, block: Block, published: pd.DataFrame | None) -> Sheet:
     """Columns: what papers print for this model, and a letter for the source of each row."""
+    if published is None:
+        return Sheet("", [], [[] for _ in block.methods])
+    numbers = published_numbers(published, block.model, block.dataset, block.columns)
     names = [
         column for column in block.columns if any((m, column) in numbers for m in block.methods)
     ]
@@ -148,10 +156,10 @@ def _published(block: Block, numbers: dict[tuple[str, str], PublishedNumber]) ->
             mark = sources.setdefault(source, "abcdefghijklmnopqrstuvwxyz"[len(sources) % 26])
         row = [Value(f"{cell.points:.1f}" if cell else "–", is_word=not cell) for cell in cells]
         rows.append([*row, Value(mark)])
-    head = [Value(benchmark_label(name, block.dataset), "published") for name in names]
+    under = "published, not ours"
+    head = [Value(benchmark_label(name, block.dataset), "published", group=under) for name in names]
     said = [PUBLISHED_NOTE, *[f"Source {mark}: {source}." for source, mark in sources.items()]]
-    groups = [("published, not ours", len(names) + 1)]
-    return Sheet("", [*head, Value("source", "published")], rows, said, groups=groups)
+    return Sheet("", [*head, Value("source", "published", group=under)], rows, said)
 
 
 def sampled(tidy: Tidy) -> dict[str, list[Block]]:
@@ -179,28 +187,50 @@ def sampled_sheets(tidy: Tidy, metrics: dict[str, list[Block]]) -> list[Sheet]:
 
 def accuracy_sheet(tidy: Tidy, block: Block, metric: str) -> Sheet:
     """One block as methods x benchmarks; a method without a number shows its words instead."""
-    head = [Value("method"), Value("seeds")]
+    return _joined(tidy, block, metric, [make(tidy, block, None) for make in ACCURACY_COLUMNS])
+
+
+def _seed_column(tidy: Tidy, block: Block, published: pd.DataFrame | None) -> Sheet:
+    """Column: seeds with a number, of how many."""
+    shown = [[block.cells[method, column] for column in block.columns] for method in block.methods]
+    pairs = zip(block.methods, shown, strict=True)
+    rows = [[_seeds(cells, block.n_runs[method])] for method, cells in pairs]
+    return Sheet("", [Value("seeds")], rows)
+
+
+def _accuracies(tidy: Tidy, block: Block, published: pd.DataFrame | None) -> Sheet:
+    """Columns: mean and interval on each benchmark; last row: the detectable gap."""
+    head = []
     for column in block.columns:
         questions = block.n_questions.get(column)
-        name = benchmark_label(column, block.dataset)
-        head.append(Value(name, f"({questions})" if questions is not None else ""))
+        asked = f"({questions})" if questions is not None else ""
+        head.append(Value(benchmark_label(column, block.dataset), asked, column=column))
     best = {column: _highest(block, column) for column in block.columns}
-    rows = []
-    for method in block.methods:
-        shown = [block.cells[method, column] for column in block.columns]
-        row = [Value(label(method)), _seeds(shown, block.n_runs[method])]
-        row += [
-            _value(cell, highest=method == best[column])
-            for cell, column in zip(shown, block.columns, strict=True)
+    rows = [
+        [
+            _value(block.cells[method, column], highest=method == best[column])
+            for column in block.columns
         ]
-        rows.append(row)
+        for method in block.methods
+    ]
     if block.detectable:
         effects = [block.detectable.get(column) for column in block.columns]
-        text = [Value("" if effect is None else f"{100 * effect:.1f}") for effect in effects]
-        rows.append([Value(DETECTABLE), Value(""), *text])
-    title = f"{block.model} trained on {block.dataset}: {metric}"
+        rows.append([Value("" if e is None else f"{100 * e:.1f}") for e in effects])
     cautioned = [f"Caution: {text}." for text in cautions(tidy)]
-    return Sheet(title, head, rows, [*notes(block), *cautioned], source(tidy, block))
+    return Sheet("", head, rows, [*notes(block), *cautioned])
+
+
+def _grouped(tidy: Tidy, block: Block, published: pd.DataFrame | None) -> Sheet:
+    """The accuracies under a group of their own."""
+    sheet = _accuracies(tidy, block, published)
+    return replace(sheet, head=[replace(value, group="accuracy") for value in sheet.head])
+
+
+ColumnMaker = Callable[[Tidy, Block, "pd.DataFrame | None"], Sheet]
+"""Columns of a block, a row per method; the data frame holds published numbers, if any."""
+ACCURACY_COLUMNS: tuple[ColumnMaker, ...] = (_seed_column, _accuracies)
+MAIN_COLUMNS: tuple[ColumnMaker, ...] = (_seed_column, _grouped, _against_baselines, _published)
+"""The main table, left to right. A new column is a function here, in whatever place."""
 
 
 def notes(block: Block) -> list[str]:

@@ -8,22 +8,13 @@ from typing import Any
 import pandas as pd
 
 from bridge.analysis.numbers.cells import Block, unfinished
-from bridge.analysis.numbers.frames import DONE, KEY, Tidy, block_of
+from bridge.analysis.numbers.frames import DONE, Tidy, block_of
 from bridge.analysis.numbers.palette import label
 from bridge.analysis.tables.render import Sheet, Value
+from bridge.store.columns import COSTS, KEY
 
-QUANTITIES = {
-    "seconds_train": ("training", "s"),
-    "seconds_evaluate": ("evaluation", "s"),
-    "device_hours": ("device time", "h"),
-    "memory_host_gib": ("peak host memory", "GiB"),
-    "memory_device_gib": ("peak device memory", "GiB"),
-    "memory_allocated_gib": ("peak allocated", "GiB"),
-    "memory_reserved_gib": ("peak reserved", "GiB"),
-    "tokens_generated": ("generated tokens", ""),
-    "tokens_trained": ("trained tokens", ""),
-    "flops_total": ("FLOPs", ""),
-    "points_per_device_hour": ("points per", "device-hour"),
+QUANTITIES = {c.name: (c.label, c.unit) for c in COSTS if c.label} | {
+    "points_per_device_hour": ("points per", "device-hour")
 }
 COST_HEAD = (
     "suite",
@@ -38,7 +29,6 @@ COST_HEAD = (
     "n_seeds",
     "n_runs",
     "without_number",
-    "shared_by",
 )
 PREFIXES = (
     (1e18, "10^18"),
@@ -77,7 +67,6 @@ def cost_rows(tidy: Tidy, blocks: list[Block]) -> list[dict[str, object]]:
                     "n_seeds": len(values),
                     "n_runs": n_runs,
                     "without_number": words,
-                    "shared_by": _shared(costs),
                 }
                 if len(values):
                     row |= {
@@ -102,7 +91,7 @@ def cost_sheets(tidy: Tidy, rows_found: list[dict[str, object]]) -> list[Sheet]:
         scales = {name: _scale(_column(block, name)["mean"], name) for name in measured}
         head = [Value("method"), Value("seeds")]
         head += [Value(QUANTITIES[name][0], f"({scales[name][1]})") for name in measured]
-        rows, shared = [], []
+        rows = []
         for method in tidy.methods(model, dataset):
             rows_of = block[block["method"] == method].to_dict("records")
             cells = {str(row["quantity"]): row for row in rows_of}
@@ -112,10 +101,8 @@ def cost_sheets(tidy: Tidy, rows_found: list[dict[str, object]]) -> list[Sheet]:
             row = [Value(label(method)), Value(count, str(first["without_number"]))]
             row += [_value(cells[name], *scales[name], name) for name in measured]
             rows.append(row)
-            if first["shared_by"]:
-                shared.append(f"{label(method)} shares a stage with {first['shared_by']}.")
         title = f"{model} trained on {dataset}: cost"
-        sheets.append(Sheet(title, head, rows, [COST_NOTE, *shared]))
+        sheets.append(Sheet(title, head, rows, [COST_NOTE]))
     return sheets
 
 
@@ -137,10 +124,6 @@ def _points_per_hour(costs: pd.DataFrame, block: Block, method: str) -> pd.Serie
     accuracy = costs["seed"].map(by_seed).astype(float)
     hours = costs["device_hours"].astype(float)
     return 100 * accuracy / hours.where(hours > 0)
-
-
-def _shared(costs: pd.DataFrame) -> str:
-    return ", ".join(sorted(costs["shared_by"].dropna().astype(str).unique()))
 
 
 def _column(block: pd.DataFrame, quantity: str) -> pd.DataFrame:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from bridge.analysis.numbers.frames import DONE, KEY, Tidy, TidyError, block_of, load_tidy
+from bridge.analysis.numbers.frames import DONE, Tidy, TidyError, block_of, load_tidy
 from bridge.analysis.tables.render import Sheet, Value, between
+from bridge.store.columns import KEY
 from bridge.store.records import ROOT
 
 TUNED = ROOT / "results" / "cached" / "tune"

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
@@ -59,6 +60,10 @@ class Value:
     stack: tuple[str, ...] = ()
     highest: bool = False
     is_word: bool = False
+    column: str = ""
+    """Of a head: the benchmark whose column this is; empty: of no benchmark."""
+    group: str = ""
+    """Of a head: the group that the column stands under; empty: under none."""
 
     @property
     def plain(self) -> str:
@@ -71,7 +76,6 @@ class Sheet:
     """One table: a title, column heads, rows (the first value names the row) and notes.
 
     `source` is the line that is true of this table only: how many seeds, which commit and data.
-    `groups` names runs of columns, (name, how many), over all of `head`; an empty name is no group.
     `prose` says that cells hold sentences, which need room to wrap.
     """
 
@@ -80,8 +84,14 @@ class Sheet:
     rows: Sequence[Sequence[Value]]
     notes: Sequence[str] = field(default_factory=list)
     source: str = ""
-    groups: Sequence[tuple[str, int]] = ()
     prose: bool = False
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Runs of columns under one group, (name, how many), over all of `head`; empty where no
+        column has one."""
+        runs = [(name, len(list(part))) for name, part in groupby(v.group for v in self.head)]
+        return runs if any(name for name, _ in runs) else []
 
     @property
     def footer(self) -> list[str]:
