@@ -17,6 +17,10 @@ PAPER_ROWS = {
     *("base", "sft", "rl_zero", "cold_start", "alternating", "mixing", "bridge"),
     *("bridge_no_gain", "chord_mu", "chord_phi", "luffy"),
 }
+OWN_RATES = {
+    **dict.fromkeys(("chord_mu", "chord_phi", "luffy", "dr_grpo", "dapo"), 1e-6),
+    **dict.fromkeys(("hpt", "hpt_gate_2"), 5e-6),
+}
 SOURCED = re.compile(r"\[(paper|SimpleRL|author|ours)[^\]]*\]|arXiv")
 
 
@@ -44,7 +48,11 @@ def test_the_paper_s_grid(root: Path) -> None:
             5,
             3000,
         )
-        assert (settings.lr_sft, settings.lr_rl) == (5e-7, 5e-7)
+        # One rate for the paper's own rows; the others have that of their own papers.
+        if spec.label in OWN_RATES:
+            assert settings.lr_rl == OWN_RATES[spec.label] and settings.kl_coef == 0.0
+        elif not spec.label.startswith("cold_start_lr_"):
+            assert (settings.lr_sft, settings.lr_rl) == (5e-7, 5e-7)
         assert spec.evaluation.max_response_tokens == 5000
 
 
@@ -81,3 +89,15 @@ def test_planning_loads_no_heavy_library(root: Path, plan: Plan) -> None:
         [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_two_stage_baseline_is_sound(root: Path) -> None:
+    """A literal row, and a tuned one with the grid that arXiv 2604.23747 asks for."""
+    plan = load_plan("paper", root=root)
+    rows = {s.label: s for s in plan.runs if s.dataset == "limr" and s.seed == 0}
+    assert rows["cold_start"].method_options["sft_steps"] == 130  # six epochs of LIMR
+    grid = {k: s.training for k, s in rows.items() if k.startswith("cold_start_lr_")}
+    assert sorted(t.lr_sft for t in grid.values()) == [1e-6, 5e-6, 1e-5, 5e-5]
+    for training in grid.values():
+        assert training.sft_lr_scheduler_type == "cosine" and training.sft_lr_warmup_ratio == 0.1
+        assert training.lr_scheduler_type == "constant"

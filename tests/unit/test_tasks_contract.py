@@ -10,6 +10,7 @@ import pytest
 import yaml
 from lm_eval.tasks import TaskManager
 
+import bridge.tasks
 from bridge.evaluation.tasks import write_tasks
 from bridge.grading import GradeItem, GraderPool
 from bridge.grading.extraction import last_boxed
@@ -18,6 +19,7 @@ from bridge.plan.grid import load_plan
 from bridge.run.building import build_run
 from bridge.store.records import file_hash
 from bridge.store.schema import ConfigError
+from bridge.tasks import registry
 from bridge.tasks.base import Family, ProblemError, canonical, check_disjoint, check_problems
 from bridge.tasks.registry import family_names, load_family
 from tests.fixtures.real_data import data_root
@@ -147,6 +149,31 @@ def test_one_tiny_round(
         assert "context" in str(error) or "tokens" in str(error), error
         return
     assert run.policy.sampler.prompt_ids(run.dataset.train[0].question)
+
+
+def test_the_data_set_of_the_how_to_is_one_file(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page's file, put beside the others, is found, planned and evaluated without an edit."""
+    text = (root / "docs/how-to/add-a-dataset.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    (tmp_path / "sums.py").write_text(code)
+    monkeypatch.setattr(bridge.tasks, "__path__", [str(tmp_path), *bridge.tasks.__path__])
+    monkeypatch.setattr(registry, "family_names", lambda: (*family_names(), "sums"))
+    family = registry.load_family("sums")
+    options = family.Options()
+    family.check(options, "here")
+    dataset = family.dataset(options)
+    for name in family.benchmark_names():
+        questions = family.benchmark(name, options)
+        check_problems(name, questions)
+        check_disjoint("train", dataset.train, name, questions)
+        check_disjoint("validation", dataset.validation, name, questions)
+    check_disjoint("train", dataset.train, "validation", dataset.validation)
+    assert len(dataset.demonstrations) == 50
+    with GraderPool() as pool:
+        shown = [GradeItem(p.demonstration or "", p.answer) for p in dataset.demonstrations]
+        assert {g.verdict for g in pool.grade(shown)} == {"correct"}
 
 
 # -- what is refused, at the plan or when a file is read ------------------------------------------
