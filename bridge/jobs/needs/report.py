@@ -104,7 +104,7 @@ def _remedy(spec: RunSpec, device: Device) -> str:
 
 
 def _line(name: str, cells: list[str]) -> str:
-    return f"{name[:44]:<44}" + "".join(f"{cell:>9}" for cell in cells)
+    return f"{name[:56]:<56}" + "".join(f"{cell:>9}" for cell in cells)
 
 
 def _number(value: float) -> str:
