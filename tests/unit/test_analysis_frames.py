@@ -1,5 +1,9 @@
 """What the door refuses, by name, and what it warns about."""
 
+import contextlib
+import json
+import random
+import shutil
 import subprocess
 import sys
 
@@ -8,7 +12,8 @@ import pytest
 
 from bridge.analysis.numbers.frames import TidyError, cautions, load_tidy
 from bridge.store.columns import NEEDED_TABLES, needed
-from tests.fixtures.tidy import make_tidy, write_tidy
+from bridge.store.records import file_hash
+from tests.fixtures.tidy import make_tidy, sealed, write_tidy
 
 SMALL = {"models": ("tiny-qwen",), "methods": ("base", "sft"), "sizes": (6, 4), "n_steps": 10}
 
@@ -57,6 +62,7 @@ def test_a_truncated_file_is_named(tables, tmp_path):
     write_tidy(tmp_path, tables)
     path = tmp_path / "scores.parquet"
     path.write_bytes(path.read_bytes()[:100])
+    sealed(tmp_path)
     with pytest.raises(TidyError, match=r"scores\.parquet cannot be read"):
         load_tidy(tmp_path)
 
@@ -135,3 +141,95 @@ def test_empty_verdicts_are_refused(tables, tmp_path):
 def test_what_was_mixed_is_said(tables, tmp_path, column, value, said):
     tables["runs"].loc[1, column] = value
     assert said in "; ".join(cautions(load_tidy(write_tidy(tmp_path, tables))))
+
+
+# -- tables that somebody edited -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cached(root, tmp_path_factory):
+    """A copy of committed tables."""
+    folder = tmp_path_factory.mktemp("cached") / "tune"
+    return shutil.copytree(root / "results" / "cached" / "tune", folder)
+
+
+def edited(name, column, value):
+    def edit(folder):
+        path = folder / f"{name}.parquet"
+        table = pd.read_parquet(path)
+        table[column] = table[column].astype(object)
+        table.loc[table.index[0], column] = value
+        if not isinstance(value, str):
+            table[column] = pd.to_numeric(table[column])
+        table.astype({column: str} if isinstance(value, str) else {}).to_parquet(path)
+        sealed(folder)
+
+    return edit
+
+
+def manifest(change):
+    def edit(folder):
+        path = folder / "manifest.json"
+        record = json.loads(path.read_text())
+        path.write_text(change(record))
+
+    return edit
+
+
+TAMPERED = {
+    "no manifest": lambda folder: (folder / "manifest.json").unlink(),
+    "empty manifest": manifest(lambda record: ""),
+    "a list for a manifest": manifest(lambda record: "[]"),
+    "no tables in it": manifest(lambda record: json.dumps({**record, "tables": {}})),
+    "tables are a text": manifest(lambda record: json.dumps({**record, "tables": "all"})),
+    "of another suite": manifest(lambda record: json.dumps({**record, "suite": "laptop"})),
+    "without an edited table": manifest(
+        lambda r: json.dumps(
+            {**r, "tables": {k: v for k, v in r["tables"].items() if k != "costs"}}
+        )
+    ),
+    "a key twice": lambda f: (f / "manifest.json").write_text('{"suite": "a", "suite": "b"}'),
+    "accuracy above 1": edited("dynamics", "heldout_accuracy", 1.5),
+    "progress below 0": edited("dynamics", "progress", -0.1),
+    "negative seconds": edited("costs", "seconds_train", -1.0),
+    "a word for seconds": edited("costs", "seconds_train", "fast"),
+    "infinite FLOPs": edited("costs", "flops_total", float("inf")),
+    "half a seed": edited("runs", "seed", 0.5),
+    "an unknown status": edited("runs", "status", "great"),
+    "two right answers in one": edited("scores", "greedy_correct", 2),
+    "an empty method": edited("scores", "method", ""),
+    "no parquet": lambda f: ((f / "runs.parquet").write_bytes(b"x" * 500), sealed_anyhow(f)),
+    "an empty file": lambda f: ((f / "costs.parquet").write_bytes(b""), sealed_anyhow(f)),
+}
+
+
+def sealed_anyhow(folder):
+    tables = {p.stem: file_hash(p) for p in folder.glob("*.parquet")}
+    (folder / "manifest.json").write_text(json.dumps({"suite": "tune", "tables": tables}))
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_edited_tables_are_refused_in_one_line(cached, tmp_path, name):
+    folder = shutil.copytree(cached, tmp_path / "tune")
+    load_tidy(folder)
+    TAMPERED[name](folder)
+    with pytest.raises(TidyError) as refused:
+        load_tidy(folder)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_flipped_bytes_are_no_traceback(cached, tmp_path, seed):
+    """Also where the manifest was made to fit: the file's own structure is damaged then."""
+    folder = shutil.copytree(cached, tmp_path / "tune")
+    rng = random.Random(seed)
+    path = folder / f"{rng.choice(NEEDED_TABLES)}.parquet"
+    data = bytearray(path.read_bytes())
+    for _ in range(rng.choice((1, 8, 64))):
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(bytes(data))
+    with pytest.raises(TidyError, match="is not the file"):
+        load_tidy(folder)
+    sealed_anyhow(folder)
+    with contextlib.suppress(TidyError):
+        load_tidy(folder)

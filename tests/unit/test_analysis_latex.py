@@ -9,7 +9,7 @@ import pytest
 
 from bridge.analysis.report.building import build_tables
 from bridge.analysis.tables.render import Sheet, Value, latex
-from tests.fixtures.tidy import make_tidy, write_tidy
+from tests.fixtures.tidy import make_tidy, sealed, write_tidy
 from tests.unit.test_analysis_rates import write_grid
 
 DOCUMENT = r"""\documentclass{article}
@@ -46,6 +46,7 @@ def tables(tmp_path_factory):
         "overlap": 0.5,
     }
     pd.DataFrame([overlap]).to_parquet(folder / "tidy" / "contamination.parquet")
+    sealed(folder / "tidy")
     build_tables(folder / "tidy", folder / "tables", tuned_dir=write_grid(folder / "tune"))
     found = {path.stem: path.read_text() for path in (folder / "tables").glob("*.tex")}
     special = Sheet("odd & ends", [Value("a"), Value("b")], [[Value(SPECIAL), Value("1", SPECIAL)]])

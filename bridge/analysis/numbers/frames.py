@@ -15,11 +15,11 @@ from pathlib import Path
 import pandas as pd
 
 from bridge.analysis.numbers.palette import ordered_methods
+from bridge.analysis.numbers.shapes import impossible
 from bridge.store.columns import KEY, NEEDED_TABLES, needed
-from bridge.store.records import STATUSES, RecordError, read_json
+from bridge.store.records import RecordError, read_json
 
 DONE = "done"
-MISSING = "missing"
 UNIQUE = {
     "runs": KEY,
     "scores": (*KEY, "benchmark", "question_id"),
@@ -82,7 +82,7 @@ def load_tidy(folder: Path) -> Tidy:
     run that is not done, more than one suite, two spec hashes in one run, or a file that is not the
     one its manifest names.
     """
-    _check_manifest(folder)
+    named = _check_manifest(folder)
     tables = {name: _read(folder / f"{name}.parquet", name) for name in NEEDED_TABLES}
     runs, scores = tables["runs"], tables["scores"]
     if runs.empty:
@@ -94,14 +94,14 @@ def load_tidy(folder: Path) -> Tidy:
     suites = sorted(set(runs["suite"].astype(str)))
     if len(suites) > 1:
         raise TidyError(f"{folder / 'runs.parquet'} mixes the suites {', '.join(suites)}")
-    unknown = sorted(set(runs["status"].astype(str)) - {*STATUSES, MISSING})
-    if unknown:
+    if suites[:1] != [named]:
         raise TidyError(
-            f"{folder / 'runs.parquet'}: unknown status {unknown[0]!r}; "
-            f"known: {', '.join((*STATUSES, MISSING))}"
+            f"{folder} holds tables of the suite {suites[0][:64]!r}, but its manifest is of "
+            f"{str(named)[:64]!r}"
         )
-    if scores["greedy_correct"].isna().any():
-        raise TidyError(f"{folder / 'scores.parquet'}: column greedy_correct has empty cells")
+    for name, table in tables.items():
+        if (found := impossible(name, table)) is not None:
+            raise TidyError(f"{folder / f'{name}.parquet'}: {found}")
     _check_specs(folder, runs, scores)
     return Tidy(**tables)
 
@@ -135,19 +135,25 @@ def cautions(tidy: Tidy) -> list[str]:
     return found
 
 
-def _check_manifest(folder: Path) -> None:
-    """Tables are those that were collected together; made-up ones have no manifest."""
+def _check_manifest(folder: Path) -> str | None:
+    """The suite that the manifest names, once every table is the one that it lists."""
     path = folder / "manifest.json"
     if not path.is_file():
-        return
+        raise TidyError(
+            f"{path} is missing, so nothing says that these tables were collected together; "
+            "collect the suite again"
+        )
     try:
-        expected_hashes = dict(read_json(path)["tables"])
+        record = read_json(path)
+        suite, hashes = str(record["suite"]), dict(record["tables"])
     except (RecordError, KeyError, TypeError, ValueError):
         raise TidyError(f"{path} is damaged; collect the suite again") from None
-    for name, expected in expected_hashes.items():
-        table = folder / f"{name}.parquet"
-        if table.is_file() and hashlib.sha256(table.read_bytes()).hexdigest() != expected:
+    for table in sorted(folder.glob("*.parquet")):
+        if table.stem not in hashes:
+            raise TidyError(f"{path} does not list {table.name}; collect the suite again")
+        if hashlib.sha256(table.read_bytes()).hexdigest() != hashes[table.stem]:
             raise TidyError(f"{table} is not the file that {path} names; collect the suite again")
+    return suite
 
 
 def _read(path: Path, name: str) -> pd.DataFrame:
@@ -155,8 +161,9 @@ def _read(path: Path, name: str) -> pd.DataFrame:
         raise TidyError(f"{path} is missing; run `bridge collect` for this suite first")
     try:
         table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise TidyError(f"{path} cannot be read as parquet: {error}") from error
+    except Exception as error:  # a damaged file makes pyarrow raise nearly every class there is
+        words = " ".join(str(error).split())[:160]
+        raise TidyError(f"{path} cannot be read as parquet: {words}") from error
     if table.empty and name != "runs":
         known = list(needed(name))
         return table.reindex(columns=[*known, *table.columns.difference(known)])
