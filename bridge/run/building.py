@@ -135,7 +135,7 @@ def _engine(training: TrainingConfig, policy: Weights, base_path: Path) -> Engin
         from bridge.engines.sharding.rollouts import SharedEngine
 
         native = NativeEngine(
-            sampler.model, eos_token_id=sampler.eos_token_id, pad_token_id=sampler.pad_token_id
+            sampler.model, end_token_ids=sampler.end_token_ids, pad_token_id=sampler.pad_token_id
         )
         return SharedEngine(native, policy)
     if training.engine == "vllm":
@@ -143,14 +143,14 @@ def _engine(training: TrainingConfig, policy: Weights, base_path: Path) -> Engin
 
         return VllmEngine(
             base_path,
-            end_token_ids=[sampler.eos_token_id],
+            end_token_ids=sampler.end_token_ids,
             dtype=sampler.model.dtype,
             kv_cache_gib=training.kv_cache_gib,
             weights=partial(_current, policy),
         )
     return NativeEngine(
         sampler.model,
-        eos_token_id=sampler.eos_token_id,
+        end_token_ids=sampler.end_token_ids,
         pad_token_id=sampler.pad_token_id,
         refresh=policy.refresh,
     )

@@ -45,7 +45,7 @@ class Pair:
         self.policy: Policy = self.trained.sampler
         self.engine = VllmEngine(
             folder,
-            end_token_ids=[self.policy.eos_token_id],
+            end_token_ids=self.policy.end_token_ids,
             dtype=torch.float32,
             kv_cache_gib=0.1,
             weights=lambda: ((n, p.detach()) for n, p in self.trained.model.named_parameters()),
@@ -114,7 +114,7 @@ def test_logprobs_are_those_of_the_trainer(pair: Pair, temperature: float) -> No
 def test_greedy_answers_and_their_logprobs_are_those_of_the_native_engine(pair: Pair) -> None:
     native = NativeEngine(
         pair.policy.model,
-        eos_token_id=pair.policy.eos_token_id,
+        end_token_ids=pair.policy.end_token_ids,
         pad_token_id=pair.policy.pad_token_id,
     )
     prompts = pair.prompts(samples=1)
@@ -152,7 +152,7 @@ def test_sampled_frequencies_are_those_of_the_whole_distribution(pair: Pair) -> 
 
 
 def test_an_answer_ends_at_the_end_token_or_is_truncated(pair: Pair) -> None:
-    end = pair.policy.eos_token_id
+    end = pair.policy.end_token_ids[0]
     drawn = [c for limit in (3, 40) for cs in pair.draw(limit=limit) for c in cs]
     assert {c.truncated for c in drawn} == {True, False}
     assert all(c.truncated == (c.ids[-1] != end) and end not in c.ids[:-1] for c in drawn)
@@ -174,7 +174,7 @@ def test_the_checkpoint_s_generation_settings_change_nothing(
     path = folder / "generation_config.json"
     words = [c.ids[0] for cs in pair.draw() for c in cs]
     settings = {"top_k": 1, "top_p": 0.1, "repetition_penalty": 9.0, "temperature": 0.1}
-    settings |= {"do_sample": True, "eos_token_id": [pair.policy.eos_token_id, words[0]]}
+    settings |= {"do_sample": True, "eos_token_id": [pair.policy.end_token_ids[0], words[0]]}
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
     assert Pair(folder).draw() == Pair(base).draw()
 
