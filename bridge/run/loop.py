@@ -216,6 +216,8 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
         "demonstrations": _demonstrations(run.dataset),
         "hashes": {
             "base_model": weights_hash(base_path),
+            # The same question for every model: what its template makes of it, on any day.
+            "prompt": content_hash(run.policy.sampler.prompt("What is 1 + 1?")),
             "data": content_hash(
                 [[p.id, p.question, p.answer, p.demonstration] for p in run.dataset.train]
             ),
