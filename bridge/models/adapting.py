@@ -1,4 +1,4 @@
-r"""A released model as a checkpoint folder that can be trained: links to its files, and three changes.
+r"""A released model as a checkpoint folder to train from: links to its files, and three changes.
 
 The folder holds links into the hub's cache or the user's own folder, so nothing is copied. What the
 model's own files lack for training is written beside them: SimpleRL's ``qwen-boxed`` chat template

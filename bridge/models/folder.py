@@ -23,10 +23,10 @@ def refuse_code(folder: Path) -> None:
         CheckpointError: ``auto_map`` stands in one of the settings files.
     """
     for name in _SETTINGS:
-        if named := settings(folder, name).get("auto_map"):
+        if settings(folder, name).get("auto_map"):
             raise CheckpointError(
-                f"{folder / name} names Python code of its own (auto_map: {_first(named)}), which "
-                "is never run; use a checkpoint of an architecture that transformers holds itself."
+                f"{folder / name} names Python code of its own (auto_map), which is never run; use "
+                "a checkpoint of an architecture that transformers holds itself."
             )
 
 
@@ -63,9 +63,3 @@ def prompt_hash(folder: Path) -> str | None:
     tokenizer, settings. None where there are none, which the job that loads the folder refuses."""
     found = {n: file_hash(folder / n) for n in _PROMPT_FILES if (folder / n).is_file()}
     return content_hash(found) if found else None
-
-
-def _first(named: Any) -> str:
-    """The first class that an ``auto_map`` names."""
-    values = list(named.values()) if isinstance(named, dict) else named
-    return f"{values[0] if isinstance(values, list) and values else values}"[:80]

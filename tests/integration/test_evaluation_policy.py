@@ -109,7 +109,7 @@ def greedy(checkpoint: Path, *, batch_size: int, tokens: int = 48) -> list[tuple
 
 def plainly(checkpoint: Path, *, tokens: int) -> list[tuple[str, int, bool]]:
     """Greedy answers of transformers alone, one prompt at a time, without padding."""
-    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=False)
     tokenizer = load_tokenizer(checkpoint)
     family, spec = load_family("chains"), make_spec()
     out = []
@@ -211,7 +211,7 @@ def test_evaluation_of_a_checkpoint(checkpoint: Path, tmp_path: Path, no_network
             assert row["tokens"] == words + 1
 
     scores = json.loads(folder.scores.read_text())
-    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=False)
     assert scores["n_parameters"] == model.num_parameters()
     assert scores["tokens_generated"] == sum(r["tokens"] for r in rows)
     assert scores["decoding"]["sampled"]["top_k"] == 0
