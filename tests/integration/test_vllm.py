@@ -31,7 +31,7 @@ from tests.fixtures.evaluation import make_spec as make_evaluation_spec
 from tests.fixtures.tiny_run import make_base, make_spec, read_lines
 
 pytest.importorskip("vllm", reason="needs vLLM: run `make test-vllm`")
-from vllm.tokenizers import get_tokenizer  # noqa: E402  (where vLLM is installed)
+from vllm.tokenizers import get_tokenizer
 
 pytestmark = pytest.mark.vllm
 
@@ -120,7 +120,7 @@ def pair(base: Path) -> Pair:
 def test_vllm_s_own_tokenizer_makes_our_ids(base: Path) -> None:
     """What a user of ``vllm serve`` gets, for every base model of the suites."""
     if read_json(base / "config.json")["model_type"] == "qwen2":
-        return  # not what a suite makes: transformers rebuilds a tokenizer beside this name
+        pytest.skip("no suite makes one: transformers rebuilds the tokenizer beside this name")
     policy = load_policy(base)
     tokenizer = get_tokenizer(str(base), trust_remote_code=False)
     for text in TEXTS:
@@ -197,11 +197,25 @@ def test_the_checkpoint_s_generation_settings_change_nothing(
 ) -> None:
     folder = Path(shutil.copytree(base, tmp_path / "copy"))
     path = folder / "generation_config.json"
-    words = [c.ids[0] for cs in pair.draw() for c in cs]
     settings = {"top_k": 1, "top_p": 0.1, "repetition_penalty": 9.0, "temperature": 0.1}
-    settings |= {"do_sample": True, "eos_token_id": [pair.policy.end_token_ids[0], words[0]]}
+    settings["do_sample"] = True
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
     assert Pair(folder).draw() == Pair(base).draw()
+
+
+def test_but_its_end_tokens_end_answers(pair: Pair, tmp_path: Path, base: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "copy"))
+    path = folder / "generation_config.json"
+    whole = [c for cs in Pair(base).draw() for c in cs]
+    word = next(c.ids[1] for c in whole if len(c.ids) > 3)
+    both = {"eos_token_id": [pair.policy.end_token_ids[0], word]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | both))
+    stopped = [c for cs in Pair(folder).draw() for c in cs]
+    assert any(word in c.ids[:-1] for c in whole)
+    for long, short in zip(whole, stopped, strict=True):
+        n = long.ids.index(word) + 1 if word in long.ids else len(long.ids)
+        assert short.ids == long.ids[:n]
+        assert short.truncated == (long.truncated and word not in long.ids)
 
 
 # -- pushed weights -------------------------------------------------------------------------------
