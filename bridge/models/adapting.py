@@ -17,11 +17,11 @@ from typing import Any, Final
 from bridge.machine.hub import HubError, snapshot
 from bridge.models import CheckpointError
 from bridge.models.folder import settings
-from bridge.store.records import content_hash, folder_hash, read_json, write_json
+from bridge.store.records import CARD, content_hash, folder_hash, read_json, write_json
 from bridge.store.settings import HubModel, LocalModel
 
 # Never *.bin, *.pt or *.py: those can run code.
-FILES: Final = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "README.md")
+FILES: Final = ("*.safetensors", "*.json", "*.jinja", "merges.txt", CARD)
 
 # SimpleRL's template of this name; the words after the problem come with the problem itself
 # (bridge.tasks.real.prompts.BOXED), as they do for every other model.

@@ -91,10 +91,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         folder, local_files_only=True, trust_remote_code=False
     )
     template = tokenizer.chat_template
-    if isinstance(template, dict):  # several by name; ``default`` is the one of plain chats
-        tokenizer.chat_template = {name: dated(text) for name, text in template.items()}
-    elif template is not None:
-        tokenizer.chat_template = dated(template)
+    if isinstance(template, dict):  # several by name; this is the one of plain chats
+        template = template.get("default")
+    tokenizer.chat_template = None if template is None else dated(template)
     return tokenizer
 
 

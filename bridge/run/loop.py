@@ -31,6 +31,7 @@ from bridge.models.checkpoint import (
 )
 from bridge.plan.grid import RunSpec
 from bridge.run.building import base_of, build_run
+from bridge.run.card import licence_of, write_card
 from bridge.run.recorder import recording
 from bridge.run.state import Run
 from bridge.step.ranks import ALONE, Ranks
@@ -100,6 +101,8 @@ def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALON
         if not ranks.first:
             return status
         summary = _summary(run, base_path, started_at, threads)
+        if policy_path == folder.policy.name:
+            write_card(folder, spec, summary, licence_of(spec, base_path))
         write_json(
             folder.done,
             {
