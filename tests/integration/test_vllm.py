@@ -117,17 +117,6 @@ def pair(base: Path) -> Pair:
     return Pair(base)
 
 
-def test_vllm_s_own_tokenizer_makes_our_ids(base: Path) -> None:
-    """What a user of ``vllm serve`` gets, for every base model of the suites."""
-    if read_json(base / "config.json")["model_type"] == "qwen2":
-        pytest.skip("no suite makes one: transformers rebuilds the tokenizer beside this name")
-    policy = load_policy(base)
-    tokenizer = get_tokenizer(str(base), trust_remote_code=False)
-    for text in TEXTS:
-        prompt = policy.prompt(text)
-        assert tokenizer(prompt, add_special_tokens=False)["input_ids"] == policy.prompt_ids(text)
-
-
 # -- what is sampled ------------------------------------------------------------------------------
 
 
@@ -343,6 +332,15 @@ def wild(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param) / "wild"
     save_base(model, tokenizer, folder)
     return folder
+
+
+def test_vllm_s_own_tokenizer_makes_our_ids(wild: Path) -> None:
+    """What a user of ``vllm serve`` gets."""
+    policy = load_policy(wild)
+    tokenizer = get_tokenizer(str(wild), trust_remote_code=False)
+    for text in TEXTS:
+        prompt = policy.prompt(text)
+        assert tokenizer(prompt, add_special_tokens=False)["input_ids"] == policy.prompt_ids(text)
 
 
 def evaluated(engine: str, policy: Path, results: Path) -> tuple[list[dict[str, Any]], Any]:
