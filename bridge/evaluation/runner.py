@@ -176,10 +176,11 @@ def _complete_card(
     spec: RunSpec, folder: RunFolder, done: dict[str, Any], benchmarks: dict[str, Any] | None
 ) -> None:
     """Write the scores into the policy's model card; a run that trains nothing has no policy."""
-    from bridge.run.card import licence_of, write_card
+    from bridge.models.card import licence_of, write_card
 
     if folder.path / done["policy"] == folder.policy:
-        write_card(folder, spec, done, licence_of(spec, folder.policy), benchmarks)
+        licence = licence_of(spec.model_config.source, folder.policy)
+        write_card(folder, spec.as_dict(), done, licence, benchmarks)
 
 
 def _forget(folder: RunFolder) -> None:

@@ -10,13 +10,17 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
 from bridge.evaluation.runner import evaluate_run
+from bridge.models.card import licence_of, write_card
 from bridge.models.checkpoint import load_policy, weights_hash
-from bridge.run.card import licence_of, write_card
 from bridge.run.loop import train_run
 from bridge.store.records import read_json
 from bridge.store.settings import HubModel, TinyModel
 from tests.fixtures.tiny_run import make_base, make_spec
 
+HUB = HubModel(source="hub", repo="o/n", revision="0" * 40)
+TINY = TinyModel(
+    source="tiny", architecture="llama", families=("chains",), skill_steps=1, habit_steps=0
+)
 COUNTS = {"rung1": {"n": 40, "correct": 30}, "rung2": {"n": 10, "correct": 0}}
 
 
@@ -57,14 +61,15 @@ def test_the_card_shows_scores_with_n_and_interval(base: Path, tmp_path: Path) -
     spec = make_spec(base, "sft")
     folder = spec.folder(tmp_path)
     folder.policy.mkdir(parents=True)
-    write_card(folder, spec, {"n_steps": 3}, None, COUNTS)
+    write_card(folder, spec.as_dict(), {"n_steps": 3}, None, COUNTS)
     text = ModelCard.load(folder.card).text
     # Wilson, by hand: 0.75 of 40 and 0 of 10 with z = 1.96.
     assert "| rung1 | 40 | 75.0 | 59.8 to 85.8 |" in text
     assert "| rung2 | 10 | 0.0 | 0.0 to 27.8 |" in text
     assert "none stated by the base model" in text
     private = {"train": {"path": "/home/me/words.jsonl"}, "sets": ["/data/x", "human"]}
-    write_card(folder, replace(spec, dataset_options=private), {"n_steps": 3}, None, {})
+    changed = replace(spec, dataset_options=private).as_dict()
+    write_card(folder, changed, {"n_steps": 3}, None, {})
     assert "path: words.jsonl" in ModelCard.load(folder.card).text
     assert "/home/me" not in ModelCard.load(folder.card).text
     assert "not one answer could be read" in ModelCard.load(folder.card).text
@@ -90,13 +95,21 @@ def test_what_the_card_says_to_run_runs(base: Path, tmp_path: Path) -> None:
 
 
 def test_where_the_licence_comes_from(base: Path, tmp_path: Path) -> None:
-    spec = make_spec(base, "sft")
-    hub = HubModel(source="hub", repo="o/n", revision="0" * 40)
-    tiny = TinyModel(
-        source="tiny", architecture="llama", families=("chains",), skill_steps=1, habit_steps=0
-    )
-    assert licence_of(replace(spec, model_config=hub), base) == "mit"
-    assert licence_of(replace(spec, model_config=tiny), tmp_path) == "apache-2.0"
-    assert licence_of(spec, tmp_path) is None
+    assert licence_of("hub", base) == licence_of("local", base) == "mit"
+    assert licence_of("tiny", tmp_path) == "apache-2.0"
+    assert licence_of("local", tmp_path) is None
     (tmp_path / "README.md").write_text("no settings at all\n")
-    assert licence_of(spec, tmp_path) is None
+    assert licence_of("local", tmp_path) is None
+
+
+@pytest.mark.parametrize("model", [HUB, TINY])
+def test_every_kind_of_base_model_is_described(
+    model: HubModel | TinyModel, base: Path, tmp_path: Path
+) -> None:
+    spec = replace(make_spec(base, "sft"), model_config=model)
+    folder = spec.folder(tmp_path)
+    folder.policy.mkdir(parents=True)
+    write_card(folder, spec.as_dict(), {}, None)
+    card = ModelCard.load(folder.card)
+    assert card.data.base_model == ("o/n" if model is HUB else None)
+    assert ("o/n/tree/0000" if model is HUB else "taught nothing but chains") in card.text

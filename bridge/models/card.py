@@ -14,13 +14,12 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from bridge.models.checkpoint import names_generic_tokenizer
-from bridge.plan.grid import RunSpec
 from bridge.store.records import CARD, RunFolder, write_text
-from bridge.store.settings import HubModel, LocalModel, TinyModel
 
 OWN_LICENCE = "apache-2.0"
 """Of what is made from nothing here: the harness's own."""
 _UNKNOWN = "unknown"
+_NAMES = ("suite", "model", "label", "dataset", "seed", "method", "family", "train_hash")
 
 _BODY = """
 # {model} after {label} on {dataset}, seed {seed}
@@ -72,7 +71,7 @@ at the tokens of `generation_config.json`.
 
 def write_card(
     folder: RunFolder,
-    spec: RunSpec,
+    spec: Mapping[str, Any],
     done: Mapping[str, Any],
     licence: str | None,
     benchmarks: Mapping[str, Mapping[str, Any]] | None = None,
@@ -80,6 +79,7 @@ def write_card(
     """Write ``policy/README.md``.
 
     Args:
+        spec: what ``spec.json`` holds.
         done: what ``done.json`` holds.
         licence: of the base model, see :func:`licence_of`.
         benchmarks: counts per benchmark, as ``scores.json`` holds them; None before evaluation.
@@ -89,41 +89,37 @@ def write_card(
     """
     hashes, made = done.get("hashes", {}), done.get("demonstrations", {})
     body = _BODY.format(
-        **{name: getattr(spec, name) for name in ("model", "label", "dataset", "seed", "suite")},
-        base=_base(spec),
+        **{name: spec[name] for name in _NAMES},
+        base=_base(spec["model_config"]),
         base_hash=hashes.get("base_model"),
         licence=licence or "none stated by the base model",
-        method=spec.method,
         n_steps=done.get("n_steps"),
-        settings=_yaml({"options": spec.method_options, "training": spec.training.hashed}),
-        train_hash=spec.train_hash,
-        family=spec.family,
+        settings=_yaml({"options": spec["method_options"], "training": spec["training"]}),
         prompts=made.get("prompts"),
         demonstrated=made.get("demonstrated"),
         data=hashes.get("data"),
-        options=_yaml(_without_places(spec.dataset_options)),
+        options=_yaml(_without_places(spec["dataset_options"])),
         scores=_scores(benchmarks),
         tokenizer=(
             "PreTrainedTokenizerFast" if names_generic_tokenizer(folder.policy) else "AutoTokenizer"
         ),
     )
-    model = spec.model_config
     data = ModelCardData(
-        base_model=model.repo if isinstance(model, HubModel) else None,
+        base_model=spec["model_config"].get("repo"),
         library_name="transformers",
         license=licence or _UNKNOWN,
-        model_name=f"{spec.model}-{spec.label}-{spec.dataset}-seed{spec.seed}",
+        model_name="{model}-{label}-{dataset}-seed{seed}".format_map(spec),
         pipeline_tag="text-generation",
-        tags=["bridge-harness", spec.method],
+        tags=["bridge-harness", spec["method"]],
         eval_results=[_result(n, counts) for n, counts in (benchmarks or {}).items()] or None,
     )
     write_text(folder.card, str(ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")))
 
 
-def licence_of(spec: RunSpec, folder: Path) -> str | None:
-    """Licence of the run's base model: ours for what we made, else what the card in ``folder``
-    says, the base model's own or, once trained, the policy's."""
-    if isinstance(spec.model_config, TinyModel):
+def licence_of(source: str, folder: Path) -> str | None:
+    """Licence of a base model by its ``source``: ours for what we made, else what the card in
+    ``folder`` says, the base model's own or, once trained, the policy's."""
+    if source == "tiny":
         return OWN_LICENCE
     if not (folder / CARD).is_file():
         return None
@@ -131,18 +127,15 @@ def licence_of(spec: RunSpec, folder: Path) -> str | None:
     return None if stated in (None, _UNKNOWN) else str(stated)
 
 
-def _base(spec: RunSpec) -> str:
-    model = spec.model_config
-    if isinstance(model, HubModel):
-        return (
-            f"[{model.repo}](https://huggingface.co/{model.repo}/tree/{model.revision}), "
-            f"prompts: {model.prompt}."
-        )
-    if isinstance(model, LocalModel):
-        return f"A local checkpoint, `{Path(model.path).name}`, prompts: {model.prompt}."
+def _base(model: Mapping[str, Any]) -> str:
+    if model["source"] == "hub":
+        page = "https://huggingface.co/{repo}/tree/{revision}".format_map(model)
+        return f"[{model['repo']}]({page}), prompts: {model['prompt']}."
+    if model["source"] == "local":
+        return f"A local checkpoint, `{Path(model['path']).name}`, prompts: {model['prompt']}."
     return (
-        f"A toy made by the suite: {model.layers} layers of width {model.hidden} "
-        f"({model.architecture}), taught nothing but {', '.join(model.families)}."
+        f"A toy made by the suite: {model['layers']} layers of width {model['hidden']} "
+        f"({model['architecture']}), taught nothing but {', '.join(model['families'])}."
     )
 
 
