@@ -21,6 +21,13 @@ cores ?= all
 args ?=
 export PYTHON TORCH_INDEX
 
+# Snakemake keeps a cache below the home folder; where that cannot be written (many containers), below this one.
+ifeq ($(XDG_CACHE_HOME),)
+ifneq ($(shell mkdir -p "$${HOME:?}/.cache" 2>/dev/null && test -w "$$HOME/.cache" && echo yes),yes)
+export XDG_CACHE_HOME := $(CURDIR)/.cache
+endif
+endif
+
 # An environment is up to date when it holds the stamps of its kinds, named after a hash of what they were made from.
 hash := $(shell cat envs/*.lock envs/install.sh pyproject.toml | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-12)
 stamp = $(1)/.stamp-$(2)-$(hash)

@@ -17,7 +17,7 @@ import json
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -160,25 +160,25 @@ def measured_gib(spec: RunSpec) -> float:
     assert isinstance(spec.model_config, LocalModel)
     gc.collect()
     folder = Path(spec.model_config.path)
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     model = AutoModelForCausalLM.from_config(config).eval()
     kind = load_method(spec.method)
     method = kind(kind.Options.model_validate(spec.method_options), spec.training)
     batch = _batch(spec, dict(cost_of(method).passes[method.phase(1).kind]))
     low = spec.training.precision == "bfloat16"
     with Ledger() as ledger, _quiet():
-        tokenizer: Any = SimpleNamespace(pad_token_id=0, eos_token_id=1)
+        tokenizer: Any = SimpleNamespace(pad_token_id=0)
         for parameter in model.parameters():
             ledger.add(parameter)
         policy = WholeWeights(
-            Policy(model, tokenizer, folder),
+            Policy(model, tokenizer, folder, (1,)),
             adapter=None if method.adapter is None else method.adapter.shape,
             shadow=method.uses_shadow,
             compute=torch.bfloat16 if low else None,
         )
         reference = None
         if spec.training.kl_coef > 0:
-            other = Policy(AutoModelForCausalLM.from_config(config).eval(), tokenizer, folder)
+            other = replace(policy.sampler, model=AutoModelForCausalLM.from_config(config).eval())
             cast_weights(other.model, torch.bfloat16 if low else torch.float32)
             reference = Reference(other, policy)
         trainer = Trainer(policy, spec.training, reference, method.token_weight)

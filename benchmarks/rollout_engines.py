@@ -73,11 +73,11 @@ def main() -> None:
         )
         engines: dict[str, Engine] = {
             "native": NativeEngine(
-                policy.model, eos_token_id=policy.eos_token_id, pad_token_id=policy.pad_token_id
+                policy.model, end_token_ids=policy.end_token_ids, pad_token_id=policy.pad_token_id
             ),
             "vllm": VllmEngine(
                 Path(folder) / "base",
-                end_token_ids=[policy.eos_token_id],
+                end_token_ids=policy.end_token_ids,
                 dtype=policy.model.dtype,
                 kv_cache_gib=0.5,
                 weights=lambda: ((n, p.detach()) for n, p in policy.model.named_parameters()),

@@ -32,7 +32,7 @@ _SLOW_PARTS = re.compile(
     r"tests/(integration|drills|browser|cluster|fuzz)/"
     r"|test_(methods|run|studies|analysis_(figures|latex|coverage|report)|jobs_needs_memory)"
     r"|test_(grading_(parity|pool|hostile)|hostile_texts|environments|tasks_(real|contract|families))"
-    r"|test_(evaluation|collect_caching|step_(trainer|sampler|options)|models_hub|engines)"
+    r"|test_(evaluation|collect_caching|step_(trainer|sampler|options)|models|engines)"
 )
 
 

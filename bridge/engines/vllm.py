@@ -154,6 +154,7 @@ def _start(**options: Any) -> Any:
 
         llm = LLM(
             skip_tokenizer_init=True,  # ids in, ids out
+            trust_remote_code=False,
             generation_config="vllm",
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,

@@ -6,11 +6,6 @@ when a run is evaluated. The tasks also work from lm-eval's own command line::
     bridge tasks lm_eval_tasks
     lm_eval --model hf --model_args pretrained=<checkpoint> --apply_chat_template \\
         --include_path lm_eval_tasks --tasks bridge_rung1
-
-with one exception: lm-eval loads tokenizers through transformers' ``AutoTokenizer``, which replaces
-the word-level tokenizer of a tiny ``qwen2`` checkpoint by byte-level BPE without a word (see
-:func:`bridge.models.checkpoint.load_tokenizer`). Tiny ``llama`` checkpoints and released Qwen
-models are read as they are.
 """
 
 

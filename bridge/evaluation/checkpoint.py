@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from bridge.evaluation import EvaluationError
+from bridge.models.folder import refuse_code
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -17,11 +18,12 @@ def check_checkpoint(folder: Path) -> None:
     """Check that a folder holds a configuration, readable safetensors, a tokenizer and a template.
 
     Raises:
-        EvaluationError: one sentence naming the file and the remedy.
+        EvaluationError, CheckpointError: one sentence naming the file and the remedy.
     """
     if not folder.is_dir():
         raise EvaluationError(f"There is no checkpoint at {folder}; train the run again.")
     _json(folder / "config.json")
+    refuse_code(folder)
     for path in _weight_files(folder):
         _check_tensors(path)
     if not (folder / "tokenizer.json").is_file():

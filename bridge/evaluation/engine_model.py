@@ -15,13 +15,13 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from safetensors import safe_open
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig
 
 from bridge.engines.vllm import VllmEngine
 from bridge.evaluation import EvaluationError
 from bridge.evaluation.checkpoint import check_checkpoint
-from bridge.evaluation.model import Generated, end_ids
-from bridge.models.checkpoint import load_tokenizer
+from bridge.evaluation.model import Generated
+from bridge.models.checkpoint import end_token_ids, load_tokenizer
 from bridge.step.protocols import Engine
 from bridge.step.rollouts import Prompt
 from bridge.store.seeds import derive_seed
@@ -130,15 +130,10 @@ def vllm_policy(folder: Path, *, kv_cache_gib: float) -> EnginePolicy:
     """
     check_checkpoint(folder)
     tokenizer = load_tokenizer(folder)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    generation = (
-        GenerationConfig.from_pretrained(folder, local_files_only=True)
-        if (folder / "generation_config.json").is_file()
-        else GenerationConfig.from_model_config(config)
-    )
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     engine = VllmEngine(
         folder,
-        end_token_ids=end_ids(generation, tokenizer),
+        end_token_ids=end_token_ids(folder, tokenizer),
         dtype=config.dtype or torch.float32,
         kv_cache_gib=kv_cache_gib,
     )

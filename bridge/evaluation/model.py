@@ -6,12 +6,13 @@ it there. It also closes five holes of lm-eval 0.4.13 through which a score chan
 
 - ``max_new_tokens`` in a checkpoint's ``generation_config.json`` wins over the task's
   ``max_gen_toks``, and ``top_k``, ``top_p`` or ``repetition_penalty`` there alter what is sampled:
-  the file's end-of-turn tokens are kept, everything else in it is dropped.
+  its ``eos_token_id`` is kept, everything else in it is dropped.
 - A prompt that leaves no room for the answer is cut from the left: here it is an error.
 - The end-of-turn token is looked for in text that is decoded anew after each token, which costs
   more than a small model's forward pass: here ids are compared, row by row, and a row that has
   ended leaves the batch.
-- ``AutoTokenizer`` reads some tokenizers wrongly: the trainer's own loader is used.
+- ``AutoTokenizer`` reads some tokenizers wrongly: the trainer's own loader is used, and answers end
+  at the trainer's own tokens.
 - Missing weights are drawn at random with a warning: here they are an error.
 """
 
@@ -34,7 +35,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
 
 from bridge.evaluation import EvaluationError
 from bridge.evaluation.checkpoint import check_checkpoint
-from bridge.models.checkpoint import load_tokenizer
+from bridge.models.checkpoint import end_token_ids, load_tokenizer
 
 log = logging.getLogger(__name__)
 _HEARTBEAT_S = 15.0
@@ -62,6 +63,7 @@ class Policy(HFLM):
             pretrained=model,
             tokenizer=tokenizer,
             batch_size=batch_size,
+            trust_remote_code=False,
             # The chat template writes all special tokens itself, as it does in training.
             add_bos_token=False,
         )
@@ -73,7 +75,7 @@ class Policy(HFLM):
             )
         self.folder = folder
         self.generated: list[Generated] = []
-        self._end_ids = end_ids(model.generation_config, tokenizer)
+        self._end_ids = list(end_token_ids(folder, tokenizer))
         self._end_text = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         model.generation_config = GenerationConfig(
             eos_token_id=self._end_ids, pad_token_id=self.tokenizer.pad_token_id
@@ -202,19 +204,6 @@ def _load(folder: Path) -> tuple[Any, Any]:
             "the run again."
         )
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
-
-
-def end_ids(config: GenerationConfig, tokenizer: Any) -> list[int]:
-    """All tokens that end an answer: the generation config's and the tokenizer's."""
-    named = config.eos_token_id
-    ids = set(named if isinstance(named, list) else [named]) | {tokenizer.eos_token_id}
-    known = sorted(i for i in ids if i is not None)
-    if not known:
-        raise EvaluationError(
-            f"The tokenizer in {tokenizer.name_or_path} has no end-of-turn token, so no answer "
-            "would ever end; set its eos_token."
-        )
-    return known
 
 
 class _Progress:

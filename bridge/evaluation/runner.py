@@ -86,13 +86,14 @@ def evaluate_run(
             )
         if not done.get("policy"):
             raise EvaluationError(f"{folder.done} names no policy; train the run again.")
-        return _measure(spec, folder, folder.path / done["policy"], threads, load)
+        return _measure(spec, folder, done, threads, load)
 
 
 def _measure(
-    spec: RunSpec, folder: RunFolder, checkpoint: Path, threads: int, load: LoadPolicy
+    spec: RunSpec, folder: RunFolder, done: dict[str, Any], threads: int, load: LoadPolicy
 ) -> Status:
     start_s = time.perf_counter()
+    checkpoint = folder.path / done["policy"]
     # Before anything of Hugging Face is imported. Checkpoint and questions are local, always.
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ[name] = "1"
@@ -134,10 +135,12 @@ def _measure(
     for name, found in benchmarks.items():
         log.info("%s: %d questions, %s", name, found["n"], scores.words(found["verdicts"]))
     _forget(folder)
+    _complete_card(spec, folder, done, None)
     write_text(folder.answers, jsonl(rows))
     verdicts = Counter(r["verdict"] for r in rows)
     scores.check_graded(verdicts)
     status, reason = scores.outcome(verdicts)
+    _complete_card(spec, folder, done, benchmarks if status == "done" else {})
     write_json(
         folder.scores,
         scores.head(spec, status, reason)
@@ -167,6 +170,17 @@ def _measure(
         },
     )
     return status
+
+
+def _complete_card(
+    spec: RunSpec, folder: RunFolder, done: dict[str, Any], benchmarks: dict[str, Any] | None
+) -> None:
+    """Write the scores into the policy's model card; a run that trains nothing has no policy."""
+    from bridge.models.card import licence_of, write_card
+
+    if folder.path / done["policy"] == folder.policy:
+        licence = licence_of(spec.model_config.source, folder.policy)
+        write_card(folder, spec.as_dict(), done, licence, benchmarks)
 
 
 def _forget(folder: RunFolder) -> None:

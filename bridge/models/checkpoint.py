@@ -1,7 +1,8 @@
 """Load and save policies as ordinary Hugging Face checkpoints.
 
 Held to on purpose: weights come from safetensors only, no code of a checkpoint is ever run
-(``trust_remote_code`` stays off), nothing is fetched from a hub behind the user's back.
+(``trust_remote_code=False`` at every call: where it is left out, transformers asks), nothing is
+fetched from a hub behind the user's back.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -24,11 +26,10 @@ from transformers import (
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
+from bridge.models import CheckpointError as CheckpointError
+from bridge.models.folder import declared_ends, refuse_code, settings
+from bridge.models.prompts import dated, opens_thinking, rendered, turn_end
 from bridge.store.records import folder_hash, read_json, writing
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; one sentence with the folder and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,8 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     folder: Path
     """Where it was loaded from."""
-
-    @property
-    def eos_token_id(self) -> int:
-        return int(self.tokenizer.eos_token_id)
+    end_token_ids: tuple[int, ...]
+    """Tokens that end an answer; demonstrations end with the first one."""
 
     @property
     def pad_token_id(self) -> int:
@@ -53,17 +52,23 @@ class Policy:
         """Number of distinct parameters (tied weights once)."""
         return sum(p.numel() for p in self.model.parameters())
 
+    @cached_property
+    def prompt_opens_thinking(self) -> bool:
+        """Whether an answer begins inside a block of thinking that the chat template opened."""
+        return opens_thinking(self.tokenizer)
+
+    def prompt(self, question: str) -> str:
+        """The chat-templated user turn, up to where the completion begins."""
+        return rendered(self.tokenizer, question)
+
     def prompt_ids(self, question: str) -> list[int]:
-        """Token ids of the chat-templated user turn, up to where the completion begins."""
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
-        )
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Token ids of :meth:`prompt`."""
+        return list(self.tokenizer(self.prompt(question), add_special_tokens=False)["input_ids"])
 
     def completion_ids(self, completion: str) -> list[int]:
         """Token ids of an assistant turn, end-of-turn token included."""
         ids = list(self.tokenizer(completion, add_special_tokens=False)["input_ids"])
-        return [*ids, self.eos_token_id]
+        return [*ids, self.end_token_ids[0]]
 
     def text(self, ids: list[int]) -> str:
         """Text of generated ids, without special tokens."""
@@ -71,17 +76,50 @@ class Policy:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that the checkpoint says it has.
+    """Load the tokenizer that the checkpoint says it has; its prompts are the same on every day.
 
     ``AutoTokenizer`` overrides that for model types on a list of its own (``qwen2`` among them in
     transformers 5) and then rebuilds a generic tokenizer as byte-level BPE: another vocabulary, in
     silence. A checkpoint that names the generic fast class is therefore read by that class.
+
+    Raises:
+        CheckpointError: the checkpoint names code of its own, or its prompts cannot be fixed.
     """
-    declared = read_json(folder / "tokenizer_config.json").get("tokenizer_class")
-    generic = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
-    loader = PreTrainedTokenizerFast if generic else AutoTokenizer
-    tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(folder, local_files_only=True)
+    refuse_code(folder)
+    loader = PreTrainedTokenizerFast if names_generic_tokenizer(folder) else AutoTokenizer
+    tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+    template = tokenizer.chat_template
+    if isinstance(template, dict):  # several by name; this is the one of plain chats
+        template = template.get("default")
+    tokenizer.chat_template = None if template is None else dated(template)
     return tokenizer
+
+
+def names_generic_tokenizer(folder: Path) -> bool:
+    """Whether the checkpoint names the fast class that any ``tokenizer.json`` fits."""
+    declared = settings(folder, "tokenizer_config.json").get("tokenizer_class")
+    return declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
+
+
+def end_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """All tokens that end an answer, in training as in evaluation.
+
+    First the one that the chat template ends a turn with, which is what demonstrations end with;
+    then the tokenizer's and those of ``generation_config.json``.
+
+    Raises:
+        CheckpointError: there is none, so no answer would ever end.
+    """
+    named = [turn_end(tokenizer), tokenizer.eos_token_id, *sorted(declared_ends(folder))]
+    ends = tuple(dict.fromkeys(int(i) for i in named if i is not None))
+    if not ends:
+        raise CheckpointError(
+            f"{folder}: neither the tokenizer nor generation_config.json names a token that ends "
+            "an answer; set the tokenizer's eos_token."
+        )
+    return ends
 
 
 def load_policy(folder: Path, *, dtype: torch.dtype = torch.float32) -> Policy:
@@ -100,12 +138,19 @@ def load_policy(folder: Path, *, dtype: torch.dtype = torch.float32) -> Policy:
             f"{folder} holds no *.safetensors file; other weight formats can run code when "
             "loaded and are refused: convert it first."
         )
+    refuse_code(folder)
     hf_logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
         )
         tokenizer = load_tokenizer(folder)
+    except CheckpointError:
+        raise
     except Exception as error:
         # Whatever the library makes of a damaged folder, the user needs the folder and the cause.
         cause = " ".join(str(error).split())[:200]
@@ -117,7 +162,7 @@ def load_policy(folder: Path, *, dtype: torch.dtype = torch.float32) -> Policy:
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
         raise CheckpointError(f"{folder}: the tokenizer needs an eos_token and a pad_token.")
     model.eval()  # No dropout anywhere: the log-probs of sampling and of training must agree.
-    return Policy(model, tokenizer, folder)
+    return Policy(model, tokenizer, folder, end_token_ids(folder, tokenizer))
 
 
 def weights_hash(folder: Path) -> str:
@@ -155,8 +200,12 @@ def writing_tensors(path: Path) -> Iterator[None]:
 
 
 def save_policy(policy: Policy, folder: Path) -> None:
-    """Write a checkpoint that :func:`load_policy` and any Hugging Face tool can read."""
+    """Write a checkpoint that :func:`load_policy` and any Hugging Face tool can read, and whose
+    answers end at the same tokens there."""
     hf_logging.disable_progress_bar()
+    if set(policy.end_token_ids) != set(declared_ends(policy.folder)):
+        assert policy.model.generation_config is not None, "a causal language model generates"
+        policy.model.generation_config.eos_token_id = list(policy.end_token_ids)
     with writing_tensors(folder):
         policy.model.save_pretrained(folder)
         policy.tokenizer.save_pretrained(folder)

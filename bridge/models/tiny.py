@@ -2,7 +2,7 @@
 
 Two architectures of a few hundred thousand parameters share one word-level tokenizer. What comes
 out is loaded like any other checkpoint (safetensors, fast tokenizer, chat template, generation
-config), so nothing downstream knows that it is tiny.
+config), by any tool, so nothing downstream knows that it is tiny.
 
 Left out on purpose: everything a real pre-training has and this world does not need (dropout,
 weight decay on a schedule, mixed precision).
@@ -24,8 +24,8 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
 )
 
 from bridge.store.seeds import derive_seed
@@ -96,7 +96,10 @@ def build_model(
         "pad_token_id": tokenizer.pad_token_id,
     }
     if architecture == "qwen2":
-        model: PreTrainedModel = Qwen2ForCausalLM(Qwen2Config(**shared))
+        # Qwen2-MoE with dense layers only is Qwen2, weight for weight. Beside the plain name
+        # transformers rebuilds every tokenizer as Qwen's own byte-level BPE, in silence.
+        dense = {"num_experts": 0, "mlp_only_layers": list(range(layers))}
+        model: PreTrainedModel = Qwen2MoeForCausalLM(Qwen2MoeConfig(**shared, **dense))
     else:
         model = LlamaForCausalLM(LlamaConfig(**shared))
     model.generation_config = GenerationConfig(

@@ -8,18 +8,25 @@ torch, so ``snakemake -n`` works on a bare machine.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from bridge.methods.registry import load_method, method_names
+from bridge.models.folder import prompt_hash
 from bridge.plan.config import DatasetConfig, MethodConfig, Suite, load_suite
 from bridge.store.plugins import check_known
 from bridge.store.records import RunFolder, content_hash, run_folder
 from bridge.store.schema import ConfigError, merge, validate
-from bridge.store.settings import EvaluationConfig, ModelConfig, TinyModel, TrainingConfig
+from bridge.store.settings import (
+    EvaluationConfig,
+    LocalModel,
+    ModelConfig,
+    TinyModel,
+    TrainingConfig,
+)
 from bridge.tasks.registry import family_names, load_family
 
 _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -44,6 +51,9 @@ class RunSpec:
     evaluation: EvaluationConfig
     train_on_benchmarks: tuple[str, ...] = ()
     """A permission that changes no number, so it is in no hash."""
+    prompt_hash: str | None = None
+    """Of the files of a local checkpoint that decide prompts and the end of answers; other sources
+    are pinned by their own settings."""
 
     def as_dict(self) -> dict[str, Any]:
         """The merged configuration as plain JSON values, as ``spec.json`` holds it."""
@@ -61,6 +71,7 @@ class RunSpec:
             "training": self.training.model_dump(mode="json"),
             "evaluation": self.evaluation.model_dump(mode="json"),
             "train_on_benchmarks": list(self.train_on_benchmarks),
+            "prompt_hash": self.prompt_hash,
             "train_hash": self.train_hash,
             "spec_hash": self.spec_hash,
         }
@@ -77,6 +88,7 @@ class RunSpec:
                 "method": self.method,
                 "options": self.method_options,
                 "training": self.training.hashed,
+                **({} if self.prompt_hash is None else {"prompt": self.prompt_hash}),
             }
         )
 
@@ -160,6 +172,11 @@ def _expand(name: str, suite: Suite, path: Path) -> tuple[RunSpec, ...]:
     for dataset in sorted({name for block in suite.grid for name in block.datasets}):
         if dataset in suite.datasets:
             _check_dataset(suite.datasets[dataset], f"{path}: datasets.{dataset}")
+    prompts = {
+        model: prompt_hash(Path(config.path))
+        for model, config in suite.models.items()
+        if isinstance(config, LocalModel)
+    }
     for i, block in enumerate(suite.grid):
         for model in block.models:
             check_known("model", model, suite.models, f"{path}: grid.{i}.models: ")
@@ -173,7 +190,8 @@ def _expand(name: str, suite: Suite, path: Path) -> tuple[RunSpec, ...]:
                                 f"{path}: grid.{i}: the run {model}/{dataset}/{label}/seed{seed} "
                                 "is asked for twice; remove one."
                             )
-                        runs[key] = _spec(name, suite, path, *key)
+                        spec = _spec(name, suite, path, *key)
+                        runs[key] = replace(spec, prompt_hash=prompts.get(model))
     return tuple(runs.values())
 
 

@@ -13,8 +13,8 @@ from bridge.machine.provenance import training_device
 from bridge.machine.telemetry import Stopwatch
 from bridge.methods.base import Method
 from bridge.methods.registry import load_method
+from bridge.models.adapting import prepare_hub_model, prepare_local_model
 from bridge.models.checkpoint import Policy, cast_weights, load_policy
-from bridge.models.hub_model import prepare_hub_model
 from bridge.plan.grid import RunSpec
 from bridge.run.experience import Collector
 from bridge.run.probes import Probes
@@ -135,7 +135,7 @@ def _engine(training: TrainingConfig, policy: Weights, base_path: Path) -> Engin
         from bridge.engines.sharding.rollouts import SharedEngine
 
         native = NativeEngine(
-            sampler.model, eos_token_id=sampler.eos_token_id, pad_token_id=sampler.pad_token_id
+            sampler.model, end_token_ids=sampler.end_token_ids, pad_token_id=sampler.pad_token_id
         )
         return SharedEngine(native, policy)
     if training.engine == "vllm":
@@ -143,14 +143,14 @@ def _engine(training: TrainingConfig, policy: Weights, base_path: Path) -> Engin
 
         return VllmEngine(
             base_path,
-            end_token_ids=[sampler.eos_token_id],
+            end_token_ids=sampler.end_token_ids,
             dtype=sampler.model.dtype,
             kv_cache_gib=training.kv_cache_gib,
             weights=partial(_current, policy),
         )
     return NativeEngine(
         sampler.model,
-        eos_token_id=sampler.eos_token_id,
+        end_token_ids=sampler.end_token_ids,
         pad_token_id=sampler.pad_token_id,
         refresh=policy.refresh,
     )
@@ -174,7 +174,7 @@ def _shared(grader: Grader, ranks: Ranks) -> Grader:
 def base_of(spec: RunSpec, results: Path) -> Path:
     """Folder of the run's base model."""
     model = spec.model_config
-    if isinstance(model, LocalModel):
-        return Path(model.path)
     folder = base_folder(results, spec.suite, spec.model)
+    if isinstance(model, LocalModel):
+        return prepare_local_model(model, folder)
     return prepare_hub_model(model, folder) if isinstance(model, HubModel) else folder

@@ -25,10 +25,8 @@ from bridge.machine.interruption import Interrupted, requested
 from bridge.machine.provenance import device_name, git_state, training_device, versions
 from bridge.machine.requeue import patience_s
 from bridge.machine.telemetry import host_memory_gib
-from bridge.models.checkpoint import (
-    save_policy,
-    weights_hash,
-)
+from bridge.models.card import licence_of, write_card
+from bridge.models.checkpoint import save_policy, weights_hash
 from bridge.plan.grid import RunSpec
 from bridge.run.building import base_of, build_run
 from bridge.run.recorder import recording
@@ -100,6 +98,9 @@ def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALON
         if not ranks.first:
             return status
         summary = _summary(run, base_path, started_at, threads)
+        if policy_path == folder.policy.name:
+            licence = licence_of(spec.model_config.source, base_path)
+            write_card(folder, spec.as_dict(), summary, licence)
         write_json(
             folder.done,
             {
@@ -216,6 +217,7 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
         "demonstrations": _demonstrations(run.dataset),
         "hashes": {
             "base_model": weights_hash(base_path),
+            "prompt": content_hash(run.policy.sampler.prompt("What is 1 + 1?")),  # of the template
             "data": content_hash(
                 [[p.id, p.question, p.answer, p.demonstration] for p in run.dataset.train]
             ),

@@ -71,6 +71,7 @@ class NativeEngine:
 
     Args:
         model: the policy to sample from; eval mode.
+        end_token_ids: tokens that end an answer.
         refresh: copies the trainer's weights into ``model``; None where the trainer trains
             ``model`` itself.
     """
@@ -79,12 +80,12 @@ class NativeEngine:
         self,
         model: PreTrainedModel,
         *,
-        eos_token_id: int,
+        end_token_ids: Sequence[int],
         pad_token_id: int,
         refresh: Callable[[], None] | None = None,
     ) -> None:
         self.model = model
-        self.eos_token_id = eos_token_id
+        self.end_token_ids = tuple(end_token_ids)
         self.pad_token_id = pad_token_id
         self._refresh = refresh
 
@@ -125,10 +126,11 @@ class NativeEngine:
         lengths = torch.full((rows,), max_new_tokens, device=device)
         ended = torch.zeros(rows, dtype=torch.bool, device=device)
         active = torch.arange(rows, device=device)
+        ends = torch.tensor(self.end_token_ids, device=device)
         for t in range(max_new_tokens):
             token, logprob, entropy = _draw(logits, uniforms[active, t], temperature)
             tokens[active, t], logprobs[active, t], entropies[active, t] = token, logprob, entropy
-            finished = token == self.eos_token_id
+            finished = torch.isin(token, ends)
             lengths[active[finished]] = t + 1
             ended[active[finished]] = True
             if t + 1 == max_new_tokens or bool(finished.all()):

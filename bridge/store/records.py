@@ -6,7 +6,7 @@ A run's folder is ``<results>/<suite>/runs/<model>/<dataset>/<method>/seed<k>/``
 ``spec.json``         the full merged configuration of the run and its hashes
 ``dynamics.jsonl``    one line per optimiser step (and line 0: the untouched model), no seconds
 ``timings.jsonl``     seconds per stage and step, apart so that ``dynamics.jsonl`` is reproducible
-``policy/``           the trained checkpoint (adapter merged)
+``policy/``           the trained checkpoint (adapter merged) with its model card, ``README.md``
 ``done.json``         how training ended and what it cost; written last
 ``answers.jsonl``     one line per question and answer
 ``scores.json``       how evaluation ended, counts per benchmark; written last
@@ -48,6 +48,9 @@ STATUSES: tuple[Status, ...] = (
 )
 RESULTS: tuple[Status, ...] = ("done", "diverged", "collapsed")
 
+CARD = "README.md"
+"""Name of a model card; what it says changes no weight."""
+
 _LOCK_POLL_S = 0.5
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +86,11 @@ class RunFolder:
     @property
     def policy(self) -> Path:
         return self.path / "policy"
+
+    @property
+    def card(self) -> Path:
+        """Model card of the policy; in no hash."""
+        return self.policy / CARD
 
     @property
     def done(self) -> Path:
@@ -148,8 +156,10 @@ def file_hash(path: Path) -> str:
 
 
 def folder_hash(path: Path) -> str:
-    """Return one hash over names and contents of the files of a folder (first 16 digits)."""
-    return content_hash({p.name: file_hash(p) for p in sorted(path.iterdir()) if p.is_file()})
+    """Return one hash over names and contents of the files of a folder, its model card left out
+    (first 16 digits)."""
+    files = (p for p in sorted(path.iterdir()) if p.is_file() and p.name != CARD)
+    return content_hash({p.name: file_hash(p) for p in files})
 
 
 def write_text(path: Path, text: str) -> None:

@@ -34,25 +34,30 @@ class TinyModel(Closed):
         return self
 
 
-class LocalModel(Closed):
+class ReleasedModel(Closed):
+    """What a suite may change about a checkpoint that it did not make."""
+
+    prompt: Literal["chat-template", "chat-template-no-thinking", "qwen-boxed"] = "chat-template"
+    """The tokenizer's own chat template, the same with its thinking switched off, or SimpleRL's for
+    Qwen base models."""
+    pad_token: str | None = None
+    """Token of the vocabulary to pad with, for a tokenizer that names none."""
+
+
+class LocalModel(ReleasedModel):
     """A checkpoint folder on disk: safetensors, a fast tokenizer and a chat template."""
 
     source: Literal["local"]
     path: str
 
 
-class HubModel(Closed):
+class HubModel(ReleasedModel):
     """A model of the Hugging Face hub at a pinned commit; safetensors only, none of its code."""
 
     source: Literal["hub"]
     repo: str = Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
     revision: str = Field(pattern="^[0-9a-f]{40}$")
     """Commit id; a branch or a tag could move."""
-    prompt: Literal["chat-template", "chat-template-no-thinking", "qwen-boxed"] = "chat-template"
-    """The tokenizer's own chat template, the same with its thinking switched off, or SimpleRL's for
-    Qwen base models."""
-    pad_token: str | None = None
-    """Token of the vocabulary to pad with, for a tokenizer that names none."""
 
 
 ModelConfig = Annotated[TinyModel | LocalModel | HubModel, Field(discriminator="source")]

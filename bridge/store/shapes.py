@@ -88,6 +88,7 @@ class Versions(Shape):
 
 class Hashes(Shape):
     base_model: str | None = None
+    prompt: str | None = None
     data: str | None = None
     grader_version: str | None = None
 

@@ -56,7 +56,7 @@ def sample(
     """Draw and grade ``n`` answers per problem, as the trainer does, without reward noise."""
     settings = training.model_copy(update={"n": n, "reward_flip": 0.0, "temperature": 1.0})
     engine = NativeEngine(
-        policy.model, eos_token_id=policy.eos_token_id, pad_token_id=policy.pad_token_id
+        policy.model, end_token_ids=policy.end_token_ids, pad_token_id=policy.pad_token_id
     )
     collector = Collector(policy, engine, grader, settings, seed=seed, stopwatch=Stopwatch())
     method = Method(Method.Options(), settings, seed)

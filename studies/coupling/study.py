@@ -12,8 +12,8 @@ from bridge.grading import GradeItem
 from bridge.grading.pool import GraderPool
 from bridge.models.checkpoint import Policy
 from bridge.plan.grid import Plan, RunSpec
-from bridge.store.records import base_folder, read_json, suite_folder
-from bridge.store.settings import LocalModel
+from bridge.run.building import base_of
+from bridge.store.records import read_json, suite_folder
 from bridge.tasks.base import Dataset, Problem
 from bridge.tasks.registry import load_family
 from studies.coupling.arms import Arm, CouplingError, Sizes, sizes_of, target_name
@@ -47,10 +47,7 @@ class Study:
 
     def base_path(self, spec: RunSpec) -> Path:
         """Folder of the run's base model."""
-        model = spec.model_config
-        if isinstance(model, LocalModel):
-            return Path(model.path)
-        return base_folder(self.results, spec.suite, spec.model)
+        return base_of(spec, self.results)
 
     def path(self, spec: RunSpec) -> Path:
         """Folder of the final policy of a finished run.

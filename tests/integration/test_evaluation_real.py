@@ -28,7 +28,6 @@ def test_lm_eval_alone_runs_the_real_benchmarks(tmp_path: Path, root: Path) -> N
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
     }
-    # A llama: AutoTokenizer misreads a word-level tokenizer beside a qwen2 model.
     words = [r"\boxed{2}", r"\boxed{B}", "so", "then"]
     tokenizer = build_tokenizer(words, context_tokens=1024)
     model = build_model(

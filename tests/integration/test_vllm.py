@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen2Config
 
 from bridge.engines.vllm import VllmEngine
 from bridge.evaluation.runner import evaluate_run
@@ -22,7 +23,7 @@ from bridge.run.loop import Run, train_run
 from bridge.step.rollouts import Completion, Prompt
 from bridge.step.sampler import NativeEngine
 from bridge.step.weights import ADAPTER, WholeWeights
-from bridge.store.records import RecordError, RunFolder
+from bridge.store.records import RecordError, RunFolder, read_json
 from bridge.store.seeds import derive_seed
 from bridge.tasks.registry import load_family
 from tests.fixtures.evaluation import finish
@@ -30,6 +31,8 @@ from tests.fixtures.evaluation import make_spec as make_evaluation_spec
 from tests.fixtures.tiny_run import make_base, make_spec, read_lines
 
 pytest.importorskip("vllm", reason="needs vLLM: run `make test-vllm`")
+from vllm.tokenizers import get_tokenizer
+
 pytestmark = pytest.mark.vllm
 
 LIMIT = 12
@@ -45,7 +48,7 @@ class Pair:
         self.policy: Policy = self.trained.sampler
         self.engine = VllmEngine(
             folder,
-            end_token_ids=[self.policy.eos_token_id],
+            end_token_ids=self.policy.end_token_ids,
             dtype=torch.float32,
             kv_cache_gib=0.1,
             weights=lambda: ((n, p.detach()) for n, p in self.trained.model.named_parameters()),
@@ -91,11 +94,22 @@ class Pair:
         self.trained.changed()
 
 
-@pytest.fixture(scope="module", params=["qwen2", "llama"])
+@pytest.fixture(scope="module", params=["qwen2", "Qwen2ForCausalLM", "llama"])
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Base models of the suites, and one under the name of the released Qwen models."""
     # vLLM's attention on a CPU has no kernel for heads narrower than 32.
     folder = tmp_path_factory.mktemp(request.param) / "base"
-    return make_base(folder, architecture=request.param, hidden=64, layers=2, steps=60)
+    released = request.param == "Qwen2ForCausalLM"
+    architecture = "qwen2" if released else request.param
+    make_base(folder, architecture=architecture, hidden=64, layers=2, steps=60)
+    if released:
+        kept = {
+            n: v for n, v in read_json(folder / "config.json").items() if hasattr(Qwen2Config(), n)
+        }
+        Qwen2Config(
+            **kept | {"architectures": [request.param], "model_type": "qwen2"}
+        ).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +128,7 @@ def test_logprobs_are_those_of_the_trainer(pair: Pair, temperature: float) -> No
 def test_greedy_answers_and_their_logprobs_are_those_of_the_native_engine(pair: Pair) -> None:
     native = NativeEngine(
         pair.policy.model,
-        eos_token_id=pair.policy.eos_token_id,
+        end_token_ids=pair.policy.end_token_ids,
         pad_token_id=pair.policy.pad_token_id,
     )
     prompts = pair.prompts(samples=1)
@@ -152,7 +166,7 @@ def test_sampled_frequencies_are_those_of_the_whole_distribution(pair: Pair) -> 
 
 
 def test_an_answer_ends_at_the_end_token_or_is_truncated(pair: Pair) -> None:
-    end = pair.policy.eos_token_id
+    end = pair.policy.end_token_ids[0]
     drawn = [c for limit in (3, 40) for cs in pair.draw(limit=limit) for c in cs]
     assert {c.truncated for c in drawn} == {True, False}
     assert all(c.truncated == (c.ids[-1] != end) and end not in c.ids[:-1] for c in drawn)
@@ -172,11 +186,25 @@ def test_the_checkpoint_s_generation_settings_change_nothing(
 ) -> None:
     folder = Path(shutil.copytree(base, tmp_path / "copy"))
     path = folder / "generation_config.json"
-    words = [c.ids[0] for cs in pair.draw() for c in cs]
     settings = {"top_k": 1, "top_p": 0.1, "repetition_penalty": 9.0, "temperature": 0.1}
-    settings |= {"do_sample": True, "eos_token_id": [pair.policy.eos_token_id, words[0]]}
+    settings["do_sample"] = True
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
     assert Pair(folder).draw() == Pair(base).draw()
+
+
+def test_but_its_end_tokens_end_answers(pair: Pair, tmp_path: Path, base: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "copy"))
+    path = folder / "generation_config.json"
+    whole = [c for cs in Pair(base).draw() for c in cs]
+    word = next(c.ids[1] for c in whole if len(c.ids) > 3)
+    both = {"eos_token_id": [pair.policy.end_token_ids[0], word]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | both))
+    stopped = [c for cs in Pair(folder).draw() for c in cs]
+    assert any(word in c.ids[:-1] for c in whole)
+    for long, short in zip(whole, stopped, strict=True):
+        n = long.ids.index(word) + 1 if word in long.ids else len(long.ids)
+        assert short.ids == long.ids[:n]
+        assert short.truncated == (long.truncated and word not in long.ids)
 
 
 # -- pushed weights -------------------------------------------------------------------------------
@@ -304,6 +332,15 @@ def wild(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param) / "wild"
     save_base(model, tokenizer, folder)
     return folder
+
+
+def test_vllm_s_own_tokenizer_makes_our_ids(wild: Path) -> None:
+    """What a user of ``vllm serve`` gets."""
+    policy = load_policy(wild)
+    tokenizer = get_tokenizer(str(wild), trust_remote_code=False)
+    for text in TEXTS:
+        prompt = policy.prompt(text)
+        assert tokenizer(prompt, add_special_tokens=False)["input_ids"] == policy.prompt_ids(text)
 
 
 def evaluated(engine: str, policy: Path, results: Path) -> tuple[list[dict[str, Any]], Any]:

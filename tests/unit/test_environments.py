@@ -199,6 +199,20 @@ def test_rules_name_environments_that_exist() -> None:
     assert not missing
 
 
+@pytest.mark.parametrize(
+    ("home", "given", "used"),
+    [("/dev/null/none", "", f"{ROOT}/.cache"), ("/dev/null/none", "/x", "/x"), ("", "", "")],
+    ids=["no home", "no home, own choice", "home"],
+)
+def test_make_finds_a_cache_for_snakemake(home: str, given: str, used: str, tmp_path: Path) -> None:
+    environment = os.environ | {"HOME": home or str(tmp_path), "XDG_CACHE_HOME": given}
+    command = ["make", "-s", "--eval=shown: ; @echo $$XDG_CACHE_HOME", "shown"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == used
+
+
 @pytest.fixture
 def locker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """envs/lock.py, working on copies of the direct pins."""

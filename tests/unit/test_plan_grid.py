@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from bridge.methods.registry import load_method, method_names
 from bridge.plan.grid import Plan, RunSpec, load_plan
 from bridge.store.records import content_hash
-from bridge.store.schema import ConfigError
+from bridge.store.schema import ConfigError, read_yaml
 from bridge.store.settings import EvaluationConfig, HubModel, LocalModel, TinyModel, TrainingConfig
 from bridge.tasks.registry import family_names, load_family
 from tests.fixtures.tiny_run import make_options
@@ -305,6 +305,26 @@ def test_seed_family_and_method_change_both_hashes(plan: Plan, change: dict[str,
     _differs(spec, replace(spec, **change), str(change), trains=True)
 
 
+def test_prompts_of_a_local_model_are_in_its_hashes(root: Path, tmp_path: Path) -> None:
+    """Edited between two plans: what was trained before is not taken for what would be now."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    raw = read_yaml(root / "suites/smoke.yaml")
+    raw["models"] = {"tiny-qwen": {"source": "local", "path": str(folder)}}
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites/own.yaml").write_text(yaml.safe_dump(raw))
+    first = load_plan("own", root=tmp_path).runs[0]
+    assert load_plan("own", root=tmp_path).runs[0].train_hash == first.train_hash
+    for name in ("chat_template.jinja", "tokenizer_config.json", "generation_config.json"):
+        (folder / name).write_text("{}")
+        changed = load_plan("own", root=tmp_path).runs[0]
+        _differs(first, changed, name, trains=True)
+        first = changed
+    (folder / "notes.txt").write_text("no part of a prompt")
+    assert load_plan("own", root=tmp_path).runs[0].train_hash == first.train_hash
+
+
 @pytest.mark.parametrize("name", ["suite", "dataset", "label"])
 def test_names_alone_change_no_hash(plan: Plan, name: str) -> None:
     """So a run can move to another suite or row without looking new."""
@@ -318,7 +338,7 @@ def test_a_new_field_of_a_run_has_to_be_thought_about() -> None:
     assert set(RunSpec.__dataclass_fields__) == {
         *("suite", "model", "dataset", "label", "seed", "model_config", "family"),
         *("dataset_options", "method", "method_options", "training", "evaluation"),
-        "train_on_benchmarks",
+        *("train_on_benchmarks", "prompt_hash"),
     }
 
 

@@ -290,7 +290,7 @@ def test_derived_seeds_depend_on_every_component_and_fit_the_generator() -> None
 def test_a_given_prefix_is_graded_with_the_rest_and_marked(base: Path) -> None:
     policy, training = load_policy(base), make_training(n=2, max_response_tokens=2)
     engine = NativeEngine(
-        policy.model, eos_token_id=policy.eos_token_id, pad_token_id=policy.pad_token_id
+        policy.model, end_token_ids=policy.end_token_ids, pad_token_id=policy.pad_token_id
     )
     seen: list[str] = []
 

@@ -49,7 +49,7 @@ def make_probes(policy: Policy, **settings: Any) -> Probes:
     training = make_training(probe_samples=5, reward_flip=0.49, **settings)
     trainable = WholeWeights(policy)
     engine = NativeEngine(
-        policy.model, eos_token_id=policy.eos_token_id, pad_token_id=policy.pad_token_id
+        policy.model, end_token_ids=policy.end_token_ids, pad_token_id=policy.pad_token_id
     )
     grader: Any = TextGrader()
     collector = Collector(policy, engine, grader, training, seed=3, stopwatch=Stopwatch())
@@ -99,7 +99,7 @@ def test_measuring_changes_no_weight_and_no_other_number(
 def test_rewards_are_those_of_separately_drawn_answers(probes: Probes, base: Path) -> None:
     policy = load_double(base)
     engine = NativeEngine(
-        policy.model, eos_token_id=policy.eos_token_id, pad_token_id=policy.pad_token_id
+        policy.model, end_token_ids=policy.end_token_ids, pad_token_id=policy.pad_token_id
     )
     measured = probes.measure(7)
     for name, problems in (("heldout", probes.heldout), ("train", probes.train)):

@@ -29,7 +29,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def engine_of(policy: Policy) -> NativeEngine:
     return NativeEngine(
-        policy.model, eos_token_id=policy.eos_token_id, pad_token_id=policy.pad_token_id
+        policy.model, end_token_ids=policy.end_token_ids, pad_token_id=policy.pad_token_id
     )
 
 
@@ -139,7 +139,7 @@ def test_samples_share_one_prefill_and_finished_rows_leave(base: Path) -> None:
     policy = load_policy(base)
     counting: Any = Counting(policy.model)
     engine = NativeEngine(
-        counting, eos_token_id=policy.eos_token_id, pad_token_id=policy.pad_token_id
+        counting, end_token_ids=policy.end_token_ids, pad_token_id=policy.pad_token_id
     )
     prompts = prompts_of(policy, n=2, samples=8)
     drawn = engine.generate(prompts, max_new_tokens=LIMIT, temperature=1.0)
@@ -154,11 +154,11 @@ def test_samples_share_one_prefill_and_finished_rows_leave(base: Path) -> None:
 def test_truncated_means_that_the_limit_ended_it(base: Path) -> None:
     policy = load_policy(base)
     cut = [c for cs in generate(policy, prompts_of(policy), limit=3) for c in cs]
-    assert all(c.truncated == (c.ids[-1] != policy.eos_token_id) for c in cut)
+    assert all(c.truncated == (c.ids[-1] != policy.end_token_ids[0]) for c in cut)
     assert all(len(c.ids) == 3 for c in cut if c.truncated) and any(c.truncated for c in cut)
     whole = [c for cs in generate(policy, prompts_of(policy), limit=40) for c in cs]
     ended = [c for c in whole if not c.truncated]
-    assert ended and all(c.ids.count(policy.eos_token_id) == 1 for c in ended)
+    assert ended and all(c.ids.count(policy.end_token_ids[0]) == 1 for c in ended)
 
 
 def test_an_end_at_the_last_allowed_token_is_not_truncated(base: Path) -> None:
@@ -249,7 +249,7 @@ def test_the_cache_keeps_what_was_written_and_drops_rows() -> None:
 def test_sync_asks_for_the_trainers_weights() -> None:
     asked: list[int] = []
     model: Any = SimpleNamespace()
-    engine = NativeEngine(model, eos_token_id=0, pad_token_id=0, refresh=lambda: asked.append(1))
+    engine = NativeEngine(model, end_token_ids=[0], pad_token_id=0, refresh=lambda: asked.append(1))
     engine.sync()
     assert asked == [1]
-    NativeEngine(model, eos_token_id=0, pad_token_id=0).sync()
+    NativeEngine(model, end_token_ids=[0], pad_token_id=0).sync()

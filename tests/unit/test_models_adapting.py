@@ -1,4 +1,4 @@
-"""Models of the hub, by a stand-in for the hub's cache."""
+"""Models of the hub, by a stand-in for the hub's cache, and local ones that a suite changes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from transformers import PreTrainedTokenizerFast
 
 from bridge.evaluation.model import Policy as EvaluatedPolicy
 from bridge.machine.hub import HubError
-from bridge.models import hub_model
-from bridge.models.checkpoint import CheckpointError, load_policy
-from bridge.models.hub_model import prepare_hub_model
+from bridge.models import CheckpointError, adapting
+from bridge.models.adapting import prepare_hub_model, prepare_local_model
+from bridge.models.checkpoint import load_policy
 from bridge.models.tiny import build_model, save_base
 from bridge.plan.config import Suite
 from bridge.run.loop import train_run
 from bridge.store.records import folder_hash, read_json
 from bridge.store.schema import ConfigError, validate
-from bridge.store.settings import HubModel
+from bridge.store.settings import HubModel, LocalModel
 from bridge.tasks.real.prompts import BOXED
 from tests.fixtures.tiny_run import make_spec
 
@@ -95,7 +95,7 @@ def _tokens(text: str) -> list[str]:
 def test_answers_end_at_either_end_token(cache: Path, tmp_path: Path) -> None:
     folder = prepare_hub_model(hub(), tmp_path / "base")
     lm = EvaluatedPolicy(folder, batch_size=2, max_response_tokens=8)
-    assert lm._end_ids == [0, 2]
+    assert set(lm._end_ids) == {0, 2}
     asked = [{"role": "user", "content": "What is 1+1?" + BOXED}]
     assert lm.apply_chat_template(asked) == EXPECTED
 
@@ -146,12 +146,12 @@ def test_a_pad_token_is_supplied(cache: Path, tmp_path: Path) -> None:
         (
             lambda c: (c / "model.safetensors").unlink(),
             {},
-            r"has no \*\.safetensors at cccccccccccc",
+            r"o/n at cccccccccccc has no \*\.safetensors",
         ),
         (
             lambda c: (c / "tokenizer.json").unlink(),
             {},
-            r"has no tokenizer\.json at cccccccccccc; only models with a fast tokenizer",
+            r"o/n at cccccccccccc has no tokenizer\.json; only models with a fast tokenizer",
         ),
         (
             lambda c: edit(c / "tokenizer.json", added_tokens=[]),
@@ -179,7 +179,7 @@ def test_trouble_with_the_hub_is_passed_on(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_: object) -> Path:
         raise HubError("model o/n is gated; accept its terms")
 
-    monkeypatch.setattr(hub_model, "snapshot", fail)
+    monkeypatch.setattr(adapting, "snapshot", fail)
     with pytest.raises(CheckpointError, match="o/n is gated; accept its terms"):
         prepare_hub_model(hub(), tmp_path / "base")
 
@@ -188,7 +188,7 @@ def test_the_hub_is_asked_once(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = prepare_hub_model(hub(), tmp_path / "base")
-    monkeypatch.setattr(hub_model, "snapshot", lambda *a: pytest.fail("asked again"))
+    monkeypatch.setattr(adapting, "snapshot", lambda *a: pytest.fail("asked again"))
     assert prepare_hub_model(hub(), tmp_path / "base") == folder
     monkeypatch.undo()
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: str(cache))
@@ -204,8 +204,31 @@ def test_a_run_starts_from_a_model_of_the_hub(cache: Path, tmp_path: Path) -> No
     base = tmp_path / "results" / "test" / "models" / "tiny"
     assert done["hashes"]["base_model"] == read_json(base / "base.json")["hash"]
     trained = load_policy(folder.policy)
-    assert trained.tokenizer.chat_template == hub_model.QWEN_BOXED
+    assert trained.tokenizer.chat_template == adapting.QWEN_BOXED
     assert trained.model.generation_config.eos_token_id == [2, 0]
+
+
+def test_a_local_model_takes_the_same_changes(released: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(released, tmp_path / "own"))
+    local = LocalModel(source="local", path=str(own))
+    assert prepare_local_model(local, tmp_path / "base") == own, "nothing to change"
+    assert not (tmp_path / "base").exists()
+    wanted = local.model_copy(update={"prompt": "qwen-boxed", "pad_token": "<|im_start|>"})
+    before = folder_hash(own)
+    folder = prepare_local_model(wanted, tmp_path / "base")
+    policy = load_policy(folder)
+    assert policy.tokenizer.convert_ids_to_tokens(
+        policy.prompt_ids("What is 1+1?" + BOXED)
+    ) == _tokens(EXPECTED)
+    assert policy.pad_token_id == 1
+    assert folder_hash(own) == before, "the user's folder is never written to"
+    first = read_json(folder / "base.json")["hash"]
+    edit(own / "tokenizer_config.json", model_max_length=77)
+    prepare_local_model(wanted, tmp_path / "base")
+    assert read_json(folder / "base.json")["hash"] != first, "another folder is another base"
+    assert load_policy(folder).tokenizer.model_max_length == 77
+    with pytest.raises(CheckpointError, match="nowhere; correct the model's path"):
+        prepare_local_model(wanted.model_copy(update={"path": "nowhere"}), tmp_path / "base")
 
 
 @pytest.mark.parametrize("revision", ["main", "v1.0", "c" * 39, ""])
