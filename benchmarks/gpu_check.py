@@ -23,7 +23,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bridge.jobs.needs import predict
-from bridge.jobs.needs.shapes import Shape
+from bridge.jobs.needs.shapes import ModelShape
 from bridge.machine.provenance import device_name, versions
 from bridge.methods.registry import load_method
 from bridge.models.tiny import build_tokenizer, save_base
@@ -98,7 +98,7 @@ def shape(repo: str) -> dict[str, Any]:
     """The numbers of a model of the hub, from the table of the predictions."""
     from bridge.jobs.needs import shapes
 
-    found: Shape = shapes._table()[repo]
+    found: ModelShape = shapes._table()[repo]
     return {k: v for k, v in found.model_dump().items() if k in TINY}
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from bridge.collect.contamination import contamination_rows
-from bridge.collect.run_rows import TABLES, Collected, Row, collect_run, run_name
+from bridge.collect.run_rows import TABLES, Collected, TidyRow, collect_run, run_name
 from bridge.plan.grid import Plan
 from bridge.store.columns import ANSWERS, KEY, SHARED_DYNAMICS, names
 from bridge.store.records import (
@@ -60,8 +60,8 @@ def collect_suite(plan: Plan, *, results: Path, folder: Path, partial: bool = Fa
     write_json(folder / "manifest.json", manifest)
 
 
-def _check_graders(runs: Sequence[Row]) -> None:
-    graders: dict[str, Row] = {}
+def _check_graders(runs: Sequence[TidyRow]) -> None:
+    graders: dict[str, TidyRow] = {}
     for row in runs:
         if row["status"] == "done":
             graders.setdefault(str(row["grader_version"]), row)
@@ -72,7 +72,7 @@ def _check_graders(runs: Sequence[Row]) -> None:
         )
 
 
-def as_table(name: str, rows: list[Row]) -> pd.DataFrame:
+def as_table(name: str, rows: list[TidyRow]) -> pd.DataFrame:
     """Rows as a table with the columns of its kind."""
     if name == "dynamics":
         # Columns of a method's own come last, sorted, whatever run has them first.

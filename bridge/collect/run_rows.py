@@ -44,18 +44,18 @@ LONGEST_ANSWER = 4_000
 """Characters of an answer that are kept; the run folder has all of them."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-Row = dict[str, Any]
+TidyRow = dict[str, Any]
 
 
 @dataclass
 class Collected:
     """Rows of one run or of a whole suite."""
 
-    runs: list[Row]
-    scores: list[Row]
-    dynamics: list[Row]
-    costs: list[Row]
-    answers: list[Row]
+    runs: list[TidyRow]
+    scores: list[TidyRow]
+    dynamics: list[TidyRow]
+    costs: list[TidyRow]
+    answers: list[TidyRow]
 
     def add(self, other: Collected) -> None:
         """Append the rows of another."""
@@ -101,7 +101,7 @@ def collect_run(spec: RunSpec, results: Path, *, partial: bool) -> Collected:
     return rows
 
 
-def _key(spec: RunSpec) -> Row:
+def _key(spec: RunSpec) -> TidyRow:
     values = (spec.suite, spec.model, spec.dataset, spec.label, spec.seed)
     return dict(zip(KEY, values, strict=True))
 
@@ -115,7 +115,7 @@ def _without_numbers(spec: RunSpec, results: Path) -> Collected:
     return Collected([_run_row(spec, status, reason, results, {}, {})], [], [], [], [])
 
 
-def _stale(spec: RunSpec, folder: RunFolder, done: Row, scores: Row) -> str | None:
+def _stale(spec: RunSpec, folder: RunFolder, done: TidyRow, scores: TidyRow) -> str | None:
     """What is wrong if the records are of another configuration than the suite's."""
     for path, record, name, expected in (
         (folder.done, done, "train_hash", spec.train_hash),
@@ -136,8 +136,8 @@ def _value(record: Mapping[str, Any], key: str, path: Path) -> Any:
 
 
 def _run_row(
-    spec: RunSpec, status: str, reason: str | None, results: Path, done: Row, scores: Row
-) -> Row:
+    spec: RunSpec, status: str, reason: str | None, results: Path, done: TidyRow, scores: TidyRow
+) -> TidyRow:
     git, hashes, versions = (done.get(name) or {} for name in ("git", "hashes", "versions"))
     path = spec.folder(results).path.relative_to(suite_folder(results, spec.suite))
     return _key(spec) | {
@@ -166,14 +166,14 @@ def _run_row(
     }
 
 
-def _cost_row(spec: RunSpec, done: Row, scores: Row, path: Path) -> Row:
+def _cost_row(spec: RunSpec, done: TidyRow, scores: TidyRow, path: Path) -> TidyRow:
     for name in ("seconds", "tokens", "flops"):
         _value(done, name, path)
     _value(done["seconds"], "total", path)
     return _key(spec) | {c.name: _cost(c, done, scores) for c in COSTS}
 
 
-def _cost(column: Column, done: Row, scores: Row) -> Any:
+def _cost(column: Column, done: TidyRow, scores: TidyRow) -> Any:
     """What the records have at the column's path; None where they have nothing."""
     source, _, keys = column.path.rpartition(":")
     value: Any = scores if source == "scores" else done
@@ -187,7 +187,7 @@ def _float(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _dynamics(spec: RunSpec, results: Path, done: Row) -> list[Row]:
+def _dynamics(spec: RunSpec, results: Path, done: TidyRow) -> list[TidyRow]:
     """One row per step: the record's own numbers and the clock from the timings."""
     folder = spec.folder(results)
     steps, timings = read_rows(folder.dynamics, Step), read_rows(folder.timings, Timing)
@@ -207,13 +207,13 @@ def _dynamics(spec: RunSpec, results: Path, done: Row) -> list[Row]:
     return [_key(spec) | {"elapsed_s": elapsed[row["step"]]} | _scalars(row) for row in steps]
 
 
-def _scalars(row: Row) -> Row:
+def _scalars(row: TidyRow) -> TidyRow:
     return {k: v for k, v in row.items() if v is None or isinstance(v, (str, int, float))}
 
 
-def _score_rows(spec: RunSpec, path: Path, scores_path: Path, scores: Row) -> list[Row]:
+def _score_rows(spec: RunSpec, path: Path, scores_path: Path, scores: TidyRow) -> list[TidyRow]:
     """One row per question from all its answers, checked against the counts in the scores."""
-    questions: dict[tuple[str, str], Row] = {}
+    questions: dict[tuple[str, str], TidyRow] = {}
     sampled_tokens: dict[tuple[str, str], int] = {}
     for number, answer in enumerate(read_rows(path, AnswerRow), 1):
         key = (answer["benchmark"], answer["question_id"])
@@ -237,7 +237,7 @@ def _score_rows(spec: RunSpec, path: Path, scores_path: Path, scores: Row) -> li
     return sorted(rows, key=lambda row: (order.index(row["benchmark"]), row["question_id"]))
 
 
-def _answer_rows(spec: RunSpec, path: Path) -> list[Row]:
+def _answer_rows(spec: RunSpec, path: Path) -> list[TidyRow]:
     """Every greedy answer beside its question and gold answer; long texts are cut."""
     problems = _problems(spec.family, canonical_json(spec.dataset_options))
     rows = []
@@ -285,7 +285,7 @@ def storable(text: str) -> str:
     return _SURROGATE.sub("\ufffd", text)
 
 
-def _question(spec: RunSpec, key: tuple[str, str], difficulty: int) -> Row:
+def _question(spec: RunSpec, key: tuple[str, str], difficulty: int) -> TidyRow:
     return _key(spec) | {
         "benchmark": key[0],
         "question_id": key[1],
@@ -300,7 +300,7 @@ def _question(spec: RunSpec, key: tuple[str, str], difficulty: int) -> Row:
     }
 
 
-def _check_counts(path: Path, benchmarks: Mapping[str, Row], rows: Sequence[Row]) -> None:
+def _check_counts(path: Path, benchmarks: Mapping[str, TidyRow], rows: Sequence[TidyRow]) -> None:
     """A file cut off between two lines is still readable; the counts give it away."""
     questions = Counter(row["benchmark"] for row in rows)
     greedy = Counter(row["benchmark"] for row in rows if row["greedy_verdict"] is not None)

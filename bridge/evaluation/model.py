@@ -53,7 +53,7 @@ class Generated:
     prompt_tokens: int
 
 
-class Policy(HFLM):
+class EvaluatedPolicy(HFLM):
     """A checkpoint under evaluation; ``generated`` describes the answers of the last request."""
 
     def __init__(self, folder: Path, *, batch_size: int, max_response_tokens: int) -> None:

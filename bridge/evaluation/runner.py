@@ -43,9 +43,9 @@ def load_policy(folder: Path, evaluation: EvaluationConfig) -> Any:
         from bridge.evaluation.engine_model import vllm_policy
 
         return vllm_policy(folder, kv_cache_gib=evaluation.kv_cache_gib)
-    from bridge.evaluation.model import Policy
+    from bridge.evaluation.model import EvaluatedPolicy
 
-    return Policy(
+    return EvaluatedPolicy(
         folder,
         batch_size=evaluation.batch_size,
         max_response_tokens=evaluation.max_response_tokens,

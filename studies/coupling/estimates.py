@@ -20,7 +20,7 @@ VACUOUS_ABOVE_NATS = 2.0
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Expectation:
     """A mean over prompts with its 95 % interval."""
 
     value: float
@@ -32,12 +32,12 @@ class Estimate:
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
-def over_prompts(values: Array, *, seed: int = 0) -> Estimate:
+def over_prompts(values: Array, *, seed: int = 0) -> Expectation:
     """Mean of one value per prompt; percentile bootstrap over prompts."""
     return _interval(float(values.mean()), values[_resamples(len(values), seed)].mean(axis=1))
 
 
-def mean_kl(log_first: Array, log_second: Array, *, seed: int = 0) -> tuple[Estimate, float]:
+def mean_kl(log_first: Array, log_second: Array, *, seed: int = 0) -> tuple[Expectation, float]:
     """E_q KL(first, second) by k1 with its interval, and by k3; samples of the first."""
     u = log_first - log_second
     with np.errstate(over="ignore"):
@@ -83,7 +83,7 @@ def log_partition(reward: Array, beta: float, *, seed: int = 0) -> LogPartition:
 
 def predicted_change(
     start: LogPartition, expert_reward: Array, beta: float, *, seed: int = 0
-) -> Estimate:
+) -> Expectation:
     """I1: E_q[log Z_beta - E_{p_D} r / beta], the change of L if RL reaches the Gibbs optimum.
 
     The interval holds the posterior of s and the choice of prompts.
@@ -99,7 +99,7 @@ def predicted_change(
 
 def optimality_residual(
     log_rl: Array, log_start: Array, reward: Array, start: LogPartition, beta: float
-) -> Estimate:
+) -> Expectation:
     """KL(p_RL, p_G) = E_{p_RL}[log p_RL - log p_S - r / beta] + log Z.
 
     Large: RL has not reached the optimum, so the theorem was not tested. Small does not mean that
@@ -138,6 +138,6 @@ def _resamples(n: int, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int
     return np.random.default_rng([seed, n]).integers(0, n, (RESAMPLES, n))
 
 
-def _interval(value: float, spread: Array) -> Estimate:
+def _interval(value: float, spread: Array) -> Expectation:
     low, high = np.quantile(spread, (0.025, 0.975))
-    return Estimate(value, float(low), float(high))
+    return Expectation(value, float(low), float(high))

@@ -32,7 +32,7 @@ from studies.coupling.figures_exact import draw_exact
 from studies.coupling.identities import check_identities, random_problems
 from studies.coupling.tabular import (
     Array,
-    Problem,
+    TabularProblem,
     coupling_constant,
     crossing,
     expert_reward,
@@ -155,7 +155,7 @@ def natural_paths(seed: int, *, beta: float, s: float) -> pd.DataFrame:
     for name, target, eps in TARGETS:
         rng = np.random.default_rng(seed)
         tasks = label_tasks(rng, 1, prompts=PROMPTS, features=FEATURES, target=target, eps=eps)
-        problem = Problem(*(table[0] for table in vars(tasks.problem).values()))
+        problem = TabularProblem(*(table[0] for table in vars(tasks.problem).values()))
         shares = np.linspace(0, 1, 41)
         tuned = sft_path(problem, problem.log_start, s)
         after_sft = problem.started_at(tuned)
@@ -189,7 +189,7 @@ def natural_paths(seed: int, *, beta: float, s: float) -> pd.DataFrame:
 
 
 def _rl_leg(
-    problem: Problem, shares: Array, met: float | None, beta: float
+    problem: TabularProblem, shares: Array, met: float | None, beta: float
 ) -> list[tuple[float, Array]]:
     extra = [] if met is None else [met * beta]
     return [(u, rl_path(problem, u / beta)) for u in sorted([*map(float, shares), *extra])]
@@ -284,7 +284,7 @@ def local_signs(seed: int, n: int) -> pd.DataFrame:
 
 def theorem_counterexample() -> dict[str, float]:
     """Two answers, no reward: SFT moves the policy by KL 0.13 and J_beta falls, J does not."""
-    problem = Problem(
+    problem = TabularProblem(
         weights=np.ones(1),
         log_start=np.log(np.array([[0.5, 0.5]])),
         expert=np.array([[0.75, 0.25]]),

@@ -16,7 +16,7 @@ import numpy as np
 
 from studies.coupling.tabular import (
     Array,
-    Problem,
+    TabularProblem,
     expert_reward,
     log_softmax,
     mean_reward,
@@ -32,7 +32,7 @@ Target = Literal["verifier format", "bare label"]
 class Task:
     """Problems with the features that a shared map sees."""
 
-    problem: Problem
+    problem: TabularProblem
     features: Array
     """[..., prompts, features]"""
 
@@ -60,7 +60,7 @@ def label_tasks(
     base = rng.normal(0, 0.5, (n, prompts, 4)) + 0.5 * is_gold - 1.0 * tagged
     taught = tagged if target == "verifier format" else ~tagged
     expert = np.where(taught, np.where(is_gold, 1.0 - eps, eps), 0.0)
-    problem = Problem(
+    problem = TabularProblem(
         weights=np.full((n, prompts), 1.0 / prompts),
         log_start=log_softmax(base),
         expert=expert,
@@ -69,7 +69,9 @@ def label_tasks(
     return Task(problem, phi)
 
 
-def logit_gradient(problem: Problem, log_p: Array, objective: Objective, beta: float) -> Array:
+def logit_gradient(
+    problem: TabularProblem, log_p: Array, objective: Objective, beta: float
+) -> Array:
     """Ascent direction of J_beta, or descent direction of L, for the logits of every prompt.
 
     dJ_beta/dz = q p (f - E_p f) with f = r - beta log(p / p_S); -dL/dz = q (p_D - p).
@@ -91,7 +93,7 @@ def feature_kernel(features: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Curve:
+class Course:
     """Both objectives of every task at every step, the start included: [steps + 1, ...]."""
 
     loss: Array
@@ -108,7 +110,7 @@ def train(
     objective: Objective,
     steps: int,
     beta: float = 0.0,
-) -> Curve:
+) -> Course:
     """Gradient steps from ``log_p``; for RL, ``task.problem.log_start`` is the KL reference.
 
     Prompts weigh the same here, so the rate is the number of prompts over the largest eigenvalue
@@ -127,11 +129,11 @@ def train(
         log_p = log_softmax(log_p + (prompts * gradient if kernel is None else kernel @ gradient))
         losses.append(sft_loss(problem, log_p))
         rewards.append(mean_reward(problem, log_p))
-    return Curve(np.stack(losses), np.stack(rewards), log_p)
+    return Course(np.stack(losses), np.stack(rewards), log_p)
 
 
 def first_order_coupling(
-    problem: Problem, log_p: Array, kernel: Array | None = None
+    problem: TabularProblem, log_p: Array, kernel: Array | None = None
 ) -> tuple[Array, Array]:
     """Gap J(p) - J(D), and <dL/dw, dJ/dw>: what a small plain-gradient step does to the other.
 

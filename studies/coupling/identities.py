@@ -18,7 +18,7 @@ import numpy as np
 
 from studies.coupling.tabular import (
     Array,
-    Problem,
+    TabularProblem,
     coupling_constant,
     expert_reward,
     gibbs,
@@ -41,11 +41,11 @@ _DIFFERENCE = 1e-5
 
 def random_problems(
     rng: np.random.Generator, n: int, *, prompts: int, answers: int, binary: bool = False
-) -> Problem:
+) -> TabularProblem:
     """``n`` problems with random q, p_S, p_D and r in [-1, 1], or r in {0, 1} when ``binary``."""
     shape = (n, prompts, answers)
     reward = rng.uniform(-1, 1, shape)
-    return Problem(
+    return TabularProblem(
         weights=rng.dirichlet(np.ones(prompts), n),
         log_start=log_softmax(rng.normal(0, 2, shape)),
         expert=rng.dirichlet(np.ones(answers), (n, prompts)),
@@ -54,7 +54,7 @@ def random_problems(
 
 
 def identity_errors(
-    problem: Problem, log_p: Array, *, beta: float, t: float, s: float
+    problem: TabularProblem, log_p: Array, *, beta: float, t: float, s: float
 ) -> dict[str, float]:
     """Largest absolute error of each identity over the problems.
 

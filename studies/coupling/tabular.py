@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Problem:
+class TabularProblem:
     """What both objectives are made of. The last two axes of a table are prompts and answers."""
 
     weights: Array
@@ -32,7 +32,7 @@ class Problem:
     reward: Array
     """[..., prompts, answers]: r."""
 
-    def started_at(self, log_p: Array) -> Problem:
+    def started_at(self, log_p: Array) -> TabularProblem:
         """The same prompts, expert and reward where RL starts from ``log_p``."""
         return replace(self, log_start=log_p)
 
@@ -49,7 +49,7 @@ def _log_sum_exp(scores: Array) -> Array:
     return total
 
 
-def over_prompts(problem: Problem, table: Array) -> Array:
+def over_prompts(problem: TabularProblem, table: Array) -> Array:
     """Sum over answers, mean over prompts under q: [..., prompts, answers] to [...]."""
     total: Array = (problem.weights * table.sum(axis=-1)).sum(axis=-1)
     return total
@@ -61,46 +61,46 @@ def _times(weight: Array, value: Array) -> Array:
     return product
 
 
-def mean_reward(problem: Problem, log_p: Array) -> Array:
+def mean_reward(problem: TabularProblem, log_p: Array) -> Array:
     """J(p)."""
     return over_prompts(problem, np.exp(log_p) * problem.reward)
 
 
-def expert_reward(problem: Problem) -> Array:
+def expert_reward(problem: TabularProblem) -> Array:
     """J(D), the reward that the demonstrations themselves earn."""
     return over_prompts(problem, problem.expert * problem.reward)
 
 
-def reward_variance(problem: Problem, log_p: Array) -> Array:
+def reward_variance(problem: TabularProblem, log_p: Array) -> Array:
     """E_q Var_p(r)."""
     p = np.exp(log_p)
     centred = problem.reward - (p * problem.reward).sum(axis=-1, keepdims=True)
     return over_prompts(problem, p * centred**2)
 
 
-def sft_loss(problem: Problem, log_p: Array) -> Array:
+def sft_loss(problem: TabularProblem, log_p: Array) -> Array:
     """L(p) in nats per sequence; infinite where the expert does what p never does."""
     return -over_prompts(problem, _times(problem.expert, log_p))
 
 
-def kl(problem: Problem, log_p: Array, log_other: Array) -> Array:
+def kl(problem: TabularProblem, log_p: Array, log_other: Array) -> Array:
     """E_q KL(p || other) in nats, samples from the first argument."""
     return over_prompts(problem, _times(np.exp(log_p), log_p - log_other))
 
 
-def kl_from_expert(problem: Problem, log_p: Array) -> Array:
+def kl_from_expert(problem: TabularProblem, log_p: Array) -> Array:
     """E_q KL(p_D || p) in nats."""
     with np.errstate(divide="ignore"):
         log_expert = np.log(problem.expert)
     return over_prompts(problem, _times(problem.expert, log_expert - log_p))
 
 
-def regularised_reward(problem: Problem, log_p: Array, beta: float) -> Array:
+def regularised_reward(problem: TabularProblem, log_p: Array, beta: float) -> Array:
     """J_beta(p)."""
     return mean_reward(problem, log_p) - beta * kl(problem, log_p, problem.log_start)
 
 
-def log_partition(problem: Problem, beta: float) -> Array:
+def log_partition(problem: TabularProblem, beta: float) -> Array:
     """log Z_beta(x) [..., prompts].
 
     Raises:
@@ -114,19 +114,19 @@ def log_partition(problem: Problem, beta: float) -> Array:
     return _log_sum_exp(problem.log_start + problem.reward / beta)[..., 0]
 
 
-def gibbs(problem: Problem, beta: float) -> Array:
+def gibbs(problem: TabularProblem, beta: float) -> Array:
     """log p_G, the optimum of J_beta."""
     z = log_partition(problem, beta)[..., None]
     optimum: Array = problem.log_start + problem.reward / beta - z
     return optimum
 
 
-def rl_path(problem: Problem, t: float) -> Array:
+def rl_path(problem: TabularProblem, t: float) -> Array:
     """log p_t of p_t = p_S e^{t r} / Z_t: natural-gradient ascent on J from p_S for a time t."""
     return log_softmax(problem.log_start + t * problem.reward)
 
 
-def sft_path(problem: Problem, log_p: Array, s: float) -> Array:
+def sft_path(problem: TabularProblem, log_p: Array, s: float) -> Array:
     """log of (1 - s) p + s p_D: natural-gradient descent on L from p, s = 1 - e^-time."""
     if not 0.0 <= s < 1.0:
         raise ValueError(f"s is {s:g}, but the path towards the expert is defined on [0, 1)")
@@ -134,7 +134,7 @@ def sft_path(problem: Problem, log_p: Array, s: float) -> Array:
     return mixed
 
 
-def coupling_constant(problem: Problem, beta: float) -> Array:
+def coupling_constant(problem: TabularProblem, beta: float) -> Array:
     """C1(beta) = E_q[log Z_beta - E_{p_D} r / beta] (theorem 3.1).
 
     By identity I1 it is L(p_G) - L(p_S) for any p_S and p_D, and then of either sign; it is at
@@ -145,7 +145,7 @@ def coupling_constant(problem: Problem, beta: float) -> Array:
     return constant
 
 
-def crossing(problem: Problem, t_max: float) -> float | None:
+def crossing(problem: TabularProblem, t_max: float) -> float | None:
     """The t in (0, t_max) with J(p_t) = J(D), where L(p_t) is lowest (I3, I3b); None without one.
 
     ``problem`` is a single one (no leading axes). J(p_t) rises with t, so bisection finds it.
@@ -163,7 +163,7 @@ def crossing(problem: Problem, t_max: float) -> float | None:
     return 0.5 * (low + high)
 
 
-def reverse_optimum(problem: Problem, beta: float) -> Array:
+def reverse_optimum(problem: TabularProblem, beta: float) -> Array:
     """log p of the optimum of J(p) - beta E_q KL(p_S || p): p = beta p_S / (lambda - r).
 
     It is what k3 in the loss, GRPO's usual penalty, pulls to. lambda normalises each prompt and

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from bridge.evaluation import EvaluationError
 from bridge.evaluation.answers import ask, load_tasks
-from bridge.evaluation.model import Policy
+from bridge.evaluation.model import EvaluatedPolicy
 from bridge.evaluation.runner import evaluate_run
 from bridge.evaluation.tasks import write_tasks
 from bridge.models.checkpoint import load_policy, load_tokenizer
@@ -99,7 +99,7 @@ def copy(checkpoint: Path, to: Path) -> Path:
 
 def greedy(checkpoint: Path, *, batch_size: int, tokens: int = 48) -> list[tuple[str, int, bool]]:
     spec = make_spec(max_response_tokens=tokens)
-    lm = Policy(checkpoint, batch_size=batch_size, max_response_tokens=tokens)
+    lm = EvaluatedPolicy(checkpoint, batch_size=batch_size, max_response_tokens=tokens)
     tasks = load_tasks("chains", spec.dataset_options, spec.evaluation, sampled=False)
     return [
         (a.text, a.generated.tokens, a.generated.truncated)
@@ -129,7 +129,7 @@ def plainly(checkpoint: Path, *, tokens: int) -> list[tuple[str, int, bool]]:
 
 def test_prompts_are_those_of_the_training(checkpoint: Path) -> None:
     trained = load_policy(checkpoint)
-    lm = Policy(checkpoint, batch_size=4, max_response_tokens=16)
+    lm = EvaluatedPolicy(checkpoint, batch_size=4, max_response_tokens=16)
     questions = ["mod 10 : a = 3 + 4 ; find a", "mod 10 : a is 3 plus 4 , b is a times 2 , find b"]
     prompts = [lm.apply_chat_template([{"role": "user", "content": q}]) for q in questions]
     ids, mask = lm.tok_batch_encode(prompts)
@@ -223,7 +223,7 @@ def test_evaluation_of_a_checkpoint(checkpoint: Path, tmp_path: Path, no_network
 
 def test_another_seed_draws_other_samples(checkpoint: Path, tmp_path: Path) -> None:
     spec = make_spec(n_samples=4, sampled_questions=3)
-    lm = Policy(checkpoint, batch_size=32, max_response_tokens=48)
+    lm = EvaluatedPolicy(checkpoint, batch_size=32, max_response_tokens=48)
     tasks = load_tasks("chains", spec.dataset_options, spec.evaluation, sampled=True)
     first, again, other = (
         [a.text for a in ask(lm, tasks, limit=3, seed=seed)] for seed in (1, 1, 2)
@@ -239,7 +239,7 @@ def test_damaged_weights_are_no_score(checkpoint: Path, tmp_path: Path) -> None:
 
     def refusal() -> str:
         with pytest.raises(EvaluationError) as caught:
-            Policy(folder, batch_size=4, max_response_tokens=16)
+            EvaluatedPolicy(folder, batch_size=4, max_response_tokens=16)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -256,7 +256,7 @@ def test_damaged_weights_are_no_score(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_a_context_that_is_too_short(checkpoint: Path) -> None:
     with pytest.raises(EvaluationError, match="no room for a prompt"):
-        Policy(checkpoint, batch_size=4, max_response_tokens=CONTEXT)
+        EvaluatedPolicy(checkpoint, batch_size=4, max_response_tokens=CONTEXT)
     with pytest.raises(EvaluationError, match="do not fit into the context"):
         greedy(checkpoint, batch_size=4, tokens=CONTEXT - 8)
 

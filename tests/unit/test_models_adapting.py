@@ -14,7 +14,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from bridge.evaluation.model import Policy as EvaluatedPolicy
+from bridge.evaluation.model import EvaluatedPolicy as EvaluatedPolicy
 from bridge.machine.hub import HubError
 from bridge.models import CheckpointError, adapting
 from bridge.models.adapting import prepare_hub_model, prepare_local_model

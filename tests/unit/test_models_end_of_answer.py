@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bridge.evaluation import engine_model
-from bridge.evaluation.model import Policy as EvaluatedPolicy
+from bridge.evaluation.model import EvaluatedPolicy as EvaluatedPolicy
 from bridge.evaluation.runner import evaluate_run
 from bridge.models.checkpoint import CheckpointError, load_policy, save_policy
 from bridge.run import building

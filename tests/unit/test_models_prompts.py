@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers.utils import chat_template_utils
 
-from bridge.evaluation.model import Policy as EvaluatedPolicy
+from bridge.evaluation.model import EvaluatedPolicy as EvaluatedPolicy
 from bridge.models.checkpoint import CheckpointError, load_policy, save_policy
 from bridge.models.prompts import dated
 from tests.fixtures.released import CHATML, KINDS, make_released

@@ -28,13 +28,13 @@ ASKED = """
 import sys
 from pathlib import Path
 from bridge.evaluation.engine_model import vllm_policy
-from bridge.evaluation.model import Policy
+from bridge.evaluation.model import EvaluatedPolicy
 from bridge.models.checkpoint import load_policy, load_tokenizer
 for folder in map(Path, sys.argv[1:]):
     for load in (
         load_policy,
         load_tokenizer,
-        lambda f: Policy(f, batch_size=1, max_response_tokens=4),
+        lambda f: EvaluatedPolicy(f, batch_size=1, max_response_tokens=4),
         lambda f: vllm_policy(f, kv_cache_gib=0.1),
     ):
         try:

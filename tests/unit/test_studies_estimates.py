@@ -9,17 +9,17 @@ import pytest
 
 from studies.coupling import estimates, tabular
 from studies.coupling.closed_forms import binary_change
-from studies.coupling.tabular import Array, Problem, log_softmax
+from studies.coupling.tabular import Array, TabularProblem, log_softmax
 
 BETA = 0.5
 
 
-def problem(seed: int = 0, prompts: int = 200) -> Problem:
+def problem(seed: int = 0, prompts: int = 200) -> TabularProblem:
     rng = np.random.default_rng(seed)
     shape = (prompts, 4)
     reward = np.zeros(shape)
     reward[:, 0] = 1.0
-    return Problem(
+    return TabularProblem(
         weights=np.full(prompts, 1.0 / prompts),
         log_start=log_softmax(rng.normal(0, 1, shape)),
         expert=rng.dirichlet(np.ones(4), prompts),
@@ -36,7 +36,7 @@ def at(table: Array, answers: np.ndarray) -> Array:
     return np.take_along_axis(table, answers, axis=1)
 
 
-def near(estimate: estimates.Estimate, exact: float, *, widths: float = 1.5) -> None:
+def near(estimate: estimates.Expectation, exact: float, *, widths: float = 1.5) -> None:
     assert estimate.low < estimate.value < estimate.high
     assert abs(estimate.value - exact) < widths * (estimate.high - estimate.low) / 2
 

@@ -23,7 +23,7 @@ from studies.coupling.exact_training import (
     train,
 )
 from studies.coupling.identities import random_problems
-from studies.coupling.tabular import Array, Problem, log_softmax
+from studies.coupling.tabular import Array, TabularProblem, log_softmax
 
 
 def tasks(seed: int = 0, n: int = 3, **settings: Any) -> Task:
@@ -31,7 +31,9 @@ def tasks(seed: int = 0, n: int = 3, **settings: Any) -> Task:
     return label_tasks(np.random.default_rng(seed), n, **chosen)
 
 
-def objective_value(problem: Problem, log_p: Array, objective: Objective, beta: float) -> Array:
+def objective_value(
+    problem: TabularProblem, log_p: Array, objective: Objective, beta: float
+) -> Array:
     if objective == "sft":
         return -tabular.sft_loss(problem, log_p)
     return tabular.regularised_reward(problem, log_p, beta)

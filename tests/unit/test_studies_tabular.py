@@ -19,24 +19,24 @@ from studies.coupling.identities import (
     identity_errors,
     random_problems,
 )
-from studies.coupling.tabular import Array, Problem, log_softmax
+from studies.coupling.tabular import Array, TabularProblem, log_softmax
 
 
-def one(seed: int, *, prompts: int = 3, answers: int = 4, binary: bool = False) -> Problem:
+def one(seed: int, *, prompts: int = 3, answers: int = 4, binary: bool = False) -> TabularProblem:
     problem = random_problems(
         np.random.default_rng(seed), 1, prompts=prompts, answers=answers, binary=binary
     )
-    return Problem(*(table[0] for table in vars(problem).values()))
+    return TabularProblem(*(table[0] for table in vars(problem).values()))
 
 
-def some_policy(seed: int, problem: Problem) -> Array:
+def some_policy(seed: int, problem: TabularProblem) -> Array:
     return log_softmax(np.random.default_rng(seed).normal(0, 1, problem.reward.shape))
 
 
-def binary_problem(s: float, a: float) -> Problem:
+def binary_problem(s: float, a: float) -> TabularProblem:
     """One prompt, answers (right, wrong)."""
     with np.errstate(divide="ignore"):
-        return Problem(
+        return TabularProblem(
             weights=np.ones(1),
             log_start=np.log(np.array([[s, 1 - s]])),
             expert=np.array([[a, 1 - a]]),
@@ -174,7 +174,7 @@ def test_identities_hold_for_any_shape(
 
 
 def test_a_false_identity_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(problem: Problem, beta: float) -> Array:
+    def wrong(problem: TabularProblem, beta: float) -> Array:
         return tabular.coupling_constant(problem, beta) + 1e-6
 
     monkeypatch.setattr(identities, "coupling_constant", wrong)
@@ -207,7 +207,7 @@ def test_the_loss_is_lowest_where_the_policy_earns_what_the_expert_earns() -> No
 
 def test_the_strong_theorem_has_a_counterexample() -> None:
     """r = 0: any KL, no change of reward; the regularised reward falls by exactly beta KL."""
-    problem = Problem(
+    problem = TabularProblem(
         weights=np.ones(1),
         log_start=np.log(np.array([[0.5, 0.5]])),
         expert=np.array([[0.75, 0.25]]),

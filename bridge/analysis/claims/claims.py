@@ -25,11 +25,11 @@ from bridge.analysis.tables.differences import p_text
 from bridge.analysis.tables.render import Sheet, Value
 from bridge.store.schema import Closed, Name, read_yaml, validate
 
-Verdict = Literal["supported", "contradicted", "undecided", "not run"]
-SUPPORTED: Verdict = "supported"
-CONTRADICTED: Verdict = "contradicted"
-UNDECIDED: Verdict = "undecided"
-NOT_RUN: Verdict = "not run"
+ClaimVerdict = Literal["supported", "contradicted", "undecided", "not run"]
+SUPPORTED: ClaimVerdict = "supported"
+CONTRADICTED: ClaimVerdict = "contradicted"
+UNDECIDED: ClaimVerdict = "undecided"
+NOT_RUN: ClaimVerdict = "not run"
 CLAIMS_HEAD = (
     "suite",
     "id",
@@ -90,7 +90,7 @@ class Finding:
 
     model: str
     dataset: str
-    verdict: Verdict
+    verdict: ClaimVerdict
     reason: str
     evidence: tuple[Evidence, ...] = ()
 
@@ -101,7 +101,7 @@ class Judgement:
 
     claim: Claim
     paper: Paper
-    verdict: Verdict
+    verdict: ClaimVerdict
     reason: str
     findings: tuple[Finding, ...]
 
@@ -192,7 +192,7 @@ def _finding(block: Block, found: list[Evidence] | NotRun, adjusted: dict[int, f
     return Finding(block.model, block.dataset, verdict, "; ".join(map(_sentence, items)), items)
 
 
-def _sign(item: Evidence) -> Verdict:
+def _sign(item: Evidence) -> ClaimVerdict:
     """What one measurement says about the claim."""
     if item.p_adjusted is None:
         return UNDECIDED
@@ -218,7 +218,7 @@ def _sentence(item: Evidence) -> str:
     return text + (f" ({item.remark})" if item.remark else "")
 
 
-def _overall(findings: Sequence[Finding]) -> tuple[Verdict, str]:
+def _overall(findings: Sequence[Finding]) -> tuple[ClaimVerdict, str]:
     ran = [finding for finding in findings if finding.verdict != NOT_RUN]
     if not ran:
         return NOT_RUN, "; ".join(dict.fromkeys(finding.reason for finding in findings))

@@ -35,7 +35,7 @@ from bridge.analysis.tables.differences import arm, contrast, signed
 from bridge.store.columns import KEY
 from bridge.store.schema import Closed, Name
 
-Metric = Literal["accuracy", "equivalence", "training_time", "peak_memory", "course"]
+ClaimMetric = Literal["accuracy", "equivalence", "training_time", "peak_memory", "course"]
 Moment = Literal["switch", "early", "end"]
 Direction = Literal["higher", "lower"]
 FAMILIES = {
@@ -87,7 +87,7 @@ class Claim(Closed):
     sentence: str
     where: str
     """Place in the paper, and how it was read."""
-    metric: Metric
+    metric: ClaimMetric
     methods: tuple[Name, ...] = Field(min_length=1)
     """Rows of a suite; which side is which depends on the metric, see the module."""
     direction: Direction | None = None

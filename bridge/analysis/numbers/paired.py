@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import bdtr, ndtri, stdtr, stdtrit
 
-from bridge.analysis.numbers.statistics import LEVEL, Array, Components, Coverage, components
+from bridge.analysis.numbers.statistics import LEVEL, Array, Components, IntervalCovers, components
 
 MINIMUM_SHARED_QUESTIONS = 20
 MDE_FACTOR = float(ndtri(0.975) + ndtri(0.8))
@@ -35,7 +35,7 @@ class Difference:
     p_value: float
     n_questions: int
     n_seeds: tuple[int, int]
-    covers: Coverage
+    covers: IntervalCovers
 
 
 def paired_difference(first: Sequence[Array], second: Sequence[Array]) -> Difference:

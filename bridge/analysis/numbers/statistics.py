@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri, stdtrit
 
 Array = NDArray[np.float64]
-Coverage = Literal["seeds and questions", "questions"]
+IntervalCovers = Literal["seeds and questions", "questions"]
 
 LEVEL = 0.95
 Z = float(ndtri(0.5 + LEVEL / 2))
@@ -32,7 +32,7 @@ class Interval:
     standard_error: float
     n_seeds: int
     n_questions: int
-    covers: Coverage
+    covers: IntervalCovers
 
 
 @dataclass(frozen=True, slots=True)

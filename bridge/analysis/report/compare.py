@@ -22,9 +22,9 @@ import pandas as pd
 from bridge.analysis.numbers.cells import Block, build_blocks
 from bridge.analysis.numbers.frames import DONE, Tidy, TidyError, block_of, cautions, load_tidy
 from bridge.analysis.numbers.paired import Refused, log_ratio
-from bridge.analysis.report.compare_text import COSTS, Comparison, CostRatio, Pair
+from bridge.analysis.report.compare_text import COSTS, ComparedMetric, ComparedPair, CostRatio
 from bridge.analysis.tables.differences import (
-    Arm,
+    Side,
     adjusted,
     arm,
     contrast,
@@ -41,7 +41,7 @@ def compare(
     right: str,
     other: Tidy | None = None,
     specs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] | None = None,
-) -> Comparison:
+) -> ComparedMetric:
     """Compare two runs or two methods of `tidy`, or, with `other`, two suites of these names.
 
     `specs` maps a pair's title to the two run specifications behind it, for the configuration
@@ -70,7 +70,7 @@ def compare(
     said = cautions(tidy) if other is None else [*cautions(tidy), *cautions(other)]
     if other is not None:
         said += _unlike(tidy, other)
-    return Comparison(kind, left, right, tuple(pairs), tuple(dict.fromkeys(said)))
+    return ComparedMetric(kind, left, right, tuple(pairs), tuple(dict.fromkeys(said)))
 
 
 def run_compare(
@@ -108,7 +108,7 @@ def config_difference(
 # -- places where both sides can be compared -------------------------------------------------------
 
 
-def _methods(tidy: Tidy, left: str, right: str) -> list[Pair]:
+def _methods(tidy: Tidy, left: str, right: str) -> list[ComparedPair]:
     known = set(tidy.runs["method"].astype(str))
     for name in (left, right):
         if name not in known:
@@ -123,7 +123,7 @@ def _methods(tidy: Tidy, left: str, right: str) -> list[Pair]:
     ]
 
 
-def _suites(first: Tidy, second: Tidy) -> list[Pair]:
+def _suites(first: Tidy, second: Tidy) -> list[ComparedPair]:
     others = {(block.model, block.dataset): block for block in build_blocks(second)}
     return [
         _pair(block, others[key], method, method, first, second, f"{'/'.join(key)}/{method}")
@@ -134,7 +134,7 @@ def _suites(first: Tidy, second: Tidy) -> list[Pair]:
     ]
 
 
-def _runs(tidy: Tidy, left: str, right: str) -> Pair:
+def _runs(tidy: Tidy, left: str, right: str) -> ComparedPair:
     sides = [_one_run(tidy, name) for name in (left, right)]
     (first, method), (second, other) = [(part, str(part.runs["method"].iloc[0])) for part in sides]
     blocks = [build_blocks(part)[0] for part in sides]
@@ -167,7 +167,7 @@ def _pair(
     left_tidy: Tidy,
     right_tidy: Tidy,
     title: str,
-) -> Pair:
+) -> ComparedPair:
     shared = [column for column in left_block.columns if column in right_block.columns]
     contrasts, means = [], {}
     for column in shared:
@@ -178,10 +178,10 @@ def _pair(
         means[column] = (low, high)
     costs = [_costs(left_tidy, left_block, left), _costs(right_tidy, right_block, right)]
     ratios = tuple(_cost_ratios(*costs))
-    return Pair(title, tuple(contrasts), means, ratios)
+    return ComparedPair(title, tuple(contrasts), means, ratios)
 
 
-def _named(block: Block, method: str, column: str) -> Arm:
+def _named(block: Block, method: str, column: str) -> Side:
     return replace(arm(block, method, column), name=f"{block.model}/{block.dataset}/{method}")
 
 

@@ -41,7 +41,7 @@ class CostRatio:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ComparedPair:
     """One place where both sides can be compared: accuracy per column, costs, configuration."""
 
     title: str
@@ -52,13 +52,13 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparedMetric:
     """What `bridge compare` says."""
 
     kind: str
     left: str
     right: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ComparedPair, ...]
     cautions: tuple[str, ...] = field(default=())
 
     def text(self, width: int = WIDTH) -> str:
@@ -96,7 +96,7 @@ class Comparison:
         )
 
 
-def _accuracy_sheet(pair: Pair) -> Sheet:
+def _accuracy_sheet(pair: ComparedPair) -> Sheet:
     names = ("accuracy", "left", "right", "difference", "interval", "p", "won", "lost", "gap")
     rows = []
     for item in pair.contrasts:
@@ -119,7 +119,7 @@ def _accuracy_sheet(pair: Pair) -> Sheet:
     return Sheet(pair.title, [Value(name) for name in names], rows)
 
 
-def _cost_sheet(pair: Pair) -> Sheet:
+def _cost_sheet(pair: ComparedPair) -> Sheet:
     head = [Value(name) for name in ("cost", "left", "right", "ratio", "interval")]
     rows = []
     for cost in pair.costs:
@@ -129,7 +129,7 @@ def _cost_sheet(pair: Pair) -> Sheet:
     return Sheet(pair.title, head, rows)
 
 
-def _config_sheet(pair: Pair) -> Sheet:
+def _config_sheet(pair: ComparedPair) -> Sheet:
     head = [Value(name) for name in ("setting", "left", "right")]
     rows = [
         [Value(key), *[Value(textwrap.shorten(text, 28, placeholder="…")) for text in values]]
@@ -138,7 +138,7 @@ def _config_sheet(pair: Pair) -> Sheet:
     return Sheet(pair.title, head, rows)
 
 
-def _pair_json(pair: Pair) -> dict[str, object]:
+def _pair_json(pair: ComparedPair) -> dict[str, object]:
     return {
         "title": pair.title,
         "accuracy": [

@@ -14,7 +14,7 @@ from bridge.analysis.tables.accuracy import distinct
 
 VERSIONS = {"torch": "torch_version", "Python": "python_version", "grader": "grader_version"}
 
-Row = dict[str, Any]
+RunLine = dict[str, Any]
 
 
 def run_link(tidy: Tidy, model: str, dataset: str, class_name: str) -> str:
@@ -61,20 +61,20 @@ def provenance(tidy: Tidy) -> list[tuple[str, str]]:
     return found
 
 
-def run_groups(tidy: Tidy, classes: dict[str, str]) -> list[Row]:
+def run_groups(tidy: Tidy, classes: dict[str, str]) -> list[RunLine]:
     """All runs, one group per block and method, in the order of the tables."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[RunLine]] = {}
     for row in _rows(tidy, classes):
         groups.setdefault(row["group"], []).append(row)
     return [{"id": name, "rows": rows} for name, rows in groups.items()]
 
 
-def without_result(tidy: Tidy, classes: dict[str, str]) -> list[Row]:
+def without_result(tidy: Tidy, classes: dict[str, str]) -> list[RunLine]:
     """The runs that did not finish."""
     return [row for row in _rows(tidy, classes) if row["status"] != DONE]
 
 
-def _rows(tidy: Tidy, classes: dict[str, str]) -> list[Row]:
+def _rows(tidy: Tidy, classes: dict[str, str]) -> list[RunLine]:
     """One row per run, missing values as empty text."""
     blocks, methods = tidy.blocks, list(classes)
     order = tidy.runs.assign(

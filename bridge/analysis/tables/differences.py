@@ -65,7 +65,7 @@ NOTES = (
 
 
 @dataclass(frozen=True)
-class Arm:
+class Side:
     """One side of a comparison: seed x question answers per benchmark, and who graded them."""
 
     name: str
@@ -81,8 +81,8 @@ class Contrast:
     `won` and `lost` count questions answered better (on average over seeds) by the first or second.
     """
 
-    first: Arm
-    second: Arm
+    first: Side
+    second: Side
     column: str
     difference: Difference | None = None
     won: int = 0
@@ -103,15 +103,15 @@ class Contrast:
         return self.p_adjusted is not None and self.p_adjusted < SIGNIFICANT
 
 
-def arm(block: Block, method: str, column: str) -> Arm:
+def arm(block: Block, method: str, column: str) -> Side:
     """A method of a block under one column; no answers where the cell has no number."""
     tables = block.answers[method, column]
     names = list(block.n_questions) if len(tables) > 1 else [column]
     words = ", ".join(block.cells[method, column].words)
-    return Arm(method, dict(zip(names, tables, strict=False)), block.graders[method], words)
+    return Side(method, dict(zip(names, tables, strict=False)), block.graders[method], words)
 
 
-def contrast(first: Arm, second: Arm, column: str) -> Contrast:
+def contrast(first: Side, second: Side, column: str) -> Contrast:
     """Compare two arms on the benchmarks and questions that both answered."""
     empty = Contrast(first, second, column)
     for side in (first, second):
@@ -132,7 +132,7 @@ def contrast(first: Arm, second: Arm, column: str) -> Contrast:
     return replace(empty, difference=difference, won=won, lost=lost)
 
 
-def shared_answers(first: Arm, second: Arm) -> tuple[list[Array], list[Array]]:
+def shared_answers(first: Side, second: Side) -> tuple[list[Array], list[Array]]:
     """Answers of both arms per benchmark, columns cut to the questions that both have."""
     left, right = [], []
     for name, table in first.answers.items():

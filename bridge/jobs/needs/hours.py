@@ -10,7 +10,7 @@ from bridge.jobs.needs.devices import Device
 from bridge.jobs.needs.memory import GIB
 from bridge.jobs.needs.methods import cost_of
 from bridge.jobs.needs.rows import MEAN_SHARE, Rows, rows_of
-from bridge.jobs.needs.shapes import Shape
+from bridge.jobs.needs.shapes import ModelShape
 from bridge.methods.base import Method
 from bridge.plan.grid import RunSpec
 from bridge.step.rows import Term
@@ -29,7 +29,7 @@ _QUESTIONS = 1517
 """Of the paper's five benchmarks; other families have about as many or fewer."""
 
 
-def hours_of(spec: RunSpec, shape: Shape, method: Method, device: Device) -> dict[str, float]:
+def hours_of(spec: RunSpec, shape: ModelShape, method: Method, device: Device) -> dict[str, float]:
     """Hours by the clock by part, with ``total``; of several devices, all are taken so long."""
     training = spec.training
     rows, cost = rows_of(spec, shape), cost_of(method)
@@ -67,7 +67,7 @@ def _width(spec: RunSpec) -> int:
 
 
 def _update_s(
-    spec: RunSpec, shape: Shape, passes: Mapping[Term, int], rows: Rows, device: Device
+    spec: RunSpec, shape: ModelShape, passes: Mapping[Term, int], rows: Rows, device: Device
 ) -> float:
     training = spec.training
     sizes: dict[Term, tuple[int, float]] = {
@@ -92,7 +92,7 @@ def _update_s(
     return slow * (train / TRAIN_UTILISATION + score / SCORE_UTILISATION) / peak
 
 
-def _forward_flops(shape: Shape, length: float) -> float:
+def _forward_flops(shape: ModelShape, length: float) -> float:
     """Operations per token of a forward pass: 2 per weight, and attention to half of the row."""
     matrices = shape.num_hidden_layers * sum(i * o for i, o in shape.linears)
     weights = matrices + shape.embedding_parameters
@@ -100,7 +100,7 @@ def _forward_flops(shape: Shape, length: float) -> float:
 
 
 def _decode_s(
-    shape: Shape,
+    shape: ModelShape,
     device: Device,
     *,
     answers: float,
@@ -131,7 +131,7 @@ def _decode_s(
     return steps * max(read_s, compute_s)
 
 
-def _evaluate_s(spec: RunSpec, shape: Shape, device: Device) -> float:
+def _evaluate_s(spec: RunSpec, shape: ModelShape, device: Device) -> float:
     evaluation = spec.evaluation
     sampled = 5 * evaluation.sampled_questions * evaluation.n_samples
     tokens = MEAN_SHARE * evaluation.max_response_tokens

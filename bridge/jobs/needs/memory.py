@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bridge.jobs.needs.methods import cost_of
 from bridge.jobs.needs.rows import Rows, rows_of
-from bridge.jobs.needs.shapes import Shape
+from bridge.jobs.needs.shapes import ModelShape
 from bridge.methods.base import Method
 from bridge.plan.grid import RunSpec
 from bridge.step.rows import Term
@@ -32,7 +32,7 @@ HELD = 4
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryNeeds:
     """GiB by part."""
 
     update: dict[str, float]
@@ -44,7 +44,7 @@ class Memory:
     policy_gib: float
 
 
-def memory_of(spec: RunSpec, shape: Shape, method: Method) -> Memory:
+def memory_of(spec: RunSpec, shape: ModelShape, method: Method) -> MemoryNeeds:
     """The parts of a run's memory."""
     training = spec.training
     n, c = shape.parameters, 2 if training.precision == "bfloat16" else HELD
@@ -88,7 +88,7 @@ def memory_of(spec: RunSpec, shape: Shape, method: Method) -> Memory:
     # Two checkpoints are kept: held weights, moments, adapter and shadow with theirs, reference.
     state = n * HELD * (1 + 2 * optimizers) + adapter * HELD * 3 + reference
     state += shadow if method.uses_shadow else 0
-    return Memory(
+    return MemoryNeeds(
         update=_gib(update),
         rollout=_gib(rollout),
         evaluate=_gib(_evaluate(spec, shape, rows, c)),
@@ -99,10 +99,10 @@ def memory_of(spec: RunSpec, shape: Shape, method: Method) -> Memory:
     )
 
 
-def _untrained(spec: RunSpec, shape: Shape, rows: Rows, c: int) -> Memory:
+def _untrained(spec: RunSpec, shape: ModelShape, rows: Rows, c: int) -> MemoryNeeds:
     """A run of the base model alone is measured once before its evaluation."""
     weights = {"weights": shape.parameters * c}
-    return Memory(
+    return MemoryNeeds(
         update=_gib(weights),
         rollout=_gib({**weights, **_rollout(spec, shape, rows, c)}),
         evaluate=_gib(_evaluate(spec, shape, rows, c)),
@@ -113,7 +113,7 @@ def _untrained(spec: RunSpec, shape: Shape, rows: Rows, c: int) -> Memory:
 
 
 def _backward(
-    spec: RunSpec, shape: Shape, rows: Rows, c: int, terms: Iterable[Term]
+    spec: RunSpec, shape: ModelShape, rows: Rows, c: int, terms: Iterable[Term]
 ) -> dict[str, int]:
     """What a micro-batch keeps, and what its backward pass works with at the worst moment."""
     training = spec.training
@@ -154,7 +154,7 @@ def micro_batch_tokens(
     return max(found, key=lambda pair: (pair[0], not pair[1]))
 
 
-def layer_bytes(shape: Shape, c: int) -> int:
+def layer_bytes(shape: ModelShape, c: int) -> int:
     """Bytes per token that one layer keeps for its backward pass.
 
     Each norm keeps its input in float32, its normalised input and its output; attention keeps
@@ -168,7 +168,7 @@ def layer_bytes(shape: Shape, c: int) -> int:
     return norms + attention + c * 4 * m
 
 
-def logits_bytes(shape: Shape, tokens: int, c: int) -> int:
+def logits_bytes(shape: ModelShape, tokens: int, c: int) -> int:
     """Bytes at the worst moment of the output layer's backward pass."""
     at_once = tokens * shape.vocab_size
     rounded = c if c != HELD else 0
@@ -180,7 +180,7 @@ def logits_bytes(shape: Shape, tokens: int, c: int) -> int:
     return LOGITS_AT_ONCE * (HELD + rounded) + shape.embedding_parameters * (HELD + c)
 
 
-def _rollout(spec: RunSpec, shape: Shape, rows: Rows, c: int) -> dict[str, int]:
+def _rollout(spec: RunSpec, shape: ModelShape, rows: Rows, c: int) -> dict[str, int]:
     training = spec.training
     if training.engine == "vllm":
         return {
@@ -195,7 +195,7 @@ def _rollout(spec: RunSpec, shape: Shape, rows: Rows, c: int) -> dict[str, int]:
     }
 
 
-def _evaluate(spec: RunSpec, shape: Shape, rows: Rows, c: int) -> dict[str, int]:
+def _evaluate(spec: RunSpec, shape: ModelShape, rows: Rows, c: int) -> dict[str, int]:
     evaluation = spec.evaluation
     weights = shape.parameters * c
     if evaluation.engine == "vllm":
@@ -206,7 +206,7 @@ def _evaluate(spec: RunSpec, shape: Shape, rows: Rows, c: int) -> dict[str, int]
     return {"weights": weights, "kv_cache": cache}
 
 
-def _cache_bytes(shape: Shape, c: int) -> int:
+def _cache_bytes(shape: ModelShape, c: int) -> int:
     """Keys and values of one token in all layers."""
     return 2 * shape.num_hidden_layers * shape.key_width * c
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bridge.jobs.needs.devices import Device
 from bridge.jobs.needs.hours import hours_of
-from bridge.jobs.needs.memory import RUNTIME_GIB, Memory, memory_of
+from bridge.jobs.needs.memory import RUNTIME_GIB, MemoryNeeds, memory_of
 from bridge.jobs.needs.shapes import shape_of
 from bridge.jobs.needs.sharded import per_rank
 from bridge.methods.registry import load_method
@@ -54,7 +54,7 @@ def predict(spec: RunSpec, device: Device | None = None) -> Prediction:
     shape = shape_of(spec.model_config, f"models.{spec.model}")
     kind = load_method(spec.method)
     method = kind(kind.Options.model_validate(spec.method_options), spec.training, spec.seed)
-    memory: Memory = memory_of(spec, shape, method)
+    memory: MemoryNeeds = memory_of(spec, shape, method)
     sharding = spec.training.sharding
     if sharding.stage != "none" and method.n_steps > 0:
         compute_bytes = 2 if spec.training.precision == "bfloat16" else 4

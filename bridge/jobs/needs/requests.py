@@ -24,7 +24,7 @@ limit and goes on in another turn."""
 
 
 @dataclass(frozen=True)
-class Request:
+class ClusterRequest:
     """What training and evaluation of one run ask for."""
 
     memory_mb: int
@@ -32,13 +32,13 @@ class Request:
     evaluation_minutes: int
 
 
-TINY = Request(2000, 20, 10)
+TINY = ClusterRequest(2000, 20, 10)
 """The workflow's own models take a minute or two of one core."""
-UNKNOWN = Request(64_000, 24 * 60, 8 * 60)
+UNKNOWN = ClusterRequest(64_000, 24 * 60, 8 * 60)
 """For a model whose shape no table knows, so that nothing can be predicted."""
 
 
-def request_of(spec: RunSpec, device_name: str | None = None) -> Request:
+def request_of(spec: RunSpec, device_name: str | None = None) -> ClusterRequest:
     """The request of a run, from its prediction on a device with a margin."""
     if isinstance(spec.model_config, TinyModel):
         return TINY
@@ -48,7 +48,7 @@ def request_of(spec: RunSpec, device_name: str | None = None) -> Request:
         return UNKNOWN
     assert prediction.hours is not None
     evaluation = prediction.hours["evaluate"]
-    return Request(
+    return ClusterRequest(
         memory_mb=ceil(MARGIN * prediction.host_gib * 1024),
         training_minutes=_minutes(prediction.hours["total"] - evaluation),
         evaluation_minutes=_minutes(evaluation),

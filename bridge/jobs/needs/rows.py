@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bridge.jobs.needs.shapes import Shape
+from bridge.jobs.needs.shapes import ModelShape
 from bridge.plan.grid import RunSpec
 
 PROMPT_TOKENS = 256
@@ -42,7 +42,7 @@ class Rows:
         return min(MEAN_PROMPT_TOKENS, self.prompt)
 
 
-def rows_of(spec: RunSpec, shape: Shape) -> Rows:
+def rows_of(spec: RunSpec, shape: ModelShape) -> Rows:
     """The lengths of a run: limits of its configuration, and of its model's context."""
     context = shape.max_position_embeddings
     prompt = min(PROMPT_TOKENS, context // 4)

@@ -19,7 +19,7 @@ _SPECIAL_TOKENS = 5
 """Of a tiny model's vocabulary, besides the words of its families."""
 
 
-class Shape(Closed):
+class ModelShape(Closed):
     """A decoder of the Llama family, by the names of its ``config.json``."""
 
     architecture: Literal["qwen2", "qwen3", "llama"]
@@ -79,7 +79,7 @@ class Shape(Closed):
         return self.num_hidden_layers * rank * sum(i + o for i, o in self.linears)
 
 
-def shape_of(model: ModelConfig, where: str) -> Shape:
+def shape_of(model: ModelConfig, where: str) -> ModelShape:
     """The shape of a model of a suite.
 
     Raises:
@@ -101,7 +101,7 @@ def shape_of(model: ModelConfig, where: str) -> Shape:
         for family in model.families
         for word in cast(SyntheticFamily, load_family(family)).vocabulary()
     }
-    return Shape(
+    return ModelShape(
         architecture=model.architecture,
         hidden_size=model.hidden,
         intermediate_size=2 * model.hidden,
@@ -115,11 +115,13 @@ def shape_of(model: ModelConfig, where: str) -> Shape:
 
 
 @cache
-def _table() -> dict[str, Shape]:
-    return {repo: validate(Shape, values, _TABLE) for repo, values in read_yaml(_TABLE).items()}
+def _table() -> dict[str, ModelShape]:
+    return {
+        repo: validate(ModelShape, values, _TABLE) for repo, values in read_yaml(_TABLE).items()
+    }
 
 
-def _from_config(path: Path, where: str) -> Shape:
+def _from_config(path: Path, where: str) -> ModelShape:
     try:
         raw: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -129,5 +131,5 @@ def _from_config(path: Path, where: str) -> Shape:
         kind = "qwen2"  # as the tiny models are written
     if kind not in ("qwen2", "qwen3", "llama"):
         raise ConfigError(f"{where}: {path}: no prediction for the architecture {kind!r}.")
-    kept = {name: raw[name] for name in Shape.model_fields if raw.get(name) is not None}
-    return validate(Shape, {"tie_word_embeddings": False, **kept, "architecture": kind}, path)
+    kept = {name: raw[name] for name in ModelShape.model_fields if raw.get(name) is not None}
+    return validate(ModelShape, {"tie_word_embeddings": False, **kept, "architecture": kind}, path)

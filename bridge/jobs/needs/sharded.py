@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bridge.jobs.needs.memory import GIB, HELD, Memory
-from bridge.jobs.needs.shapes import Shape
+from bridge.jobs.needs.memory import GIB, HELD, MemoryNeeds
+from bridge.jobs.needs.shapes import ModelShape
 from bridge.store.settings import ShardingConfig
 
 _SPREAD = ("optimizer", "adapter", "shadow", "reference", "gradients", "kv_cache", "logits")
 _ON_HOST = ("master", "optimizer", "adapter", "shadow", "reference", "gradients")
 
 
-def per_rank(memory: Memory, sharding: ShardingConfig, shape: Shape, compute_bytes: int) -> Memory:
+def per_rank(
+    memory: MemoryNeeds, sharding: ShardingConfig, shape: ModelShape, compute_bytes: int
+) -> MemoryNeeds:
     """What one of the ranks needs; host and disk are those of all ranks together.
 
     Args:

@@ -8,18 +8,18 @@ from typing import Any, Final
 
 from bridge.grading.extraction import last_boxed
 
-Row = Mapping[str, Any]
+HubRow = Mapping[str, Any]
 
 
-def _math500(row: Row, id_: str) -> dict[str, Any]:
+def _math500(row: HubRow, id_: str) -> dict[str, Any]:
     return {**row, "id": row["unique_id"], "answer": row["answer"], "problem": row["problem"]}
 
 
-def _question_answer(row: Row, id_: str) -> dict[str, Any]:
+def _question_answer(row: HubRow, id_: str) -> dict[str, Any]:
     return {"id": id_, "problem": row["question"], "answer": _integral(str(row["answer"]))}
 
 
-def _problem_answer(row: Row, id_: str) -> dict[str, Any]:
+def _problem_answer(row: HubRow, id_: str) -> dict[str, Any]:
     """``problem``, ``answer`` and perhaps ``solution``."""
     return {
         "id": id_,
@@ -29,23 +29,23 @@ def _problem_answer(row: Row, id_: str) -> dict[str, Any]:
     }
 
 
-def _olympiadbench(row: Row, id_: str) -> dict[str, Any]:
+def _olympiadbench(row: HubRow, id_: str) -> dict[str, Any]:
     answers = row["final_answer"]
     answer = answers if isinstance(answers, str) else ",".join(answers)
     return {"id": f"olympiadbench/{row['id']}", "problem": row["question"], "answer": answer}
 
 
-def _math_boxed(row: Row, id_: str) -> dict[str, Any]:
+def _math_boxed(row: HubRow, id_: str) -> dict[str, Any]:
     """MATH with its human solution; the gold answer is the last box."""
     return {**row, "id": id_, "answer": last_boxed(row["solution"]) or ""}
 
 
-def _gsm8k(row: Row, id_: str) -> dict[str, Any]:
+def _gsm8k(row: HubRow, id_: str) -> dict[str, Any]:
     answer = row["answer"].rpartition("####")[2].strip().replace(",", "")
     return {"id": id_, "problem": row["question"], "answer": answer, "solution": row["answer"]}
 
 
-def _simplerl(row: Row, id_: str) -> dict[str, Any]:
+def _simplerl(row: HubRow, id_: str) -> dict[str, Any]:
     """A prompt in the qwen-boxed template, the gold answer beside it, the level in ``level``."""
     answer = row["gt_answer"] if "gt_answer" in row else row["answer"]
     return {
@@ -56,11 +56,11 @@ def _simplerl(row: Row, id_: str) -> dict[str, Any]:
     }
 
 
-def _limr(row: Row, id_: str) -> dict[str, Any]:
+def _limr(row: HubRow, id_: str) -> dict[str, Any]:
     return {"id": id_, "problem": row["prompt"], "answer": str(row["answer"])}
 
 
-def _deepmath(row: Row, id_: str) -> dict[str, Any]:
+def _deepmath(row: HubRow, id_: str) -> dict[str, Any]:
     return {
         "id": id_,
         "problem": row["question"],
@@ -69,13 +69,13 @@ def _deepmath(row: Row, id_: str) -> dict[str, Any]:
     }
 
 
-def _gpqa(row: Row, id_: str) -> dict[str, Any]:
+def _gpqa(row: HubRow, id_: str) -> dict[str, Any]:
     options = [row["Correct Answer"], *(row[f"Incorrect Answer {k}"] for k in (1, 2, 3))]
     listed = "\n".join(f"{letter}. {o.strip()}" for letter, o in zip("ABCD", options, strict=True))
     return {"id": id_, "problem": f"{row['Question'].strip()}\n\n{listed}", "answer": "A"}
 
 
-def _knights_knaves(row: Row, id_: str) -> dict[str, Any]:
+def _knights_knaves(row: HubRow, id_: str) -> dict[str, Any]:
     roles = [
         f"({i}) {name} is a {'knight' if knight else 'knave'}"
         for i, (name, knight) in enumerate(zip(row["names"], row["solution"], strict=True), 1)
@@ -89,7 +89,7 @@ def _knights_knaves(row: Row, id_: str) -> dict[str, Any]:
     }
 
 
-def _cola(row: Row, id_: str) -> dict[str, Any]:
+def _cola(row: HubRow, id_: str) -> dict[str, Any]:
     """A sentence with its label: 1 acceptable, 0 not, -1 hidden."""
     return {"id": id_, "problem": row["sentence"], "answer": str(row["label"])}
 
@@ -100,7 +100,7 @@ def _integral(answer: str) -> str:
     return match[1] if match else answer
 
 
-READERS: Final[dict[str, Callable[[Row, str], dict[str, Any]]]] = {
+READERS: Final[dict[str, Callable[[HubRow, str], dict[str, Any]]]] = {
     "cola": _cola,
     "deepmath": _deepmath,
     "gpqa": _gpqa,
