@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bridge.models.recomputing import recomputing
 from bridge.step.batches import MicroBatch, StepBatch, empty_micro_batch, micro_batches
 from bridge.step.gradients import Gradient, combined, put_gradient
 from bridge.step.objectives.aggregation import LossAggMode, masked_sum, token_weights
 from bridge.step.objectives.likelihood import weighted_nll
 from bridge.step.protocols import ReferencePolicy, Score, TokenWeight, Weights
-from bridge.step.recomputing import recomputing
 from bridge.step.rl_loss import RlSums, rl_loss, sampler_gap
 from bridge.step.rows import Phase, Row, Term
 from bridge.step.schedules import lr_factor
