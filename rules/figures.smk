@@ -32,9 +32,11 @@ rule tables:
         runtime=30,
     params:
         tidy=tidy_folder,
+        expected=TABLE_NAMES,
         code=tables_code,
     shell:
-        "python -m bridge tables --suite {wildcards.suite} --tidy {params.tidy} > {log} 2>&1"
+        "python -m bridge tables --suite {wildcards.suite} --tidy {params.tidy}"
+        " --expected {params.expected} > {log} 2>&1"
 
 
 rule draw:

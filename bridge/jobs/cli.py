@@ -89,7 +89,8 @@ def tables(args: argparse.Namespace) -> None:
     """Write the tables."""
     from bridge.analysis.report.building import build_tables
 
-    build_tables(tidy_folder(args), shown_folder(args) / "tables")
+    folder = shown_folder(args) / "tables"
+    build_tables(tidy_folder(args), folder, expected=args.expected or ())
 
 
 def figures(args: argparse.Namespace) -> None:
@@ -249,6 +250,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--expect", metavar="HASH", help="refuse any other configuration")
         else:
             sub.add_argument("--tidy", type=Path, metavar="FOLDER", help="read tidy tables here")
+        if name == "tables":
+            sub.add_argument("--expected", nargs="*", metavar="TABLE", help="write these anyway")
         if name == "figures":
             sub.add_argument("--processes", type=int, default=1, help="how many draw at a time")
     add("cache", cache, "copy the tidy tables of a finished suite to results/cached")

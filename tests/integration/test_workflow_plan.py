@@ -324,6 +324,18 @@ def test_a_grid_with_a_divergence_and_failures(tmp_path: Path) -> None:
     assert not list(space.path.glob("results/few/runs/**/failed.json"))
 
 
+def test_a_suite_where_every_run_diverges_gets_its_tables_and_report(tmp_path: Path) -> None:
+    space = Workspace.make(tmp_path / "diverged")
+    rows = ("base", "sft", "bridge")
+    (space.path / "verdicts.txt").write_text("".join(f"{m}/seed0 diverged\n" for m in rows))
+    done = space.snakemake("--cores", "2", *FEW)
+    assert done.returncode == 0, done.stderr
+    tables = space.path / "results/few/tables"
+    assert "diverged 1/1" in (tables / "main.md").read_text()
+    assert "has a number for this table: 3 diverged" in (tables / "sampled.md").read_text()
+    assert (space.path / "results/few/report.html").is_file()
+
+
 def test_old_scores_do_not_hide_a_training_that_failed(tmp_path: Path) -> None:
     """An edit, a failure: the old scores are still there, and must not count as up to date."""
     space = Workspace.make(tmp_path / "again")

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from bridge.analysis.claims.claims import (
@@ -16,7 +17,7 @@ from bridge.analysis.claims.claims import (
     load_claims,
 )
 from bridge.analysis.numbers.cells import build_blocks
-from bridge.analysis.numbers.frames import load_tidy
+from bridge.analysis.numbers.frames import Tidy, load_tidy
 from bridge.analysis.tables import overlaps, rates
 from bridge.analysis.tables.accuracy import (
     MAIN_HEAD,
@@ -33,7 +34,7 @@ from bridge.analysis.tables.differences import (
     difference_sheets,
 )
 from bridge.analysis.tables.published import load_published
-from bridge.analysis.tables.render import write_table
+from bridge.analysis.tables.render import Sheet, Value, write_table
 from bridge.store.records import ROOT
 
 CLAIMS = ROOT / "claims.yaml"
@@ -45,8 +46,12 @@ def build_tables(
     published_dir: Path | None = None,
     claims_file: Path = CLAIMS,
     tuned_dir: Path = rates.TUNED,
+    expected: Sequence[str] = (),
 ) -> None:
     """Write every table of a suite to `out_dir`.
+
+    A table that is `expected` and for which no run has a number is written too, with the reason in
+    place of rows.
 
     Published numbers, claims and the grid of learning rates come from the repository's own files
     unless others are named. Raises `frames.TidyError` if the tidy tables cannot be shown and
@@ -90,3 +95,14 @@ def build_tables(
     if grid is not None:
         sheets = rates.rate_sheets(tidy, grid)
         write_table(out_dir, "rates", sheets, rates.HEAD, rates.rate_rows(grid))
+    for name in expected:
+        if not (out_dir / f"{name}.csv").is_file():
+            write_table(out_dir, name, [_without_rows(tidy, name)], ("suite", "reason"), [])
+
+
+def _without_rows(tidy: Tidy, name: str) -> Sheet:
+    """A table that says why it has no numbers."""
+    counts = tidy.runs["status"].astype(str).value_counts()
+    ended = ", ".join(f"{n} {word}" for word, n in counts.items())
+    reason = f"No run of this suite has a number for this table: {ended}."
+    return Sheet(f"{tidy.suite}: {name}", [Value("method")], [], [reason])
