@@ -49,7 +49,7 @@ def make_weights() -> WholeWeights:
     model = build_model(
         "qwen2", tokenizer=tokenizer, hidden=32, layers=1, heads=2, context_tokens=32, seed=0
     )
-    policy = Policy(model.eval(), tokenizer, Path())
+    policy = Policy(model.eval(), tokenizer, Path(), end_token_ids=(tokenizer.eos_token_id,))
     return WholeWeights(policy, adapter=(4, 4, "all-linear"), shadow=True)
 
 
@@ -64,7 +64,7 @@ def draw_batch(weights: WholeWeights, step: int) -> StepBatch:
     policy = weights.sampler
     engine = NativeEngine(
         policy.model,
-        eos_token_id=policy.eos_token_id,
+        end_token_ids=policy.end_token_ids,
         pad_token_id=policy.pad_token_id,
         refresh=weights.refresh,
     )
