@@ -2,7 +2,7 @@
 
 lm-eval returns decoded text only. Whether an answer ended by itself or was cut at the token limit,
 and how many tokens it took, is in the ids that ``_model_generate`` returns; :class:`Policy` notes
-it there. It also closes five holes of lm-eval 0.4.13 through which a score changes in silence:
+it there. It also closes five holes of lm-eval 0.4.13 that silently change a score:
 
 - ``max_new_tokens`` in a checkpoint's ``generation_config.json`` wins over the task's
   ``max_gen_toks``, and ``top_k``, ``top_p`` or ``repetition_penalty`` there alter what is sampled:

@@ -192,7 +192,7 @@ class Dispatcher:
 def _verdict(reply: dict[str, Any], pair: Pair) -> Verdict:
     if "gold_unreadable" in reply:
         raise ValueError(
-            f"math-verify can make nothing of the gold answer {pair[0][:80]!r}: "
+            f"math-verify cannot parse the gold answer {pair[0][:80]!r}: "
             "repair it in the data set, or drop the question"
         )
     verdict: Verdict = reply["verdict"]

@@ -24,7 +24,7 @@ def memory_explained(spec: RunSpec, stage: Literal["train", "evaluate"]) -> Iter
     """Turn PyTorch's report of a full memory into one sentence with the remedy.
 
     Raises:
-        MemoryShortError: in its stead.
+        MemoryShortError: instead of it.
     """
     try:
         yield
@@ -59,7 +59,7 @@ def _training(spec: RunSpec) -> str:
         other.append("precision: bfloat16")
     parts = []
     if same:
-        parts.append(f"set training.{' or '.join(same)} and the run goes on from its checkpoint")
+        parts.append(f"set training.{' or '.join(same)} and the run continues from its checkpoint")
     if other:
         parts.append(f"{'or ' if same else ''}set training to {' or '.join(other)}, afresh")
     return ", ".join([*parts, "or take a larger device (bridge doctor --device NAME)"])

@@ -45,7 +45,7 @@ def requeue_job(*, progressed: bool) -> bool:
         return False
     found = _slurm("squeue", "--noheader", "--jobs", job, "--Format", "State:20,RestartCnt:20")
     if found is None or found.split() != ["RUNNING", life]:
-        _say(f"job {job} (restart {life}) is {found!r}: SLURM decides what becomes of it")
+        _say(f"job {job} (restart {life}) is {found!r}: SLURM decides what happens to it")
         return False
     answer = _slurm("scontrol", "requeue", job)
     _say(f"job {job} goes back into the queue" if answer == "" else f"job {job} is not requeued")

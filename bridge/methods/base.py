@@ -37,7 +37,7 @@ class Adapter:
     alpha: int
     targets: str | tuple[str, ...]
     full: bool = False
-    """A full set of weights in the stead of LoRA factors; the other fields then say nothing."""
+    """A full set of weights instead of LoRA factors; the other fields are then unused."""
 
     @property
     def shape(self) -> tuple[int, int, str | tuple[str, ...]] | Literal["full"]:

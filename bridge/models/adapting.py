@@ -162,7 +162,7 @@ def _take_pad_token(token: str | None, name: str, folder: Path, tokens: dict[str
     if token is not None:
         if token not in tokens:
             raise CheckpointError(
-                f"{name}: pad_token '{token}' is no special token of its vocabulary; name one "
+                f"{name}: pad_token '{token}' is not a special token of its vocabulary; name one "
                 "that is."
             )
         changed: dict[str, Any] = known | {"pad_token": token}

@@ -1,7 +1,7 @@
 """The model card of a trained policy: what it is, what it came from, how well it did.
 
-Written when training ends and again when the policy is measured. It is for whoever finds the folder
-alone: nothing here reads it, and it is part of no hash.
+Written when training ends and again when the policy is measured. It is for people who find
+the folder alone: nothing here reads it, and it is part of no hash.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bridge.models.checkpoint import names_generic_tokenizer
 from bridge.store.records import CARD, RunFolder, write_text
 
 OWN_LICENCE = "apache-2.0"
-"""Of what is made from nothing here: the harness's own."""
+"""Licence of models that the harness makes itself."""
 _UNKNOWN = "unknown"
 _NAMES = ("suite", "model", "label", "dataset", "seed", "method", "family", "train_hash")
 

@@ -2,7 +2,7 @@
 
 Held to on purpose: weights come from safetensors only, no code of a checkpoint is ever run
 (``trust_remote_code=False`` at every call: where it is left out, transformers asks), nothing is
-fetched from a hub behind the user's back.
+fetched from a hub without the user's knowledge.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
 
 @contextlib.contextmanager
 def writing_tensors(path: Path) -> Iterator[None]:
-    """:func:`bridge.store.records.writing` for safetensors, which tells of a full disk in words.
+    """:func:`bridge.store.records.writing` for safetensors, with one sentence for a full disk.
 
     Raises:
         RecordError: disk full, quota used up or folder not writable.

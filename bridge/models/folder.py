@@ -26,7 +26,7 @@ def refuse_code(folder: Path) -> None:
         if settings(folder, name).get("auto_map"):
             raise CheckpointError(
                 f"{folder / name} names Python code of its own (auto_map), which is never run; use "
-                "a checkpoint of an architecture that transformers holds itself."
+                "a checkpoint of an architecture that transformers includes."
             )
 
 

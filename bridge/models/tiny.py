@@ -1,4 +1,4 @@
-"""Tiny base models, made from nothing and saved as ordinary Hugging Face checkpoints.
+"""Tiny base models, trained from scratch and saved as ordinary Hugging Face checkpoints.
 
 Two architectures of a few hundred thousand parameters share one word-level tokenizer. What comes
 out is loaded like any other checkpoint (safetensors, fast tokenizer, chat template, generation
@@ -97,7 +97,7 @@ def build_model(
     }
     if architecture == "qwen2":
         # Qwen2-MoE with dense layers only is Qwen2, weight for weight. Beside the plain name
-        # transformers rebuilds every tokenizer as Qwen's own byte-level BPE, in silence.
+        # transformers rebuilds every tokenizer as Qwen's own byte-level BPE, silently.
         dense = {"num_experts": 0, "mlp_only_layers": list(range(layers))}
         model: PreTrainedModel = Qwen2MoeForCausalLM(Qwen2MoeConfig(**shared, **dense))
     else:

@@ -134,7 +134,7 @@ def _loop(run: Run, sizes: tuple[int, int] | None) -> None:
     """Make all remaining steps, logging each and saving now and then.
 
     Args:
-        sizes: bytes of the two logs that belong to the checkpoint taken up; None without one.
+        sizes: bytes of the two logs that belong to the restored checkpoint; None without one.
     """
     n_steps, config, ranks = run.method.n_steps, run.spec.training, run.policy.ranks
     first_step = saved_step = run.counters.step
@@ -156,7 +156,7 @@ def _loop(run: Run, sizes: tuple[int, int] | None) -> None:
                     save()
                 raise Interrupted(
                     f"stopped by {signals[0]} after step {run.counters.step} of {n_steps}; "
-                    "the next attempt goes on from there",
+                    "the next attempt continues from there",
                     progressed=run.counters.step > first_step,
                 )
             line = run.step()

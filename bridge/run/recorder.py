@@ -58,7 +58,7 @@ def recording(run: Run, sizes: tuple[int, int] | None) -> Iterator[Recorder]:
     """Open the logs of a run, cut to what belongs to its checkpoint.
 
     Args:
-        sizes: bytes of the two logs that belong to the checkpoint taken up; None without one.
+        sizes: bytes of the two logs that belong to the restored checkpoint; None without one.
 
     Raises:
         RecordError: a log is shorter than that, or cannot be written.

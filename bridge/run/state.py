@@ -267,7 +267,7 @@ class Run:
         save_checkpoint(self.folder.resume, self.counters.step, state, tensors)
 
     def restore(self) -> tuple[int, int] | None:
-        """Take up the newest checkpoint; return the sizes of the two logs it belongs to."""
+        """Restore the newest checkpoint; return the sizes of the two logs it belongs to."""
         found = self.policy.ranks.from_first(
             partial(find_checkpoint, self.folder.resume, identity=self.identity)
         )
@@ -298,7 +298,7 @@ class Run:
         self.counters = Counters(**state["counters"])
         self.method.load_state_dict(state["method"])
         self.stopwatch.total_s.update(state["seconds"])
-        # Checkpoints of before peaks were kept have none; the run goes on all the same.
+        # Older checkpoints have no peaks; the run continues without them.
         self.stopwatch.memory.stages.update(state.get("memory_gib", {}))
         tokens = state["tokens"]
         self.collector.tokens_generated = tokens["generated"]

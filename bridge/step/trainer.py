@@ -29,8 +29,8 @@ from bridge.step.weights import ADAPTER, BASE, SHADOW
 from bridge.store.settings import TrainingConfig
 
 TEACHER = "teacher"
-"""Stage of the updates that a method without an adapter makes to the base in the adapter's stead:
-like an adapter's they have an optimiser state of their own and no weight decay."""
+"""Stage of the updates that a method without an adapter makes to the base weights: like an
+adapter's they have an optimiser state of their own and no weight decay."""
 
 _SCORED_ROWS = 256
 """Rows of a forward pass without gradient, where nothing is kept."""

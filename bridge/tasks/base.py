@@ -111,7 +111,7 @@ class Family(Protocol):
 
 
 class SyntheticFamily(Family, Protocol):
-    """A family that can also teach a base model from nothing."""
+    """A family that can also pre-train a base model from scratch."""
 
     def vocabulary(self) -> tuple[str, ...]:
         """All words that a question or a completion of this family can hold."""

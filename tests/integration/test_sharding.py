@@ -114,12 +114,12 @@ def world(
             where = sharding(stage, offload=split.get("offload", False))
             file = root / f"{stage}-{name}.safetensors"
             cases.append(gradient(base, file, sharding=where, **split))
-        # Stopped after the checkpoint of step 4, and taken up by two ranks or by one.
+        # Stopped after the checkpoint of step 4, then resumed by two ranks or by one.
         stopped = run_case(base, root / f"{stage}-by-two", "bridge", **plain)
         cases.append({**stopped, "stop_before": 5})
         copy = {"from": str(root / f"{stage}-by-two"), "to": str(root / f"{stage}-stopped")}
         cases += [{"kind": "copy", **copy}, stopped]
-        # Begun by one process, taken up by two ranks, the optimiser on the host.
+        # Begun by one process, resumed by two ranks, the optimiser on the host.
         begun = run_case(
             base,
             root / f"{stage}-begun",

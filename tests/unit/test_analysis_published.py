@@ -72,7 +72,7 @@ def test_damaged_files_are_named(tmp_path, damage):
     said = {
         "missing": "is missing",
         "column": "lacks the column source",
-        "number": "line 4: the value is no number",
+        "number": "line 4: the value is not a number",
         "repeated": "line 177: a repeated row",
     }[damage]
     if damage == "missing":

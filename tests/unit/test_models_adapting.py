@@ -133,7 +133,7 @@ def test_a_pad_token_is_supplied(cache: Path, tmp_path: Path) -> None:
     edit(cache / "tokenizer_config.json", pad_token=None)
     with pytest.raises(CheckpointError, match="has no pad token; name one of its special tokens"):
         prepare_hub_model(hub(), tmp_path / "base")
-    with pytest.raises(CheckpointError, match="pad_token '<pad>' is no special token"):
+    with pytest.raises(CheckpointError, match="pad_token '<pad>' is not a special token"):
         prepare_hub_model(hub(pad_token="<pad>"), tmp_path / "base")
     folder = prepare_hub_model(hub(pad_token="<|im_start|>"), tmp_path / "base")
     assert load_policy(folder).pad_token_id == 1

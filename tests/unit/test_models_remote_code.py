@@ -72,7 +72,7 @@ def test_python_in_a_folder_is_refused_though_yes_is_answered(tmp_path: Path) ->
     said = [line for line in done.stdout.splitlines() if line.strip()]
     assert len(said) == 4 * len(edits), done.stdout + done.stderr[-2000:]
     for line in said:
-        assert line.startswith("CheckpointError: ") and line.endswith("transformers holds itself.")
+        assert line.startswith("CheckpointError: ") and line.endswith("transformers includes.")
         assert "names Python code of its own (auto_map)" in line
     assert not marker.exists(), "the code ran"
 

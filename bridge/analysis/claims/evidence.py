@@ -55,7 +55,7 @@ SMALL_PARAMETERS = 100_000_000
 
 
 class NotRun(Exception):
-    """The block has not what a claim needs; the message says what is missing."""
+    """The block lacks what a claim needs; the message says what is missing."""
 
 
 class Leg(Closed):

@@ -35,9 +35,9 @@ def impossible(name: str, table: pd.DataFrame) -> str | None:
         elif column in COUNTS:
             bad, words = _beyond(values, whole=True), "is no count"
         elif column in SHARES:
-            bad, words = _beyond(values, most=1.0), "is no share between 0 and 1"
+            bad, words = _beyond(values, most=1.0), "is not a share between 0 and 1"
         elif column.startswith(("seconds_", "flops_", "memory_")) or column.endswith("_s"):
-            bad, words = _beyond(values), "is negative or no number"
+            bad, words = _beyond(values), "is negative or not a number"
         else:
             continue
         if bad.any():

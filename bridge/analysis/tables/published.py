@@ -152,7 +152,7 @@ def _read(path: Path) -> pd.DataFrame:
     values = pd.to_numeric(table["value"], errors="coerce")
     if values.isna().any():
         line = int(values.isna().to_numpy().argmax()) + 2
-        raise TidyError(f"{path}, line {line}: the value is no number")
+        raise TidyError(f"{path}, line {line}: the value is not a number")
     repeated = table.duplicated([*COLUMNS[:6], "note"])
     if repeated.any():
         raise TidyError(f"{path}, line {int(repeated.to_numpy().argmax()) + 2}: a repeated row")

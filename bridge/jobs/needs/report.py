@@ -100,7 +100,7 @@ def _remedy(spec: RunSpec, device: Device) -> str:
         if predict(spec, device).fits(device):
             return f"it fits with training: {{{', '.join(chosen)}}}"
     least = _number(predict(spec, device).memory_gib["total"])
-    return f"at the least it needs {least} GiB: take a larger device or several of them"
+    return f"at least it needs {least} GiB: take a larger device or several of them"
 
 
 def _line(name: str, cells: list[str]) -> str:
