@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from bridge.analysis.figures.captions import CAPTIONS
-from bridge.collect.collecting import DYNAMICS
 from bridge.plan.grid import load_plan
+from bridge.store.columns import SHARED_DYNAMICS
 from bridge.store.records import read_json
 from tests.fixtures.workflow import Workspace
 
@@ -368,4 +368,4 @@ def test_the_commands_fail_in_one_line_outside_the_repository(tmp_path: Path, ro
 
 
 def test_the_columns_of_the_dynamics_are_unique() -> None:
-    assert len(set(DYNAMICS)) == len(DYNAMICS)
+    assert len(set(SHARED_DYNAMICS)) == len(SHARED_DYNAMICS)
