@@ -14,7 +14,6 @@ import pytest
 
 from bridge.analysis.figures.captions import CAPTIONS
 from bridge.plan.grid import load_plan
-from bridge.store.columns import SHARED_DYNAMICS
 from bridge.store.records import read_json
 from tests.fixtures.workflow import Workspace
 
@@ -365,7 +364,3 @@ def test_the_commands_fail_in_one_line_outside_the_repository(tmp_path: Path, ro
     done = Workspace(tmp_path).bridge("status")
     assert done.returncode == 2
     assert "no config.yaml in" in refusal(done.stderr)
-
-
-def test_the_columns_of_the_dynamics_are_unique() -> None:
-    assert len(set(SHARED_DYNAMICS)) == len(SHARED_DYNAMICS)
