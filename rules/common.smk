@@ -33,9 +33,14 @@ from bridge.plan.grid import load_plan
 from bridge.jobs.needs.devices import device
 from bridge.jobs.needs.report import refusals
 from bridge.jobs.needs.requests import request_of
-from bridge.store.columns import FIGURE_FORMATS, NEEDED_TABLES, TABLE_FORMATS, TIDY_TABLES
+from bridge.store.columns import (
+    FIGURE_FORMATS,
+    NEEDED_TABLES,
+    TABLE_FORMATS,
+    TIDY_TABLES,
+)
 from bridge.store.records import content_hash
-from bridge.machine.requeue import VARIABLE as LIFE_VARIABLE
+from bridge.machine.requeue import VARIABLE as LIFE_VARIABLE, WORKFLOW_VARIABLE
 
 
 def checked_plan():
@@ -62,6 +67,7 @@ RUNS = {(s.model, s.dataset, s.label, str(s.seed)): s for s in PLAN.runs}
 # Jobs are told overrides through the environment, not in params: there, any override would rerun
 # every job, while the hashes rerun only what it changes.
 os.environ.update(BRIDGE_OVERRIDES=dumps(USER.overrides))
+os.environ[WORKFLOW_VARIABLE] = "1"
 # A job of SLURM's that is asked to stop may ask for another turn; what a person started may not.
 if workflow.remote_exec and "SLURM_JOB_ID" in os.environ:
     # The Snakemake that SLURM starts knows how often it did; the one in the job's step does not.

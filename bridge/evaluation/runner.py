@@ -19,6 +19,7 @@ from bridge.grading import GraderError, GraderLimits, GraderPool
 from bridge.machine.requeue import patience_s
 from bridge.plan.grid import RunSpec
 from bridge.store.records import (
+    RESULTS,
     RunFolder,
     Status,
     exclusive,
@@ -29,7 +30,7 @@ from bridge.store.records import (
 )
 from bridge.store.seeds import derive_seed
 from bridge.store.settings import EvaluationConfig
-from bridge.store.shapes import Done, read_record
+from bridge.store.shapes import Done, Scores, read_record
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,9 @@ def evaluate_run(
         RecordError: files that cannot be read or written, or a folder in use.
     """
     folder = spec.folder(results)
-    with exclusive(folder, wait_s=patience_s()):
+    with exclusive(folder, wait_s=patience_s()) as waited:
+        if waited and (other := _ended(spec, folder)) is not None:
+            return other
         done = read_record(folder.done, Done)
         ended: Status = done["status"]
         if ended != "done":
@@ -87,6 +90,15 @@ def evaluate_run(
         if not done.get("policy"):
             raise EvaluationError(f"{folder.done} names no policy; train the run again.")
         return _measure(spec, folder, done, threads, load)
+
+
+def _ended(spec: RunSpec, folder: RunFolder) -> Status | None:
+    """How another process has ended this very evaluation, or None if it has not."""
+    if not folder.scores.is_file():
+        return None
+    record = read_record(folder.scores, Scores)
+    status: Status = record["status"]
+    return status if record.get("spec_hash") == spec.spec_hash and status in RESULTS else None
 
 
 def _measure(

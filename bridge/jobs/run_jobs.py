@@ -21,7 +21,7 @@ from pathlib import Path
 from bridge.engines.sharding.launching import is_rank, launch, reporting
 from bridge.jobs.memory_errors import memory_explained
 from bridge.machine.interruption import Interrupted, catch_signals, requested
-from bridge.machine.requeue import requeue_job
+from bridge.machine.requeue import patience_s, requeue_job
 from bridge.plan.config import load_user_config
 from bridge.plan.grid import Plan, RunSpec, load_plan
 from bridge.store.records import (
@@ -83,7 +83,7 @@ def prepare(args: argparse.Namespace) -> None:
     with requeued_when_stopped():
         from bridge.models.preparing import prepare_base
 
-        prepare_base(args.model, model, folder, args.threads)
+        prepare_base(args.model, model, folder, args.threads, wait_s=patience_s())
 
 
 def train(args: argparse.Namespace) -> None:

@@ -20,13 +20,21 @@ VARIABLE = "BRIDGE_SLURM_LIFE"
 """How often SLURM has started this job again; set by the workflow in jobs that it gave to SLURM.
 A batch script of somebody's own, with ``bridge train`` in it, must not be requeued by it."""
 
+WORKFLOW_VARIABLE = "BRIDGE_WORKFLOW"
+"""Set by the workflow in all of its jobs."""
+
 _COMMAND_S = 60.0
-_OLD_LIFE_S = 900.0
+_FOR_EVER_S = 30 * 86400.0
 
 
 def patience_s() -> float:
-    """How long to wait for a run folder that another process holds; 0 outside of SLURM's jobs."""
-    return _OLD_LIFE_S if VARIABLE in os.environ else 0.0
+    """How long to wait for a folder that another process holds.
+
+    A job of a workflow waits for as long as that process lives: Snakemake deletes the outputs of a
+    job that fails, also where another checkout on the same results has just finished them. What a
+    person started by hand says at once who holds the folder.
+    """
+    return _FOR_EVER_S if {VARIABLE, WORKFLOW_VARIABLE} & set(os.environ) else 0.0
 
 
 def requeue_job(*, progressed: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import sys
@@ -13,15 +14,36 @@ from typing import cast
 import torch
 
 from bridge.models.tiny import build_model, build_tokenizer, pretrain, save_base
-from bridge.store.records import content_hash, folder_hash, write_json
+from bridge.store.records import content_hash, folder_hash, holding, read_json, write_json
 from bridge.store.seeds import derive_seed
 from bridge.store.settings import TinyModel
 from bridge.tasks.base import SyntheticFamily
 from bridge.tasks.registry import load_family
 
 
-def prepare_base(name: str, model: TinyModel, folder: Path, threads: int) -> None:
-    """Pre-train a tiny base model and write its checkpoint, then ``base.json`` with its hash."""
+def prepare_base(
+    name: str, model: TinyModel, folder: Path, threads: int, *, wait_s: float = 0.0
+) -> None:
+    """Pre-train a tiny base model and write its checkpoint, then ``base.json`` with its hash.
+
+    Args:
+        wait_s: how long to wait for another process that makes the same model; what it has made
+            meanwhile is taken.
+    """
+    lock = folder.with_name(f".{folder.name}.lock")
+    with holding(lock, folder, wait_s=wait_s) as waited:
+        if not (waited and _is_there(model, folder)):
+            _make(name, model, folder, threads)
+
+
+def _is_there(model: TinyModel, folder: Path) -> bool:
+    """Whether another process has just made this model."""
+    path = folder / "base.json"
+    expected = content_hash(model.model_dump(mode="json"))
+    return path.is_file() and read_json(path).get("config_hash") == expected
+
+
+def _make(name: str, model: TinyModel, folder: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     families = [cast(SyntheticFamily, load_family(f)) for f in model.families]
     tokenizer = build_tokenizer(
@@ -74,7 +96,7 @@ def prepare_base(name: str, model: TinyModel, folder: Path, threads: int) -> Non
         seed=model.seed,
         on_step=report,
     )
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     save_base(network, tokenizer, temporary)

@@ -66,7 +66,8 @@ def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALON
     torch.use_deterministic_algorithms(True, warn_only=training_device().type == "cuda")
     folder = spec.folder(results)
     # One process writes; to the others its folder is to be read.
-    lock = exclusive(folder, wait_s=patience_s()) if ranks.first else nullcontext(False)
+    held = exclusive(folder, wait_s=patience_s(), on_wait=_stop_waiting)
+    lock = held if ranks.first else nullcontext(False)
     with lock as waited, GraderPool() as grader:
         # Whoever held the folder meanwhile may have finished the run.
         ended = ranks.from_first(lambda: _ended(spec, folder) if waited else None)
@@ -114,6 +115,13 @@ def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALON
         # Last: until done.json is on the disk, the checkpoints are all there is of the run.
         shutil.rmtree(folder.resume, ignore_errors=True)
         return status
+
+
+def _stop_waiting() -> None:
+    if (signal := requested()) is not None:
+        raise Interrupted(
+            f"stopped by {signal} while another process wrote the run's folder", progressed=False
+        )
 
 
 def _say_coverage(run: Run) -> None:

@@ -31,7 +31,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -280,32 +280,48 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def exclusive(folder: RunFolder, *, wait_s: float = 0.0) -> Iterator[bool]:
-    """Hold a run folder's lock; the kernel frees it when the process ends, however it ends.
+def exclusive(
+    folder: RunFolder, *, wait_s: float = 0.0, on_wait: Callable[[], None] = lambda: None
+) -> Iterator[bool]:
+    """Hold a run folder's lock, see :func:`holding`."""
+    with writing(folder.lock):
+        folder.path.mkdir(parents=True, exist_ok=True)
+    with holding(folder.lock, folder.path, wait_s=wait_s, on_wait=on_wait) as waited:
+        yield waited
+
+
+@contextlib.contextmanager
+def holding(
+    lock: Path, what: Path, *, wait_s: float = 0.0, on_wait: Callable[[], None] = lambda: None
+) -> Iterator[bool]:
+    """Hold a lock file; the kernel frees it when the process ends, however it ends.
 
     Args:
+        what: the file or folder that the lock guards, for messages.
         wait_s: how long to wait for another process that holds it.
+        on_wait: called now and then meanwhile; what it raises ends the wait.
 
     Yields:
         Whether another process held it first.
 
     Raises:
-        RecordError: another process holds it; the message names its pid and host.
+        BusyError: another process holds it; the message names its pid and host.
     """
-    with writing(folder.lock):
-        folder.path.mkdir(parents=True, exist_ok=True)
-        stream = folder.lock.open("a+")
+    with writing(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        stream = lock.open("a+")
     with stream:
         end_s = time.monotonic() + wait_s
         waited = False
         while not _locked(stream):
             stream.seek(0)
-            holder = f"{folder.path} is being written by another process ({stream.read().strip()})"
+            holder = f"{what} is being written by another process ({stream.read().strip()})"
             if time.monotonic() >= end_s:
                 raise BusyError(f"{holder}; wait for it or stop it first.")
             if not waited:
                 print(f"{holder}; waiting for it.", file=sys.stderr, flush=True)
             waited = True
+            on_wait()
             time.sleep(_LOCK_POLL_S)
         stream.truncate(0)
         stream.write(f"pid {os.getpid()} on {socket.gethostname()}")
