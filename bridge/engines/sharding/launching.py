@@ -119,8 +119,8 @@ def _unclear(codes: Sequence[int], ended_here: set[int], told: Sequence[dict[str
         if code < 0 and rank not in ended_here:
             return (
                 f"rank {rank} of {len(codes)} was ended by {signal.Signals(-code).name} (too "
-                "little memory is the usual cause); start the run again, it goes on from its last "
-                "checkpoint."
+                "little memory is the usual cause); start the run again, it continues from its "
+                "last checkpoint."
             )
     told = [report for report in told if report["kind"] == "defect"]
     if told:
