@@ -35,12 +35,12 @@ class Adapter:
 
     rank: int
     alpha: int
-    targets: str | tuple[str, ...]
+    targets: str
     full: bool = False
     """A full set of weights in the stead of LoRA factors; the other fields then say nothing."""
 
     @property
-    def shape(self) -> tuple[int, int, str | tuple[str, ...]] | Literal["full"]:
+    def shape(self) -> tuple[int, int, str] | Literal["full"]:
         """What :class:`bridge.step.weights.WholeWeights` is made with."""
         return "full" if self.full else (self.rank, self.alpha, self.targets)
 
