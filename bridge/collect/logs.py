@@ -13,7 +13,7 @@ _WIDTH = 300
 _OURS = re.compile(r"(bridge|coupling): ")
 _TRACEBACK = "Traceback (most recent call last):"
 _PROGRESS = re.compile(
-    r"\S+: step \d+/\d+, "  # the trainer's own heartbeat
+    r".* \d+ s left$"  # our own heartbeats
     r"|.*\d%\|.*\|"  # a bar of tqdm
     r"|[=\-\s^~]*$"
 )

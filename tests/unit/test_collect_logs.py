@@ -37,6 +37,8 @@ ZeroDivisionError: division by zero
         (f"{PROGRESS}Killed\n", ["Killed"]),
         (f"started\n{BAR}{PROGRESS}\n====\n", ["started"]),
         (PROGRESS, [BEAT.format(29).rstrip()]),
+        ("out\nprepare tiny-qwen: step 9/650, loss 1.2, 3 s left\n", ["out"]),
+        ("out\n3 of 1200 answers, about 90 s left\n", ["out"]),
         ("", []),
     ],
 )
