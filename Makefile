@@ -41,20 +41,20 @@ in = PATH="$(CURDIR)/$(1)/bin:$$PATH"
 
 .PHONY: reproduce
 reproduce: $(laptop) ## set up, run every cell of the suite, print the main table
-	$(call in,.venv) snakemake --cores $(cores) --rerun-incomplete --config suite=$(suite) $(args)
+	$(call in,.venv) python -m bridge.jobs.workflow --cores $(cores) --rerun-incomplete --config suite=$(suite) $(args)
 	@$(call in,.venv) bridge summary --suite $(suite)
 
 .PHONY: figures
 figures: $(report) ## rebuild tables and figures from the cached results, without torch
-	$(call in,.venv-report) snakemake --cores $(cores) figures --config suite=$(suite) source=cached $(args)
+	$(call in,.venv-report) python -m bridge.jobs.workflow --cores $(cores) figures --config suite=$(suite) source=cached $(args)
 
 .PHONY: tune
 tune: $(laptop) ## run the grid of learning rates and print what it chooses
-	$(call in,.venv) snakemake --cores $(cores) tune --config suite=tune $(args)
+	$(call in,.venv) python -m bridge.jobs.workflow --cores $(cores) tune --config suite=tune $(args)
 
 .PHONY: coupling
 coupling: $(laptop) ## can SFT and RL be decoupled: the study with real generation, about an hour on two cores
-	$(call in,.venv) snakemake -s studies/coupling/Snakefile --cores $(cores) --rerun-incomplete coupling --config suite=$(if $(filter command% environment%,$(origin suite)),$(suite),coupling) $(args)
+	$(call in,.venv) python -m bridge.jobs.workflow -s studies/coupling/Snakefile --cores $(cores) --rerun-incomplete coupling --config suite=$(if $(filter command% environment%,$(origin suite)),$(suite),coupling) $(args)
 
 .PHONY: test
 test: $(dev) ## all tests, two at a time
@@ -100,7 +100,7 @@ format: $(dev) ## let ruff and snakefmt rewrite what lint complains about
 
 .PHONY: unlock
 unlock: $(laptop) ## release the folder after Snakemake itself was killed
-	$(call in,.venv) snakemake --unlock --config suite=$(suite)
+	$(call in,.venv) python -m bridge.jobs.workflow --unlock --config suite=$(suite)
 
 .PHONY: lock
 lock: ## resolve envs/*.txt anew into envs/*.lock and envs/*.yaml

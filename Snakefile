@@ -33,6 +33,10 @@ localrules:
     tune,
 
 
+onerror:
+    print(failure_text(log), file=sys.stderr)
+
+
 rule all:
     default_target: True
     input:

@@ -20,8 +20,14 @@ for variable in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
     os.environ.setdefault(variable, str(2**32))
 
 from bridge.analysis.figures.captions import CAPTIONS
+from bridge.collect.logs import failure_text
 from bridge.store.schema import ConfigError, merge, read_yaml, typed, validate
-from bridge.plan.config import UserConfig, load_user_config
+from bridge.plan.config import (
+    UserConfig,
+    check_words,
+    config_path,
+    load_user_config,
+)
 from bridge.plan.fingerprint import (
     evaluate_fingerprint,
     prepare_fingerprint,
@@ -43,12 +49,20 @@ from bridge.store.records import content_hash
 from bridge.machine.requeue import VARIABLE as LIFE_VARIABLE, WORKFLOW_VARIABLE
 
 
+def refuse(sentence):
+    """A mistake is one line and no traceback."""
+    print(f"bridge: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
 def checked_plan():
-    """The user's choices and the plan of the suite; a mistake is one line and no traceback."""
+    """The user's choices and the plan of the suite."""
     try:
-        path = Path("config.yaml")
+        path = config_path("snakemake")
         load_user_config(path)
         raw = read_yaml(path)
+        if not workflow.remote_exec:
+            check_words(sys.argv)
         # Snakemake leaves what is nested inside a value of --config as text.
         merge(raw, typed(workflow.config_settings.overwrite_config))
         user = validate(UserConfig, raw, "--config")
@@ -58,8 +72,7 @@ def checked_plan():
             raise ConfigError("\nbridge: ".join(sentences))
         return user, plan
     except ConfigError as error:
-        print(f"bridge: {error}", file=sys.stderr)
-        sys.exit(2)
+        refuse(error)
 
 
 USER, PLAN = checked_plan()
@@ -171,6 +184,14 @@ def all_scores(wildcards):
 def tidy_tables(wildcards):
     """The tidy tables to show: of the runs here, or the committed ones."""
     folder = tidy_folder(wildcards)
+    if USER.source == "cached" and not Path(folder, "runs.parquet").is_file():
+        have = sorted(
+            p.parent.name for p in Path("results/cached").glob("*/runs.parquet")
+        )
+        refuse(
+            f"suite '{PLAN.name}' has no tables in {folder}; run it and copy them with bridge "
+            f"cache --suite {PLAN.name}, or name one that has: {', '.join(have) or 'none'}."
+        )
     files = [f"{folder}/{name}.parquet" for name in shown_tidy()]
     # File times mean nothing in a clone, so committed tables count as old.
     return [ancient(f) for f in files] if USER.source == "cached" else files
@@ -179,7 +200,7 @@ def tidy_tables(wildcards):
 def rate_table(wildcards):
     """The table of learning rates of a suite that tries some."""
     if not tries_rates():
-        raise WorkflowError(
+        refuse(
             f"suite '{PLAN.name}' is no grid of learning rates; add --config suite=tune"
         )
     return f"results/{PLAN.name}/tables/rates.md"

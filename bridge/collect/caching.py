@@ -5,30 +5,46 @@ manifest with the SHA-256 of each, the commits of the runs, and the SHA-256 of e
 run wrote from them (``shown``), so that anyone can prove that a rebuild from the copy gives the
 same bytes. Tables that also read files which change after a run are left out of that.
 ``dynamics`` keeps all its rows: a copy of the default suite stays far below the limit without
-thinning, and one that does not is refused.
+thinning, and one that does not is refused. Files are replaced one by one and nothing is deleted.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
-from bridge.store.records import RecordError, file_hash, read_json, suite_folder, write_json
+from bridge.store.records import (
+    RecordError,
+    cached_folder,
+    file_hash,
+    suite_folder,
+    write_json,
+    writing,
+)
+from bridge.store.schema import Name
+from bridge.store.shapes import Shape, read_record
 
 LIMIT_BYTES = 5_000_000
 LATER_FILES = ("claims", "rates")
 """Tables that also read claims.yaml or the committed grid of learning rates."""
 
 
-def cache_suite(results: Path, suite: str, folder: Path) -> int:
-    """Copy the tidy tables of a suite to ``folder``; return their size in bytes.
+class _Manifest(Shape):
+    remedy: ClassVar[str] = "run bridge collect again"
+    tables: dict[Name, str]
+
+
+def cache_suite(results: Path, suite: str) -> int:
+    """Copy the tidy tables of a suite to its committed folder; return their size in bytes.
 
     Raises:
-        RecordError: a table is missing, was changed after it was collected, or all of them are
-            larger than what is committed.
+        RecordError: a table is missing, was changed after it was collected, all of them are larger
+            than what is committed, or the folder holds a table that would not be replaced.
     """
     tidy, shown = (suite_folder(results, suite) / name for name in ("tidy", "tables"))
-    manifest = read_json(tidy / "manifest.json")
+    manifest = read_record(tidy / "manifest.json", _Manifest)
     tables = sorted(shown.glob("*.*"))
     if not tables:
         raise RecordError(f"{shown} has no tables; run snakemake --cores all figures first.")
@@ -42,10 +58,26 @@ def cache_suite(results: Path, suite: str, folder: Path) -> int:
             f"{tidy} holds {size / 1e6:.1f} MB, more than the {LIMIT_BYTES / 1e6:.0f} MB that are "
             "committed per suite; commit it elsewhere."
         )
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name in manifest["tables"]:
-        shutil.copyfile(tidy / f"{name}.parquet", folder / f"{name}.parquet")
+    folder = cached_folder(results, suite)
+    left = sorted({p.stem for p in folder.glob("*.parquet")} - manifest["tables"].keys())
+    if left:
+        raise RecordError(
+            f"{folder} holds {', '.join(left)}, which this copy has not; delete the old copy first."
+        )
     hashes = {path.name: file_hash(path) for path in tables if path.stem not in LATER_FILES}
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in manifest["tables"]:
+            _copy(tidy / f"{name}.parquet", folder / f"{name}.parquet")
     write_json(folder / "manifest.json", manifest | {"shown": hashes})
     return size
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Replace a file by a copy of another; a reader sees the old or the new one."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from bridge.collect.logs import lines_that_matter
 from bridge.plan.grid import Plan, RunSpec
 from bridge.store.records import RecordError, RunFolder, base_folder, suite_folder
 from bridge.store.shapes import Done, Failure, Heartbeat, Scores, Shape, read_record
@@ -54,6 +55,8 @@ _COLOURS: dict[Word, str] = {
 }
 # The trainer writes a heartbeat every few seconds; a step of a large model may take minutes.
 _SILENT_S = 900.0
+# A job writes its record and then its last line.
+_SAME_ATTEMPT_S = 5.0
 _PACKAGES = (
     "snakemake",
     "pydantic",
@@ -75,6 +78,8 @@ class State:
     detail: str = ""
     progress: str = ""
     """Short form for the grid, e.g. ``45/200``."""
+    log: Path | None = None
+    """Of the job that did not end well, where the workflow started it."""
 
 
 def run_state(spec: RunSpec, results: Path, *, now: float | None = None) -> State:
@@ -90,12 +95,14 @@ def run_state(spec: RunSpec, results: Path, *, now: float | None = None) -> Stat
         return State("running", detail, f"{step}/{n_steps}")
     failure = _record(folder.failure, Failure, "spec_hash", spec.spec_hash)
     if failure is not None:
-        return State(failure["status"], f"{failure['stage']}: {failure['reason']}")
+        detail = f"{failure['stage']}: {failure['reason']}"
+        return State(failure["status"], detail, log=_log(folder, failure["stage"], folder.failure))
     if _record(folder.done, Done, "train_hash", spec.train_hash) is not None:
         return State("trained", "waits for its evaluation")
     if heartbeat is not None:
         detail = f"at step {heartbeat['step']} of {heartbeat['n_steps']}; the next attempt resumes"
-        return State("stopped", detail, f"{heartbeat['step']}/{heartbeat['n_steps']}")
+        progress = f"{heartbeat['step']}/{heartbeat['n_steps']}"
+        return State("stopped", detail, progress, _log(folder, "train", folder.heartbeat))
     return State("waiting")
 
 
@@ -170,7 +177,26 @@ def _details(word: str, states: list[tuple[RunSpec, State]]) -> list[str]:
     for spec, state in found:
         name = f"  {spec.model}/{spec.dataset}/{spec.label}/seed{spec.seed}: "
         lines += textwrap.wrap(name + state.detail, WIDTH, subsequent_indent="    ", max_lines=4)
+        if state.log is not None:
+            lines += [f"    log: {state.log}", *_said(state)]
     return lines
+
+
+def _said(state: State) -> Iterator[str]:
+    """What a log adds to the reason that is shown already."""
+    assert state.log is not None
+    for line in lines_that_matter(state.log):
+        if " ".join(line.split()).removeprefix("bridge: ") not in state.detail:
+            yield f"      {line}"[:WIDTH]
+
+
+def _log(folder: RunFolder, stage: str, record: Path) -> Path | None:
+    """The log of the attempt that left a record; an older one is of another attempt."""
+    log = folder.log(stage)
+    try:
+        return log if log.stat().st_mtime >= record.stat().st_mtime - _SAME_ATTEMPT_S else None
+    except OSError:
+        return None
 
 
 def _coloured(text: str, word: Word, colour: bool) -> str:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lm_eval.api.task
 import torch
@@ -24,12 +24,6 @@ from bridge.tasks.registry import load_family
 
 GREEDY = -1
 """Sample index of the greedy answer; sampled answers count from 0."""
-
-
-class Answering(Protocol):
-    """What a policy needs besides being an lm-eval model, see :mod:`bridge.evaluation.model`."""
-
-    generated: Sequence[Generated]
 
 
 @dataclass(frozen=True)
@@ -105,7 +99,7 @@ def ask(lm: Any, task_set: TaskSet, *, limit: int | None, seed: int) -> Iterator
     """Answer the first ``limit`` questions of each benchmark (all when None), as configured.
 
     Args:
-        lm: an lm-eval model that is :class:`Answering`.
+        lm: an lm-eval model with what it ``generated`` last, see :mod:`bridge.evaluation.model`.
         seed: of the random numbers that sampling draws; greedy decoding draws none.
 
     Raises:

@@ -24,8 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bridge.jobs import arguments as check
 from bridge.jobs.run_jobs import (
-    config_path,
     evaluate,
     expect,
     has_remedy,
@@ -35,9 +35,8 @@ from bridge.jobs.run_jobs import (
     train,
 )
 from bridge.machine.interruption import EXIT_INTERRUPTED, Interrupted
-from bridge.plan.config import load_user_config
-from bridge.store.records import suite_folder
-from bridge.store.strict import strict_json
+from bridge.plan.config import config_path, load_user_config
+from bridge.store.records import cached_folder, suite_folder
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -80,9 +79,8 @@ def cache(args: argparse.Namespace) -> None:
     from bridge.collect.caching import cache_suite
 
     suite = suite_name(args)
-    folder = args.results / "cached" / suite
-    size = cache_suite(args.results, suite, folder)
-    print(f"{size / 1e6:.2f} MB in {folder}")
+    size = cache_suite(args.results, suite)
+    print(f"{size / 1e6:.2f} MB in {cached_folder(args.results, suite)}")
 
 
 def tables(args: argparse.Namespace) -> None:
@@ -158,21 +156,12 @@ def doctor(args: argparse.Namespace) -> None:
         sys.exit(2)
 
 
-def tasks(args: argparse.Namespace) -> None:
-    """Write our benchmarks as tasks for lm-eval's own command line."""
-    from bridge.evaluation.tasks import write_tasks
-
-    print(f"{write_tasks(args.folder)} tasks in {args.folder}")
-
-
 # -- shared ----------------------------------------------------------------------------------------
 
 
 def suite_name(args: argparse.Namespace) -> str:
     """The suite asked for, else the one in config.yaml."""
-    if args.suite:
-        return str(args.suite)
-    return load_user_config(config_path()).suite
+    return str(args.suite or load_user_config(config_path()).suite)
 
 
 def shown_folder(args: argparse.Namespace) -> Path:
@@ -195,28 +184,22 @@ def tidy_folder(args: argparse.Namespace) -> Path:
     return args.tidy or shown_folder(args) / "tidy"
 
 
-def json_mapping(text: str) -> dict[str, Any]:
-    """Parse the value of ``--overrides``."""
-    value = strict_json(text)
-    if not isinstance(value, dict):
-        raise ValueError("not a mapping")
-    return value
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands."""
-    top = argparse.ArgumentParser(
+    top = check.Parser(
         prog="bridge", description="Train, evaluate and compare methods; see also the Snakefile."
     )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(run=run)
-        sub.add_argument("--suite", help="a file in suites/ (default: the one in config.yaml)")
-        sub.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER")
         sub.add_argument(
-            "--overrides", type=json_mapping, metavar="JSON", help="instead of config.yaml's"
+            "--suite", type=check.suite, help="a file in suites/ (default: the one in config.yaml)"
+        )
+        sub.add_argument("--results", type=check.folder, default="results", metavar="FOLDER")
+        sub.add_argument(
+            "--overrides", type=check.json_mapping, metavar="JSON", help="instead of config.yaml's"
         )
         return sub
 
@@ -226,13 +209,17 @@ def parser() -> argparse.ArgumentParser:
         ("evaluate", evaluate, "evaluate one trained run"),
     ):
         sub = add(name, run, text)
-        sub.add_argument("--model", required=True)
+        sub.add_argument("--model", type=check.name, required=True)
         if name != "prepare":
-            sub.add_argument("--dataset", required=True)
-            sub.add_argument("--method", required=True, help="row name of the suite")
-            sub.add_argument("--seed", type=int, required=True)
-        sub.add_argument("--threads", type=int, default=1)
-        sub.add_argument("--expect", metavar="HASH", help="refuse any other configuration")
+            sub.add_argument("--dataset", type=check.name, required=True)
+            sub.add_argument(
+                "--method", type=check.name, required=True, help="row name of the suite"
+            )
+            sub.add_argument("--seed", type=check.seed, required=True)
+        sub.add_argument("--threads", type=check.threads, default=1)
+        sub.add_argument(
+            "--expect", type=check.name, metavar="HASH", help="refuse any other configuration"
+        )
     for name, run, text in (
         ("collect", collect, "gather run folders into tidy tables"),
         ("tables", tables, "write the tables"),
@@ -247,30 +234,36 @@ def parser() -> argparse.ArgumentParser:
             help="of an unfinished grid, in <results>/<suite>/partial; missing runs are marked",
         )
         if name == "collect":
-            sub.add_argument("--expect", metavar="HASH", help="refuse any other configuration")
+            sub.add_argument(
+                "--expect", type=check.name, metavar="HASH", help="refuse any other configuration"
+            )
         else:
-            sub.add_argument("--tidy", type=Path, metavar="FOLDER", help="read tidy tables here")
+            sub.add_argument(
+                "--tidy", type=check.folder, metavar="FOLDER", help="read tidy tables here"
+            )
         if name == "tables":
             sub.add_argument("--expected", nargs="*", metavar="TABLE", help="write these anyway")
         if name == "figures":
-            sub.add_argument("--processes", type=int, default=1, help="how many draw at a time")
+            sub.add_argument(
+                "--processes", type=check.threads, default=1, help="how many draw at a time"
+            )
     add("cache", cache, "copy the tidy tables of a finished suite to results/cached")
     add("status", status, "print what is done, running, failed and waiting")
     sub = add(
         "compare", compare, "compare two methods, runs (model/dataset/method/seed0) or suites"
     )
-    sub.add_argument("left", metavar="A")
-    sub.add_argument("right", metavar="B")
+    sub.add_argument("left", type=check.side, metavar="A")
+    sub.add_argument("right", type=check.side, metavar="B")
     sub.add_argument("--json", action="store_true", help="every number, as JSON")
-    sub.add_argument("--tidy", type=Path, metavar="FOLDER", help="read the suite's tables here")
-    sub = commands.add_parser(
-        "tasks", help="write our benchmarks as tasks for lm-eval's own command line"
+    sub.add_argument(
+        "--tidy", type=check.folder, metavar="FOLDER", help="read the suite's tables here"
     )
-    sub.set_defaults(run=tasks)
-    sub.add_argument("folder", type=Path, help="for lm_eval --include_path")
     sub = add("doctor", doctor, "print versions, machine, disk, predicted memory and hours")
     sub.add_argument(
-        "--device", metavar="NAME", help="a GPU, e.g. h100-80gb; what cannot fit fails"
+        "--device",
+        type=check.name,
+        metavar="NAME",
+        help="a GPU, e.g. h100-80gb; what cannot fit fails",
     )
     return top
 

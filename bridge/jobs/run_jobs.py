@@ -22,7 +22,7 @@ from bridge.engines.sharding.launching import is_rank, launch, reporting
 from bridge.jobs.memory_errors import memory_explained
 from bridge.machine.interruption import Interrupted, catch_signals, requested
 from bridge.machine.requeue import patience_s, requeue_job
-from bridge.plan.config import load_user_config
+from bridge.plan.config import config_path, load_user_config
 from bridge.plan.grid import Plan, RunSpec, load_plan
 from bridge.store.records import (
     RESULTS,
@@ -201,14 +201,6 @@ def load(args: argparse.Namespace) -> Plan:
     user = load_user_config(config_path())
     overrides = user.overrides if args.overrides is None else args.overrides
     return load_plan(args.suite or user.suite, root=Path(), overrides=overrides)
-
-
-def config_path() -> Path:
-    """``config.yaml`` of the current folder."""
-    path = Path("config.yaml")
-    if not path.is_file():
-        raise ConfigError(f"no config.yaml in {Path.cwd()}; run bridge in the repository's folder.")
-    return path
 
 
 def chosen_run(args: argparse.Namespace) -> RunSpec:

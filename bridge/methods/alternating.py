@@ -3,11 +3,9 @@ paper, May-2025 text), each kind with its own optimiser state and rate."""
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from bridge.methods.base import Method
 from bridge.step.rows import Phase
-from bridge.store.schema import Closed
+from bridge.store.schema import Closed, Steps
 
 
 class Alternating(Method):
@@ -16,7 +14,7 @@ class Alternating(Method):
     class Options(Closed):
         """Options of ``alternating``."""
 
-        steps: int = Field(ge=1)
+        steps: Steps
         """Pairs of one RL and one SFT step."""
 
     options: Options

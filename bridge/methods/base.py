@@ -35,12 +35,12 @@ class Adapter:
 
     rank: int
     alpha: int
-    targets: str | tuple[str, ...]
+    targets: str
     full: bool = False
     """A full set of weights instead of LoRA factors; the other fields are then unused."""
 
     @property
-    def shape(self) -> tuple[int, int, str | tuple[str, ...]] | Literal["full"]:
+    def shape(self) -> tuple[int, int, str] | Literal["full"]:
         """What :class:`bridge.step.weights.WholeWeights` is made with."""
         return "full" if self.full else (self.rank, self.alpha, self.targets)
 

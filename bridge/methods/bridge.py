@@ -24,7 +24,7 @@ from pydantic import Field
 
 from bridge.methods.base import Adapter, Method, refuse
 from bridge.step.rows import Phase
-from bridge.store.schema import Closed
+from bridge.store.schema import Closed, Steps, StepsOrZero
 from bridge.store.settings import TrainingConfig
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Bridge(Method):
     class Options(Closed):
         """Options of ``bridge``."""
 
-        steps: int = Field(ge=1)
+        steps: Steps
         """Joint steps; each sees one batch of rollouts and one of demonstrations."""
         rl_weight: float = Field(0.5, ge=0, le=1)
         """lambda of equations 6 to 8, at the first step."""
@@ -49,12 +49,12 @@ class Bridge(Method):
         """Course of lambda: a straight line over the steps, or equal stairs."""
         rl_weight_end: float | None = Field(None, ge=0, le=1)
         """lambda at the last step, where it is annealed."""
-        anneal_epochs: int | None = Field(None, ge=2)
+        anneal_epochs: int | None = Field(None, ge=2, le=100_000)
         """Number of stairs of ``per_epoch``."""
         shadow: Literal["persistent", "lookahead", "m_step", "none"] = "persistent"
         """theta-hat: kept and moved by one RL step per iteration; one or ``shadow_steps`` RL steps
         from theta, made anew in each iteration; or left out with the subtracted term."""
-        shadow_steps: int = Field(1, ge=1)
+        shadow_steps: Steps = 1
         """m of ``m_step``; with 1 it is ``lookahead``."""
         shadow_rollouts: Literal["shared", "own"] = "shared"
         """Rollouts of the shadow's RL term: the student's, or drawn from (theta-hat, w)."""
@@ -68,15 +68,15 @@ class Bridge(Method):
         """Teacher's rate beta in units of alpha (``lr_rl``); the paper's literal reading is 1."""
         shadow_rate_ratio: float = Field(1.0, ge=0)
         """Rate of theta-hat in units of alpha."""
-        reference_every: int = Field(0, ge=0)
+        reference_every: StepsOrZero = 0
         """Steps after which the KL reference becomes the current policy; 0 keeps the base model."""
         upper: Literal["lora", "full", "base"] = "lora"
         """What w is: LoRA factors, a second full set of weights, or the base weights themselves."""
-        rank: int = Field(16, ge=1)
-        alpha: int = Field(16, ge=1)
+        rank: int = Field(16, ge=1, le=4096)
+        alpha: int = Field(16, ge=1, le=4096)
         """LoRA scale is alpha / rank."""
-        targets: str = "all-linear"
-        """Adapted layers, in peft's words."""
+        targets: str = Field("all-linear", max_length=500)
+        """Adapted layers, as peft takes them: all, or a regular expression of whole names."""
 
     options: Options
 

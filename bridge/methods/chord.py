@@ -14,7 +14,7 @@ from pydantic import Field
 
 from bridge.methods.base import Method, StepStats, refuse
 from bridge.step.rows import Phase
-from bridge.store.schema import Closed
+from bridge.store.schema import Closed, Count, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,16 +29,16 @@ class Chord(Method):
     class Options(Closed):
         """Options of ``chord``."""
 
-        steps: int = Field(ge=1)
+        steps: Steps
         mu_start: float = Field(0.9, ge=0, le=1)
         mu_end: float = Field(0.05, ge=0, le=1)
-        mu_steps: int = Field(200, ge=1)
+        mu_steps: Steps = 200
         """Steps from ``mu_start`` to ``mu_end``; after them mu stays."""
         phi: bool = False
         """Weigh tokens by p (1 - p) under the constant mu ``mu_start``."""
         renormalise: bool = False
         """Divide the phi weights by their mean over the step's demonstration tokens."""
-        demo_batch: int | None = Field(None, ge=1)
+        demo_batch: Count | None = None
         """Demonstrations per step; None takes ``sft_batch_size``."""
 
     options: Options

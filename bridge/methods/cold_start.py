@@ -15,7 +15,7 @@ from pydantic import Field
 
 from bridge.methods.base import Method, refuse
 from bridge.step.rows import Phase
-from bridge.store.schema import Closed
+from bridge.store.schema import Closed, StepsOrZero
 
 
 class ColdStart(Method):
@@ -24,9 +24,9 @@ class ColdStart(Method):
     class Options(Closed):
         """Options of ``cold_start``."""
 
-        sft_steps: int = Field(ge=0)
+        sft_steps: StepsOrZero
         """Optimiser steps of the first stage."""
-        rl_steps: int = Field(ge=0)
+        rl_steps: StepsOrZero
         """RL steps that ``rl_zero`` gets; see ``budget``."""
         budget: Literal["equal_rl_steps", "equal_time"] = "equal_rl_steps"
         sft_step_cost: float = Field(0.25, gt=0)

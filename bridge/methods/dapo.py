@@ -19,7 +19,7 @@ from pydantic import Field
 from bridge.methods.base import Method, refuse
 from bridge.step.objectives.advantages import group_advantages
 from bridge.step.rows import Group, Request, Row
-from bridge.store.schema import Closed
+from bridge.store.schema import Closed, CountOrZero, Steps
 from bridge.tasks.base import Problem
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ class Dapo(Method):
     class Options(Closed):
         """Options of ``dapo``."""
 
-        steps: int = Field(ge=1)
+        steps: Steps
         filter_groups: bool = True
         max_refill_rounds: int = Field(3, ge=0, le=3)
         """Rounds of further prompts in the place of dropped ones."""
         mask_truncated: bool = True
-        overlong_buffer_tokens: int = Field(0, ge=0)
+        overlong_buffer_tokens: CountOrZero = 0
         """Last tokens before ``max_response_tokens`` over which the penalty falls from 0 to -1."""
 
     options: Options

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from bridge.methods.base import Method, StepStats, refuse
 from bridge.step.rows import Group, Phase, Row
-from bridge.store.schema import Closed
+from bridge.store.schema import Closed, Steps
 
 if TYPE_CHECKING:
     from bridge.step.batches import StepBatch
@@ -35,8 +35,8 @@ class HPT(Method):
     class Options(Closed):
         """Options of ``hpt``."""
 
-        steps: int = Field(ge=1)
-        gate: int = Field(0, ge=-1)
+        steps: Steps
+        gate: int = Field(0, ge=-1, le=10_000)
         """A prompt with at most so many right rollouts fails; -1 is RL alone."""
         beta: float = Field(1.0, ge=0)
         """Weight of the demonstration term."""

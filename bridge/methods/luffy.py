@@ -22,7 +22,7 @@ from pydantic import Field
 from bridge.methods.base import Method, StepStats, refuse
 from bridge.step.objectives.advantages import group_advantages
 from bridge.step.rows import Group, Phase, Request, Row
-from bridge.store.schema import Closed
+from bridge.store.schema import Closed, Steps
 from bridge.tasks.base import Problem
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Luffy(Method):
     class Options(Closed):
         """Options of ``luffy``."""
 
-        steps: int = Field(ge=1)
+        steps: Steps
         n_demo: int = Field(1, ge=0, le=1)
         """Demonstrations per group, counted in n; a problem has at most one."""
         gamma: float = Field(0.1, gt=0)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from bridge.methods.base import Method, StepStats
 from bridge.step.rows import Phase
-from bridge.store.schema import Closed
+from bridge.store.schema import Closed, Steps
 
 
 class Mixing(Method):
@@ -19,7 +19,7 @@ class Mixing(Method):
     class Options(Closed):
         """Options of ``mixing``."""
 
-        steps: int = Field(ge=1)
+        steps: Steps
         """Joint steps; each sees one batch of rollouts and one of demonstrations."""
         rl_weight: float = Field(0.5, ge=0, le=1)
         """lambda: weight of the RL term; the demonstration term gets 1 - lambda."""

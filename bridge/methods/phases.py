@@ -19,7 +19,7 @@ from pydantic import Field
 
 from bridge.methods.base import Method, refuse
 from bridge.step.rows import Phase
-from bridge.store.schema import Closed
+from bridge.store.schema import Closed, Steps, StepsOrZero
 from bridge.store.settings import TrainingConfig
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ class Phases(Method):
 
         first: Kind = "sft"
         second: Kind = "rl"
-        steps: int = Field(ge=1)
+        steps: Steps
         """Optimiser steps of the first phase."""
-        second_steps: int | None = Field(None, ge=0)
+        second_steps: StepsOrZero | None = None
         """Optimiser steps of the second phase, with a fresh optimiser; as many as the first has
         when left out, and 0 leaves the phase out."""
         reference: Literal["base", "first"] = "first"

@@ -21,7 +21,9 @@ class ReplayedSchedule(WarmUpSwitch):
         """Options of ``replayed_schedule``."""
 
         # Not strict: a tuple comes back from a run's JSON as a list.
-        profile: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(min_length=2, strict=False)
+        profile: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+            min_length=2, max_length=100_000, strict=False
+        )
         """p at equally spaced points from the first to the last step after the warm-up."""
 
     options: Options

@@ -6,11 +6,9 @@ set for all methods together in ``TrainingConfig``.
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from bridge.methods.base import Method
 from bridge.step.rows import Phase
-from bridge.store.schema import Closed
+from bridge.store.schema import Closed, Steps
 
 
 class RLZero(Method):
@@ -19,7 +17,7 @@ class RLZero(Method):
     class Options(Closed):
         """Options of ``rl_zero``."""
 
-        steps: int = Field(ge=1)
+        steps: Steps
         """RL steps."""
 
     options: Options

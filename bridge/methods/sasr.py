@@ -22,7 +22,7 @@ from pydantic import Field
 
 from bridge.methods.base import Method, refuse
 from bridge.step.rows import Phase
-from bridge.store.schema import Closed
+from bridge.store.schema import Closed, Steps
 from bridge.store.seeds import derive_seed
 from bridge.store.settings import TrainingConfig
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 class WarmUpOptions(Closed):
     """Options of every method with a warm-up and a switch."""
 
-    warmup_steps: int = Field(ge=1)
+    warmup_steps: Steps
     """SFT steps of phase 1."""
-    steps: int = Field(ge=1)
+    steps: Steps
     """Steps after the warm-up, SFT and RL together."""
     reference: Literal["base", "warmup"] = "warmup"
     """KL reference of the RL steps (used when ``kl_coef`` > 0)."""
@@ -94,7 +94,7 @@ class SASR(WarmUpSwitch):
         """Form of p."""
         gamma: float = Field(1.0, gt=0)
         """Weight of the norm that G_last is compared with; the paper's value is not known."""
-        warmup_mean_steps: int = Field(1, ge=1)
+        warmup_mean_steps: Steps = 1
         """G_warmup is the mean norm of the last so many warm-up steps."""
 
     options: Options

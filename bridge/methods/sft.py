@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from bridge.methods.base import Method
 from bridge.step.rows import Phase
-from bridge.store.schema import Closed
+from bridge.store.schema import Closed, Steps
 
 
 class SFT(Method):
@@ -15,7 +13,7 @@ class SFT(Method):
     class Options(Closed):
         """Options of ``sft``."""
 
-        steps: int = Field(ge=1)
+        steps: Steps
         """Optimiser steps of ``sft_batch_size`` demonstrations each."""
 
     options: Options

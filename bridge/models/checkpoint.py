@@ -27,7 +27,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
 from bridge.models import CheckpointError as CheckpointError
-from bridge.models.folder import declared_ends, refuse_code, settings
+from bridge.models.folder import check_folder, declared_ends, refuse_code, settings
 from bridge.models.prompts import dated, opens_thinking, rendered, turn_end
 from bridge.store.records import folder_hash, read_json, writing
 
@@ -128,17 +128,7 @@ def load_policy(folder: Path, *, dtype: torch.dtype = torch.float32) -> Policy:
     Raises:
         CheckpointError: missing, not safetensors, damaged, or without what a chat policy needs.
     """
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder} holds no checkpoint (config.json is missing); prepare the base model or "
-            "correct the path."
-        )
-    if not list(folder.glob("*.safetensors")):
-        raise CheckpointError(
-            f"{folder} holds no *.safetensors file; other weight formats can run code when "
-            "loaded and are refused: convert it first."
-        )
-    refuse_code(folder)
+    check_folder(folder)
     hf_logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(

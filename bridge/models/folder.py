@@ -2,15 +2,64 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from bridge.models import CheckpointError
 from bridge.store.records import content_hash, file_hash
+from bridge.store.strict import strict_json
 
 _SETTINGS = ("config.json", "tokenizer_config.json", "generation_config.json")
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _PROMPT_FILES = ("chat_template.jinja", "tokenizer.json", *_SETTINGS)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder without what a chat policy needs: a configuration, safetensors, a fast
+    tokenizer and a chat template, and no code of its own. The weights are not opened.
+
+    Raises:
+        CheckpointError: naming the file and the remedy.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no checkpoint at {folder}; make it or correct the path.")
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder / 'config.json'} is missing; make the checkpoint again.")
+    refuse_code(folder)
+    missing = next((path for path in weight_files(folder) if not path.is_file()), None)
+    if missing is not None:
+        if any(path.suffix in _PICKLED for path in folder.iterdir()):
+            raise CheckpointError(
+                f"{folder} has pickled weights only, which could run code when loaded; save the "
+                "model as safetensors."
+            )
+        raise CheckpointError(f"{missing} is missing; make the checkpoint again.")
+    if not (folder / "tokenizer.json").is_file():
+        raise CheckpointError(
+            f"{folder} has no tokenizer.json; save the model's fast tokenizer beside its weights."
+        )
+    # Before transformers 4.51 the template was a field of the settings.
+    own = settings(folder, "tokenizer_config.json").get("chat_template")
+    if not own and not (folder / "chat_template.jinja").is_file():
+        raise CheckpointError(
+            f"the tokenizer in {folder} has no chat template, so no prompt can be rendered; put a "
+            "chat_template.jinja beside it."
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that a folder has to hold.
+
+    Raises:
+        CheckpointError: the index of a model in several files is damaged.
+    """
+    index = "model.safetensors.index.json"
+    if not (folder / index).is_file():
+        return [folder / "model.safetensors"]
+    shards = settings(folder, index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise CheckpointError(f"{folder / index} is damaged; make the checkpoint again.")
+    return [folder / name for name in sorted({str(name) for name in shards.values()})]
 
 
 def refuse_code(folder: Path) -> None:
@@ -40,8 +89,8 @@ def settings(folder: Path, name: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        content = strict_json(path.read_text(encoding="utf-8"))
+    except ValueError:
         content = None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is damaged; copy or make the checkpoint again.")
@@ -58,8 +107,8 @@ def declared_ends(folder: Path) -> list[int]:
     return [int(i) for i in ids if i is not None]
 
 
-def prompt_hash(folder: Path) -> str | None:
+def prompt_hash(folder: Path) -> str:
     """Hash of the files that decide a prompt's tokens and the end of an answer: chat template,
-    tokenizer, settings. None where there are none, which the job that loads the folder refuses."""
+    tokenizer, settings."""
     found = {n: file_hash(folder / n) for n in _PROMPT_FILES if (folder / n).is_file()}
-    return content_hash(found) if found else None
+    return content_hash(found)

@@ -6,14 +6,28 @@ Nothing here imports torch: planning works on a bare machine.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from bridge.store.schema import NAME, Closed, ConfigError, Name, merge, read_yaml, validate
+from bridge.store.records import ROOT
+from bridge.store.schema import (
+    Closed,
+    ConfigError,
+    Name,
+    Seed,
+    SuiteName,
+    Threads,
+    check_suite_name,
+    cut,
+    merge,
+    read_yaml,
+    validate,
+)
 from bridge.store.settings import EvaluationConfig, ModelConfig, TrainingConfig
+from bridge.store.strict import strict_yaml
 
 
 class DatasetConfig(Closed):
@@ -40,13 +54,13 @@ class GridBlock(Closed):
     models: tuple[Name, ...] = Field(min_length=1)
     datasets: tuple[Name, ...] = Field(min_length=1)
     methods: tuple[Name, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
 
 
 class Suite(Closed):
     """One grid of runs."""
 
-    title: str
+    title: str = Field(min_length=1, max_length=200)
     models: dict[Name, ModelConfig]
     datasets: dict[Name, DatasetConfig]
     training: TrainingConfig
@@ -57,15 +71,32 @@ class Suite(Closed):
     refused. The table of contamination counts them all the same."""
     grid: tuple[GridBlock, ...] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _folders_differ(self) -> Suite:
+        """Names are folders, and some file systems do not tell letters' case apart."""
+        for kind, names in (
+            ("models", self.models),
+            ("datasets", self.datasets),
+            ("methods", self.methods),
+        ):
+            seen: dict[str, str] = {}
+            for name in names:
+                if (twin := seen.setdefault(name.lower(), name)) != name:
+                    raise ValueError(
+                        f"{kind}: '{twin}' and '{name}' differ in letters' case only, so some "
+                        "file systems keep them in one folder; rename one"
+                    )
+        return self
+
 
 class UserConfig(Closed):
     """``config.yaml``: what a user edits."""
 
-    suite: Name
+    suite: SuiteName
     """Name of a file in ``suites/``."""
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Merged over the suite, key by key."""
-    threads: int = Field(1, ge=1)
+    threads: Threads = 1
     """Threads of one training or evaluation job."""
     device: Name | None = None
     """A GPU of ``bridge/jobs/needs/devices.yaml``; a plan with a run that cannot fit is refused."""
@@ -73,13 +104,30 @@ class UserConfig(Closed):
     """Tidy tables behind tables and figures: of the runs here, or committed in results/cached."""
 
 
-def load_suite(path: Path, overrides: dict[str, Any] | None = None) -> Suite:
+def suite_file(name: str, root: Path) -> Path:
+    """The file of a suite; in ``suites/`` where there is none."""
+    studies = sorted(root.glob(f"studies/*/suites/{name}.yaml"))
+    path = root / "suites" / f"{name}.yaml"
+    return studies[0] if studies and not path.is_file() else path
+
+
+def load_suite(
+    path: Path, overrides: dict[str, Any] | None = None, *, root: Path = Path()
+) -> Suite:
     """Read a suite file, merge overrides over it and check it.
+
+    ``extends: other`` puts the file over another suite as overrides are put over it: mappings key
+    by key, lists replaced. One level only, so that a row never hides in a third file.
+
+    Args:
+        root: where the suite that the file extends is looked for, see :func:`suite_file`.
 
     Raises:
         ConfigError: naming the file, the key and, for an unknown key, the nearest valid one.
     """
-    raw = extended(path)
+    raw = read_yaml(path)
+    if "extends" in raw:
+        raw = _extended(path, raw, root)
     suite = validate(Suite, raw, path)
     if overrides:
         merge(raw, overrides)
@@ -87,26 +135,55 @@ def load_suite(path: Path, overrides: dict[str, Any] | None = None) -> Suite:
     return suite
 
 
-def extended(path: Path) -> dict[str, Any]:
-    """The mapping of a suite file, laid over that of the suite it ``extends``, key by key.
-
-    Raises:
-        ConfigError: the other suite is not there, or extends a third one.
-    """
-    raw = read_yaml(path)
-    name = raw.pop("extends", None)
-    if name is None:
-        return raw
-    if not isinstance(name, str) or not re.fullmatch(NAME, name):
-        raise ConfigError(f"{path}: extends: expected the name of a suite (got {name!r:.80}).")
-    base = read_yaml(path.with_name(f"{name}.yaml"))
+def _extended(path: Path, raw: dict[str, Any], root: Path) -> dict[str, Any]:
+    """The suite that a file extends, with the file merged over it."""
+    name, own = raw["extends"], {key: value for key, value in raw.items() if key != "extends"}
+    try:
+        base_path = suite_file(check_suite_name(name), root)
+    except (TypeError, ConfigError):
+        raise ConfigError(f"{path}: extends: name one other suite, for instance laptop.") from None
+    base = read_yaml(base_path)
     if "extends" in base:
         raise ConfigError(
-            f"{path}: extends: {name} extends {base['extends']!r:.80} itself, and only one level "
-            "is read; name the suite that holds the blocks, and one that extends nothing."
+            f"{path}: extends: {name} extends a suite itself, and only one level is allowed; name "
+            "one that stands on its own."
         )
-    merge(base, raw)
+    validate(Suite, base, base_path)
+    if "title" not in own:
+        raise ConfigError(f"{path}: title: this key is required; a title is not inherited.")
+    merge(base, own)
     return base
+
+
+def config_path(program: str = "bridge") -> Path:
+    """``config.yaml`` of the current folder, which has to be the repository's.
+
+    Raises:
+        ConfigError: it is another folder; with the one to go to, where that is known.
+    """
+    path = Path("config.yaml")
+    if not path.is_file():
+        here = Path.cwd()
+        above = [folder for folder in (*here.parents, ROOT) if (folder / path).is_file()]
+        where = f": cd {above[0]}" if above else ""
+        raise ConfigError(
+            f"no config.yaml in {here}; run {program} in the repository's folder{where}."
+        )
+    return path
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse overrides on a command line that say a key twice: Snakemake takes the last in silence.
+
+    Raises:
+        ConfigError: with the key.
+    """
+    for word in words:
+        name, _, text = word.partition("=")
+        try:
+            _ = strict_yaml(text) if name == "overrides" else None
+        except ValueError as error:
+            raise ConfigError(f"--config overrides: {cut(str(error), 300)}.") from None
 
 
 def load_user_config(path: Path) -> UserConfig:

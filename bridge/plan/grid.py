@@ -7,29 +7,21 @@ torch, so ``snakemake -n`` works on a bare machine.
 
 from __future__ import annotations
 
-import re
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from bridge.methods.registry import load_method, method_names
-from bridge.models.folder import prompt_hash
-from bridge.plan.config import DatasetConfig, MethodConfig, Suite, load_suite
+from bridge.plan.config import Suite, load_suite, suite_file
+from bridge.plan.parts import Parts
+from bridge.plan.targets import check_targets
 from bridge.store.plugins import check_known
 from bridge.store.records import RunFolder, content_hash, run_folder
-from bridge.store.schema import ConfigError, merge, validate
-from bridge.store.settings import (
-    EvaluationConfig,
-    LocalModel,
-    ModelConfig,
-    TinyModel,
-    TrainingConfig,
-)
-from bridge.tasks.registry import family_names, load_family
+from bridge.store.schema import ConfigError
+from bridge.store.settings import EvaluationConfig, ModelConfig, TinyModel, TrainingConfig
 
-_TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+MOST_RUNS = 10_000
+"""Of one suite."""
 
 
 @dataclass(frozen=True)
@@ -152,119 +144,62 @@ def load_plan(name: str, *, root: Path, overrides: dict[str, Any] | None = None)
         ConfigError: one line naming the file, the key and the remedy.
     """
     path = suite_file(name, root)
-    suite = load_suite(path, overrides)
+    suite = load_suite(path, overrides, root=root)
     return Plan(name, suite, _expand(name, suite, path))
 
 
-def suite_file(name: str, root: Path) -> Path:
-    """The file of a suite; in ``suites/`` where there is none."""
-    studies = sorted(root.glob(f"studies/*/suites/{name}.yaml"))
-    path = root / "suites" / f"{name}.yaml"
-    return studies[0] if studies and not path.is_file() else path
-
-
 def _expand(name: str, suite: Suite, path: Path) -> tuple[RunSpec, ...]:
-    runs: dict[tuple[str, str, str, int], RunSpec] = {}
-    for benchmark in suite.train_on_benchmarks:
-        families = {config.family for config in suite.datasets.values()}
-        known = [name for family in families for name in load_family(family).benchmark_names()]
-        check_known("benchmark", benchmark, known, f"{path}: train_on_benchmarks: ")
-    for dataset in sorted({name for block in suite.grid for name in block.datasets}):
-        if dataset in suite.datasets:
-            _check_dataset(suite.datasets[dataset], f"{path}: datasets.{dataset}")
-    prompts = {
-        model: prompt_hash(Path(config.path))
-        for model, config in suite.models.items()
-        if isinstance(config, LocalModel)
-    }
+    parts = Parts(suite, path)
+    size = sum(len(b.models) * len(b.datasets) * len(b.methods) * len(b.seeds) for b in suite.grid)
+    if size > MOST_RUNS:
+        raise ConfigError(
+            f"{path}: grid: it asks for {size:,} runs, more than {MOST_RUNS:,}; split the suite."
+        )
     for i, block in enumerate(suite.grid):
         for model in block.models:
             check_known("model", model, suite.models, f"{path}: grid.{i}.models: ")
-            for dataset in block.datasets:
-                check_known("dataset", dataset, suite.datasets, f"{path}: grid.{i}.datasets: ")
-                for label in block.methods:
-                    for seed in block.seeds:
-                        key = (model, dataset, label, seed)
-                        if key in runs:
-                            raise ConfigError(
-                                f"{path}: grid.{i}: the run {model}/{dataset}/{label}/seed{seed} "
-                                "is asked for twice; remove one."
-                            )
-                        spec = _spec(name, suite, path, *key)
-                        runs[key] = replace(spec, prompt_hash=prompts.get(model))
+        for dataset in block.datasets:
+            check_known("dataset", dataset, suite.datasets, f"{path}: grid.{i}.datasets: ")
+    prompts = parts.check_disk()
+    runs: dict[tuple[str, str, str, int], RunSpec] = {}
+    for i, block in enumerate(suite.grid):
+        for key in itertools.product(block.models, block.datasets, block.methods, block.seeds):
+            if key in runs:
+                raise ConfigError(
+                    f"{path}: grid.{i}: the run {'/'.join(key[:3])}/seed{key[3]} is asked for "
+                    "twice; remove one."
+                )
+            runs[key] = replace(_run(parts, name, *key), prompt_hash=prompts.get(key[0]))
     return tuple(runs.values())
 
 
-def _check_dataset(config: DatasetConfig, where: str) -> None:
-    """Refuse a data set that cannot be read or evaluated later."""
-    check_known("problem family", config.family, family_names(), f"{where}.family: ")
-    family = load_family(config.family)
-    names = family.benchmark_names()
-    if not names:
-        raise ConfigError(
-            f"{where}: the family '{config.family}' names no benchmark, so what is trained on it "
-            "could not be evaluated; add one to its benchmark_names."
-        )
-    odd = [n for n in names if not _TASK_NAME.fullmatch(n)]
-    twice = [n for n in names if names.count(n) > 1]
-    if odd or twice:
-        raise ConfigError(
-            f"{where}: the family '{config.family}' names the benchmark '{(odd + twice)[0]}' "
-            + ("twice" if twice and not odd else "with characters that lm-eval's task names lack")
-            + "; rename it."
-        )
-    file, _, key = where.partition(": ")
-    family.check(validate(family.Options, config.options, file, f"{key}.options"), where)
+def _run(parts: Parts, suite: str, model: str, dataset: str, label: str, seed: int) -> RunSpec:
+    """One run of the grid.
 
-
-def _spec(
-    name: str, suite: Suite, path: Path, model: str, dataset: str, label: str, seed: int
-) -> RunSpec:
-    row = suite.methods.get(label, MethodConfig())
-    method_name = row.method or label
-    check_known("method", method_name, method_names(), f"{path}: methods.{label}: ")
-    training_raw = suite.training.model_dump()
-    unknown_prefix = f"methods.{label}.training"
-    merge(training_raw, row.training)
-    training = validate(TrainingConfig, training_raw, path, unknown_prefix)
-    options = validate(
-        load_method(method_name).Options, row.options, path, f"methods.{label}.options"
-    )
-    family_name = suite.datasets[dataset].family
-    check_known(
-        "problem family", family_name, family_names(), f"{path}: datasets.{dataset}.family: "
-    )
-    family_options: BaseModel = validate(
-        load_family(family_name).Options,
-        suite.datasets[dataset].options,
-        path,
-        f"datasets.{dataset}.options",
-    )
-    base = suite.models[model]
-    if isinstance(base, TinyModel):
-        for taught in base.families:
-            check_known(
-                "problem family", taught, family_names(), f"{path}: models.{model}.families: "
-            )
-        if family_name not in base.families:
-            raise ConfigError(
-                f"{path}: grid: {model} is trained on '{dataset}' but its pre-training does not "
-                f"cover the family '{family_name}'; add it to models.{model}.families."
-            )
-    method = load_method(method_name)(options, training, seed)
-    method.check(f"{path}: methods.{label}")
+    Raises:
+        ConfigError: its parts do not go together.
+    """
+    base, row = parts.suite.models[model], parts.rows[label]
+    family = parts.suite.datasets[dataset].family
+    if isinstance(base, TinyModel) and family not in base.families:
+        raise ConfigError(
+            f"{parts.path}: grid: {model} is trained on '{dataset}' but its pre-training does not "
+            f"cover the family '{family}'; add it to models.{model}.families."
+        )
+    if row.targets is not None:
+        check_targets(row.targets, base, f"{parts.path}: methods.{label}.options.targets")
     return RunSpec(
-        suite=name,
+        suite=suite,
         model=model,
         dataset=dataset,
         label=label,
         seed=seed,
         model_config=base,
-        family=family_name,
-        dataset_options=family_options.model_dump(mode="json"),
-        method=method_name,
-        method_options=options.model_dump(mode="json"),
-        training=training,
-        evaluation=suite.evaluation,
-        train_on_benchmarks=suite.train_on_benchmarks,
+        family=family,
+        dataset_options=parts.options[dataset].model_dump(mode="json"),
+        method=row.method,
+        method_options=row.options.model_dump(mode="json"),
+        training=row.training,
+        evaluation=parts.suite.evaluation,
+        train_on_benchmarks=parts.suite.train_on_benchmarks,
     )

@@ -82,12 +82,6 @@ def save_checkpoint(
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path, *, identity: Mapping[str, str]) -> Checkpoint | None:
-    """Return the newest sound checkpoint of this very run, or None; see the two below."""
-    path = find_checkpoint(folder, identity=identity)
-    return None if path is None else read_checkpoint(path)
-
-
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint that was found sound."""
     state = read_json(path / _STATE)

@@ -28,7 +28,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bridge.models.checkpoint import Policy, cast_weights
+from bridge.models.checkpoint import CheckpointError, Policy, cast_weights
 from bridge.step.ranks import ALONE, Ranks
 from bridge.step.scoring import next_token_logprobs, next_token_scores
 from bridge.store.seeds import derive_seed
@@ -37,7 +37,7 @@ BASE, ADAPTER, SHADOW = "base", "adapter", "shadow"
 LORA = "default"
 """peft's name of the one adapter."""
 
-AdapterShape = tuple[int, int, str | tuple[str, ...]] | Literal["full"]
+AdapterShape = tuple[int, int, str] | Literal["full"]
 """LoRA's rank, alpha and target layers, or a full set of weights."""
 
 
@@ -278,8 +278,12 @@ class WholeWeights:
         return [] if self._peft is None else lora_layers(self._peft)
 
 
-def with_lora(model: nn.Module, adapter: tuple[int, int, str | tuple[str, ...]], seed: int) -> Any:
-    """Wrap a model in peft's LoRA layers, all weights trainable; the seed decides the factors."""
+def with_lora(model: nn.Module, adapter: tuple[int, int, str], seed: int) -> Any:
+    """Wrap a model in peft's LoRA layers, all weights trainable; the seed decides the factors.
+
+    Raises:
+        CheckpointError: the targets are no layers of the model that peft can adapt.
+    """
     from peft import LoraConfig, get_peft_model  # half a second that other methods need not pay
 
     rank, alpha, targets = adapter
@@ -287,12 +291,19 @@ def with_lora(model: nn.Module, adapter: tuple[int, int, str | tuple[str, ...]],
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=targets,
         lora_dropout=0.0,
         bias="none",
         task_type="CAUSAL_LM",
     )
-    wrapped = get_peft_model(model, config).eval()
+    try:
+        wrapped = get_peft_model(model, config).eval()
+    except ValueError as error:
+        name = next(n for n, m in model.named_modules() if isinstance(m, nn.Linear))
+        raise CheckpointError(
+            f"options.targets: {targets!r} cannot be adapted ({str(error)[:120]}); write "
+            f"all-linear, or a regular expression of whole names like {name}."
+        ) from None
     return wrapped.requires_grad_(True)  # peft freezes the base
 
 

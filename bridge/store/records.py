@@ -17,7 +17,8 @@ A run's folder is ``<results>/<suite>/runs/<model>/<dataset>/<method>/seed<k>/``
 ====================  ==========================================================================
 
 Small files are written to a temporary name, synced and renamed, so a reader sees the old or the new
-file, never half of one.
+file, never half of one. Every folder's name is checked here, so whatever a command was told, it
+reads and writes inside the results folder.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
+
+from bridge.store.schema import check_name, check_suite_name
+from bridge.store.strict import strict_json
 
 Status = Literal["done", "diverged", "collapsed", "failed", "timeout", "interrupted"]
 """``diverged`` and ``collapsed`` (not one readable answer) are results, the last three are not."""
@@ -121,22 +125,38 @@ class RunFolder:
     def lock(self) -> Path:
         return self.path / "lock"
 
+    def log(self, stage: str) -> Path:
+        """What the workflow's job ``train`` or ``evaluate`` printed."""
+        runs = self.path.parents[3]
+        run = self.path.relative_to(runs)
+        return runs.with_name("logs") / stage / run.parent / f"{run.name}.log"
+
 
 def run_folder(
     results: Path, suite: str, model: str, dataset: str, method: str, seed: int
 ) -> RunFolder:
-    """Return the folder of one run; nothing is created."""
-    return RunFolder(results / suite / "runs" / model / dataset / method / f"seed{seed}")
+    """Return the folder of one run; nothing is created.
+
+    Raises:
+        ConfigError: a name that could lead elsewhere; so do the functions below.
+    """
+    names = [check_name(name) for name in (model, dataset, method)]
+    return RunFolder(suite_folder(results, suite).joinpath("runs", *names, f"seed{seed}"))
 
 
 def suite_folder(results: Path, suite: str) -> Path:
     """Return the folder of a suite's results."""
-    return results / suite
+    return results / check_suite_name(suite)
 
 
 def base_folder(results: Path, suite: str, model: str) -> Path:
     """Return the folder of a base model that the workflow prepares."""
-    return suite_folder(results, suite) / "models" / model
+    return suite_folder(results, suite) / "models" / check_name(model)
+
+
+def cached_folder(results: Path, suite: str) -> Path:
+    """Return the folder of a suite's committed tables."""
+    return results / "cached" / check_suite_name(suite)
 
 
 def canonical_json(value: Any) -> str:
@@ -194,24 +214,11 @@ def read_json(path: Path) -> Any:
         RecordError: missing or damaged, with the remedy.
     """
     try:
-        return _parsed(path.read_text(encoding="utf-8"))
+        return strict_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecordError(f"{path} is missing; run the job that writes it.") from None
     except ValueError:
         raise RecordError(f"{path} is damaged; delete it and run its job again.") from None
-
-
-def _parsed(text: str) -> Any:
-    """What JSON text says; ``ValueError`` for anything else, with what Python alone would take
-    (NaN, Infinity) and what breaks its parser (deep nesting)."""
-
-    def refuse(word: str) -> None:
-        raise ValueError(word)
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
 
 
 def jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -230,7 +237,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         with path.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, 1):
                 try:
-                    row = _parsed(line)
+                    row = strict_json(line)
                 except ValueError:
                     row = None
                 if not isinstance(row, dict):

@@ -1,4 +1,4 @@
-"""Closed schemas, the YAML they are read from, and one-line errors.
+"""Closed schemas, the files they are read from, names, and one-line errors.
 
 What a run can be told is in :mod:`bridge.store.settings`, what a suite can hold in
 :mod:`bridge.plan.config`. Options of a data set or of a method are declared beside their code.
@@ -6,6 +6,7 @@ What a run can be told is in :mod:`bridge.store.settings`, what a suite can hold
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 import types
@@ -13,13 +14,16 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from bridge.store.strict import strict_yaml
 
 M = TypeVar("M", bound=BaseModel)
 
 _SHORT_FLOAT = re.compile(r"[+-]?[0-9]+[eE][+-]?[0-9]+")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_LONGEST_VALUE = 100
+"""Characters of a value that an error repeats."""
 
 
 class ConfigError(ValueError):
@@ -32,20 +36,61 @@ class Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""Names of suites, models, data sets and rows: they are names of folders too."""
-Name = Annotated[str, Field(pattern=NAME, max_length=64)]
+def check_name(name: str) -> str:
+    """Return a name of a suite, model, dataset or row, which is also a folder's name.
+
+    Raises:
+        ConfigError: it could lead out of its folder, or differs from what can be typed.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{shown(name)} is no name; take letters, digits, '.', '_' and '-', at most 64, the "
+            "first one a letter or a digit"
+        )
+    return name
+
+
+def check_suite_name(name: str) -> str:
+    """Return the name of a suite, see :func:`check_name`; some folders are taken.
+
+    Raises:
+        ConfigError: it is no name, or that of a folder in ``results/`` that no suite owns.
+    """
+    if check_name(name).lower() in ("cached", "published"):
+        raise ConfigError(f"results/{name} holds what is committed; give the suite another name")
+    return name
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+SuiteName = Annotated[str, AfterValidator(check_suite_name)]
+
+Steps = Annotated[int, Field(ge=1, le=100_000)]
+StepsOrZero = Annotated[int, Field(ge=0, le=100_000)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+"""Rows, prompts, questions, tokens."""
+CountOrZero = Annotated[int, Field(ge=0, le=1_000_000)]
+"""Of something that may be left out."""
+LAST_SEED = 2**31 - 1
+Seed = Annotated[int, Field(ge=0, le=LAST_SEED)]
+MOST_THREADS = 1024
+Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping a YAML file holds."""
+    """Return the mapping a YAML file holds.
+
+    Raises:
+        ConfigError: there is no such file, or :func:`bridge.store.strict.strict_yaml` refuses it.
+    """
     try:
         raw = strict_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise ConfigError(f"{path}: no such file; files there: {known}.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
     except ValueError as error:
-        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: not readable as YAML: {cut(str(error), 300)}") from None
     if not isinstance(raw, dict):
         raise ConfigError(
             f"{path}: expected a mapping of keys at the top, got {type(raw).__name__}."
@@ -59,7 +104,7 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> None:
         if isinstance(value, dict) and isinstance(base.get(key), dict):
             merge(base[key], value)
         else:
-            base[key] = value
+            base[key] = copy.deepcopy(value)
 
 
 def typed(value: Any) -> Any:
@@ -91,11 +136,32 @@ def validate(schema: type[M], raw: Any, where: Path | str, prefix: str = "") -> 
     except ValidationError as error:
         # A misspelt key is also a missing one; the misspelling says more.
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        location = tuple(part for part in first["loc"] if part not in ("tiny", "local", "hub"))
-        key = ".".join(str(part) for part in location)
-        full_key = f"{prefix}.{key}".strip(".")
+        location = _location(first["loc"])
+        key = ".".join(cut(str(part), _LONGEST_VALUE) for part in location)
+        full_key = ".".join(part for part in (prefix, key) if part)
         sentence = f"{where}: {full_key}: {_explain(schema, first, location)}"
         raise ConfigError(" ".join(sentence.split())) from None
+
+
+def shown(value: Any) -> str:
+    """A value as an error repeats it: Python's form of it, cut where it is long."""
+    try:
+        return cut(repr(value), _LONGEST_VALUE)
+    except ValueError:
+        return "a number of thousands of digits"
+
+
+def cut(text: str, most: int) -> str:
+    """Text on one line, no longer than an error should be."""
+    cut = " ".join(text[:most].split())
+    return cut if len(text) <= most else f"{cut}... ({len(text):,} characters)"
+
+
+def _location(parts: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Where a mistake is, without what pydantic adds: the kind of a model, the mark of a key."""
+    if parts[:1] == ("models",) and parts[2:3] in (("tiny",), ("local",), ("hub",)):
+        parts = (*parts[:2], *parts[3:])
+    return parts[:-1] if parts[-1:] == ("[key]",) else parts
 
 
 def _tupled(raw: Any) -> Any:
@@ -115,17 +181,14 @@ def _explain(schema: type[BaseModel], error: Any, location: tuple[Any, ...]) -> 
     if error["type"] == "missing":
         return "this key is required."
     message = error["msg"].removeprefix("Value error, ")
-    if isinstance(error["input"], str) and _SHORT_FLOAT.fullmatch(error["input"]):
-        message += f"; YAML needs a dot in a number: {re.sub('[eE]', '.0e', error['input'])}"
-    if error["type"] == "string_type" and isinstance(error["input"], (bool, int, float)):
-        message += "; YAML reads this word as a value, so put it in quotes"
-    return f"{message} (got {_cut(error['input'])})." if location else f"{message}."
-
-
-def _cut(value: Any) -> str:
-    """A value as an error shows it; a sentence does not repeat a megabyte."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    value = error["input"]
+    if isinstance(value, str) and _SHORT_FLOAT.fullmatch(value):
+        message += f"; YAML needs a dot in a number: {re.sub('[eE]', '.0e', value)}"
+    if error["type"] == "string_type" and not isinstance(value, (dict, tuple)):
+        message += "; put it in quotes"
+    if not location or message.startswith(shown(value)):
+        return f"{message}."
+    return f"{message} (got {shown(value)})."
 
 
 def _keys_at(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

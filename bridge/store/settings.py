@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from bridge.store.schema import Closed, Name
+from bridge.store.schema import Closed, Count, CountOrZero, Name, Seed, Steps, StepsOrZero
 
 
 class TinyModel(Closed):
@@ -16,16 +16,16 @@ class TinyModel(Closed):
     architecture: Literal["qwen2", "llama"]
     families: tuple[Name, ...]
     """Problem families its pre-training covers."""
-    hidden: int = Field(128, ge=8)
-    layers: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
-    context_tokens: int = Field(256, ge=32)
-    skill_steps: int = Field(ge=1)
+    hidden: int = Field(128, ge=8, le=8192)
+    layers: int = Field(2, ge=1, le=128)
+    heads: int = Field(4, ge=1, le=128)
+    context_tokens: int = Field(256, ge=32, le=1_000_000)
+    skill_steps: Steps
     """Pre-training steps on reasoning, before the habit of guessing."""
-    habit_steps: int = Field(ge=0)
-    batch_size: int = Field(32, ge=1)
+    habit_steps: StepsOrZero
+    batch_size: Count = 32
     learning_rate: float = Field(5e-3, gt=0)
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _heads_divide_hidden(self) -> TinyModel:
@@ -48,7 +48,7 @@ class LocalModel(ReleasedModel):
     """A checkpoint folder on disk: safetensors, a fast tokenizer and a chat template."""
 
     source: Literal["local"]
-    path: str
+    path: str = Field(min_length=1, max_length=4096)
 
 
 class HubModel(ReleasedModel):
@@ -78,7 +78,7 @@ class ShardingConfig(Closed):
     stage: Literal["none", "zero2", "zero3"] = "none"
     """DeepSpeed's ZeRO: gradients and optimiser states are spread, with ``zero3`` the weights of
     the model as well; ``none`` is one process without DeepSpeed."""
-    ranks: int = Field(1, ge=1)
+    ranks: int = Field(1, ge=1, le=1024)
     """Processes, and GPUs, of one run."""
     offload_optimizer: bool = False
     """Keep the float32 weights and the optimiser states in the host's memory."""
@@ -93,17 +93,17 @@ class ShardingConfig(Closed):
 class TrainingConfig(Closed):
     """The trainer's knobs, the same for every method of a suite."""
 
-    prompts_per_step: int = Field(16, ge=1)
-    n: int = Field(8, ge=2)
+    prompts_per_step: Count = 16
+    n: int = Field(8, ge=2, le=10_000)
     """Rollouts per prompt (the group size)."""
-    max_response_tokens: int = Field(ge=1)
-    temperature: float = Field(1.0, gt=0)
+    max_response_tokens: Count
+    temperature: float = Field(1.0, gt=0, le=100)
     engine: Literal["native", "vllm"] = "native"
     """What draws the rollouts. The engines agree in log-probs, but the same seed draws other
     tokens."""
-    kv_cache_gib: float = Field(1.0, gt=0)
+    kv_cache_gib: float = Field(1.0, gt=0, le=100_000)
     """Memory for vLLM's keys and values; more lets more rows decode at once."""
-    sft_batch_size: int = Field(16, ge=1)
+    sft_batch_size: Count = 16
     lr_sft: float = Field(ge=0)
     """Learning rate of pure SFT steps, from the documented grid."""
     lr_rl: float = Field(ge=0)
@@ -128,7 +128,7 @@ class TrainingConfig(Closed):
     clip_ratio_c: float | None = Field(None, gt=1)
     """Dual clip (arXiv 1912.09729): bound on the ratio of a token with a negative advantage; None:
     no bound. It acts where the policy that drew a row is not the one that learns from it."""
-    ppo_mini_batch_size: int | None = Field(None, ge=1)
+    ppo_mini_batch_size: Count | None = None
     """Prompts per optimiser step; None: all of a step's, so one update per batch of rollouts."""
     ppo_epochs: int = Field(1, ge=1, le=100)
     """Passes over a batch of rollouts."""
@@ -152,9 +152,9 @@ class TrainingConfig(Closed):
     reward_flip: float = Field(0.0, ge=0, lt=0.5)
     """Probability that the reward of a training rollout is the other one (a noise test); probes and
     evaluation are never flipped."""
-    micro_batch_rows: int = Field(64, ge=1)
+    micro_batch_rows: Count = 64
     """Rows per backward pass; changes memory, never the gradient."""
-    micro_batch_tokens: int | None = Field(None, ge=1)
+    micro_batch_tokens: Count | None = None
     """Tokens per forward or backward pass, padding included; a longer row comes alone. Changes
     memory, never the gradient."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -166,13 +166,13 @@ class TrainingConfig(Closed):
     cpu_offload: bool = False
     """Keep the shadow weights with their optimiser, and the reference while it is not asked, in the
     host's memory. Changes no number beyond the device's rounding, so it is in no hash."""
-    probe_every: int = Field(ge=1)
+    probe_every: Steps
     """Steps between two measurements on the held-out probe."""
-    probe_size: int = Field(64, ge=1)
-    probe_samples: int = Field(0, ge=0)
+    probe_size: Count = 64
+    probe_samples: int = Field(0, ge=0, le=10_000)
     """Answers drawn per probe prompt at each measurement, for both objectives as expectations and
     the angle of their gradients; 0 leaves these out. Changes no weight."""
-    checkpoint_every: int = Field(ge=1)
+    checkpoint_every: Steps
     diverged_above_loss: float = Field(1e4, gt=0)
     """A loss above this, or one that is not finite, ends the run with status ``diverged``."""
     sharding: ShardingConfig = ShardingConfig()
@@ -224,18 +224,18 @@ class TrainingConfig(Closed):
 class EvaluationConfig(Closed):
     """How a finished policy is measured."""
 
-    max_response_tokens: int = Field(ge=1)
-    n_samples: int = Field(ge=0)
+    max_response_tokens: Count
+    n_samples: int = Field(ge=0, le=10_000)
     """Sampled answers per question for avg@n and pass@k, besides the greedy one."""
-    sampled_questions: int = Field(ge=0)
+    sampled_questions: CountOrZero
     """Questions per benchmark that get sampled answers: the first ones; the greedy answer is
     always taken on all of them."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=0, le=100)
     engine: Literal["hf", "vllm"] = "hf"
     """What draws the answers: lm-eval's ``hf`` model, or vLLM."""
-    kv_cache_gib: float = Field(1.0, gt=0)
+    kv_cache_gib: float = Field(1.0, gt=0, le=100_000)
     """Memory for vLLM's keys and values; more lets more rows decode at once."""
-    batch_size: int = Field(128, ge=1)
+    batch_size: Count = 128
     """Questions that the ``hf`` model answers at once; vLLM batches by its memory."""
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from bridge.store.schema import Count, Seed
 from bridge.store.seeds import derive_seed
 from bridge.tasks.base import Dataset, Problem, ProblemError
 from bridge.tasks.real.prompts import ACCEPTABLE
@@ -40,9 +41,9 @@ class ColaOptions(DataOptions):
     """Format of the demonstrations."""
     label_noise: float = Field(0.0, ge=0.0, lt=1.0)
     """Probability that a demonstration's label is the other one, in training and held out alike."""
-    validation_size: int = Field(500, ge=1)
+    validation_size: Count = 500
     """Sentences of the training set that are held out for the probes."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the held-out draw and of the noise."""
 
 

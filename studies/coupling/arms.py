@@ -36,9 +36,9 @@ class CouplingError(ConfigError):
 class Sizes(Closed):
     """Sizes of the probes of a suite."""
 
-    prompts: int = Field(48, ge=2)
+    prompts: int = Field(48, ge=2, le=1_000_000)
     """Held-out prompts with a demonstration, on which both objectives are estimated."""
-    samples: int = Field(16, ge=2)
+    samples: int = Field(16, ge=2, le=10_000)
     """Answers per prompt and policy."""
 
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge.jobs.cli import json_mapping
+from bridge.jobs import arguments
 from bridge.jobs.run_jobs import has_remedy, load, one_line, set_threads
 from bridge.store.records import suite_folder
 from studies.coupling.arms import arms
@@ -127,7 +127,7 @@ def _write(frame: pd.DataFrame, path: Path) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all jobs."""
-    top = argparse.ArgumentParser(description="The coupling study with real generation.")
+    top = arguments.Parser(description="The coupling study with real generation.")
     jobs = top.add_subparsers(title="jobs", required=True, metavar="JOB")
 
     def add(run: Callable[[argparse.Namespace], None]) -> Any:
@@ -137,15 +137,15 @@ def parser() -> argparse.ArgumentParser:
 
     for job in (check, predict, observe, compare):
         sub = add(job)
-        sub.add_argument("--suite", default="coupling")
-        sub.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER")
-        sub.add_argument("--overrides", type=json_mapping, metavar="JSON")
-        sub.add_argument("--threads", type=int, default=1)
+        sub.add_argument("--suite", type=arguments.suite, default="coupling")
+        sub.add_argument("--results", type=arguments.folder, default="results", metavar="FOLDER")
+        sub.add_argument("--overrides", type=arguments.json_mapping, metavar="JSON")
+        sub.add_argument("--threads", type=arguments.threads, default=1)
         if job is observe:
-            sub.add_argument("--seed", type=int, required=True)
+            sub.add_argument("--seed", type=arguments.seed, required=True)
     sub = add(draw)
-    sub.add_argument("--tables", type=Path, default=Path("results/cached/coupling"))
-    sub.add_argument("--figures", type=Path, default=Path("figures/coupling"))
+    sub.add_argument("--tables", type=arguments.folder, default="results/cached/coupling")
+    sub.add_argument("--figures", type=arguments.folder, default="figures/coupling")
     return top
 
 

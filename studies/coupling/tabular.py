@@ -161,22 +161,3 @@ def crossing(problem: TabularProblem, t_max: float) -> float | None:
         middle = 0.5 * (low + high)
         low, high = (middle, high) if gap(middle) < 0 else (low, middle)
     return 0.5 * (low + high)
-
-
-def reverse_optimum(problem: TabularProblem, beta: float) -> Array:
-    """log p of the optimum of J(p) - beta E_q KL(p_S || p): p = beta p_S / (lambda - r).
-
-    It is what k3 in the loss, GRPO's usual penalty, pulls to. lambda normalises each prompt and
-    lies between max r and max r + beta.
-    """
-    best = problem.reward.max(axis=-1, keepdims=True)
-    low, high = np.zeros_like(best), np.full_like(best, beta)
-    p_start = np.exp(problem.log_start)
-    # The offset lambda - max r keeps its digits where lambda itself would lose them.
-    for _ in range(200):
-        middle = 0.5 * (low + high)
-        with np.errstate(divide="ignore"):
-            mass = (beta * p_start / (middle + best - problem.reward)).sum(axis=-1, keepdims=True)
-        low, high = np.where(mass > 1, middle, low), np.where(mass > 1, high, middle)
-    optimum: Array = np.log(beta) + problem.log_start - np.log(high + best - problem.reward)
-    return log_softmax(optimum)

@@ -265,7 +265,7 @@ def user_config(choices: Choices) -> None:
 
 def checkpoint(choices: Choices) -> None:
     """A manifest or a state of a checkpoint; torch is loaded for this one only."""
-    from bridge.run.checkpoints import load_checkpoint
+    from bridge.run.checkpoints import find_checkpoint, read_checkpoint
 
     folder = _folder() / "resume"
     newest = _checkpoints(folder)
@@ -278,8 +278,8 @@ def checkpoint(choices: Choices) -> None:
     try:
         path.write_bytes(content)
         with refusal(RecordError), contextlib.redirect_stderr(io.StringIO()):
-            found = load_checkpoint(folder, identity={"train_hash": "h"})
-            assert found is not None and found.step in (2, 4)
+            found = find_checkpoint(folder, identity={"train_hash": "h"})
+            assert found is not None and read_checkpoint(found).step in (2, 4)
     finally:
         path.write_bytes(before)
 

@@ -129,6 +129,11 @@ def test_the_workflow_is_lint_clean(fresh: Workspace) -> None:
 # -- mistakes --------------------------------------------------------------------------------------
 
 
+def read_log(path: Path) -> str:
+    """The last line of a log, which is there."""
+    return path.read_text().splitlines()[-1]
+
+
 def refusal(done_stderr: str) -> str:
     """The one line of ours on stderr, which has to be the only thing that looks like an error."""
     assert "Traceback" not in done_stderr
@@ -144,6 +149,12 @@ def refusal(done_stderr: str) -> str:
         (["suit=smoke"], "--config: suit: unknown key; did you mean 'suite'?"),
         (["suite=smokey"], "suites/smokey.yaml: no such file; files there: "),
         (["threads=two"], "--config: threads: Input should be a valid integer"),
+        (["suite=../smoke"], "--config: suite: '../smoke' is no name"),
+        (["suite="], "--config: suite: "),
+        (
+            ["suite=smoke", "overrides={training: {n: 4, n: 8}}"],
+            "--config overrides: line 1: the key 'n' is given twice; keep one",
+        ),
         (
             ["suite=smoke", "overrides={training: {lr_slt: 1}}"],
             "overrides.training.lr_slt: unknown key; did you mean 'lr_sft'?",
@@ -294,13 +305,22 @@ def test_a_grid_with_a_divergence_and_failures(tmp_path: Path) -> None:
     table = "results/few/tables/main.md"
     done = space.snakemake(table, "--cores", "2", *FEW)
     assert done.returncode != 0
-    # The reason stands in Snakemake's own output, from the job's log.
-    assert "bridge: sft/seed0 cannot be trained; mend it." in done.stdout + done.stderr
+    # Snakemake's output ends with the reasons, from the jobs' logs, without the rest of these.
+    logs = space.path / "results/few/logs/train/tiny-qwen/chains"
+    assert read_log(logs / "sft/seed0.log") in done.stderr
+    said = done.stderr.split("failed: ")[1:]
+    assert {text.splitlines()[0] for text in said} == {
+        f"results/few/logs/train/tiny-qwen/chains/{name}/seed0.log" for name in ("sft", "bridge")
+    }
+    crash = next(text for text in said if "bridge/seed0.log" in text.splitlines()[0])
+    assert "ZeroDivisionError: a defect" in crash and "Traceback" not in done.stderr
 
     status = space.bridge("status", "--suite", "few").stdout
     assert "4 runs: 1 done, 1 diverged, 2 failed" in status
     assert "sft/seed0: train: sft/seed0 cannot be trained; mend it." in status
     assert "bridge/seed0: train: ZeroDivisionError: a defect" in status
+    assert "log: results/few/logs/train/tiny-qwen/chains/bridge/seed0.log" in status
+    assert 'raise ZeroDivisionError("a defect")' in status
 
     refused = space.bridge("collect", "--suite", "few")
     assert refused.returncode == 2
@@ -360,7 +380,29 @@ def test_a_defect_keeps_its_traceback(fresh: Workspace) -> None:
     assert "ZeroDivisionError: a defect" in done.stderr
 
 
-def test_the_commands_fail_in_one_line_outside_the_repository(tmp_path: Path, root: Path) -> None:
-    done = Workspace(tmp_path).bridge("status")
+def test_the_commands_fail_in_one_line_outside_the_repository(
+    fresh: Workspace, tmp_path: Path, root: Path
+) -> None:
+    below = fresh.path / "suites"
+    for folder, home, command in (
+        (tmp_path, root, ("-m", "bridge", "status")),
+        (below, fresh.path, ("-m", "bridge", "status")),
+        (tmp_path, fresh.path, ("-m", "snakemake", "-s", f"{fresh.path}/Snakefile", "-n")),
+    ):
+        done = Workspace(folder).run(*command)
+        assert done.returncode == 2
+        assert refusal(done.stderr) == (
+            f"bridge: no config.yaml in {folder}; run {command[1]} in the repository's folder: "
+            f"cd {home}."
+        )
+
+
+def test_figures_without_committed_tables_say_where_they_come_from(fresh: Workspace) -> None:
+    done = fresh.snakemake("-n", "figures", *SMOKE, "source=cached")
     assert done.returncode == 2
-    assert "no config.yaml in" in refusal(done.stderr)
+    assert refusal(done.stderr) == (
+        "bridge: suite 'smoke' has no tables in results/cached/smoke; run it and copy them with "
+        "bridge cache --suite smoke, or name one that has: none."
+    )
+    done = fresh.snakemake("-n", "tune", *SMOKE)
+    assert "suite 'smoke' is no grid of learning rates" in refusal(done.stderr)

@@ -14,7 +14,8 @@ from bridge.analysis.report.building import build_tables
 from bridge.collect import caching
 from bridge.collect.collecting import collect_suite
 from bridge.plan.grid import load_plan
-from bridge.store.records import RecordError, file_hash, read_json
+from bridge.store.records import RecordError, file_hash, read_json, write_json
+from bridge.store.schema import ConfigError
 from tests.fixtures.run_folders import write_suite
 
 COMMITTED = sorted(Path(__file__).parents[2].glob("results/cached/*/manifest.json"))
@@ -50,8 +51,8 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def test_a_copy_rebuilds_the_tables_of_the_run_byte_for_byte(results: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "cached"
-    size = caching.cache_suite(results, "smoke", copy)
+    copy = results / "cached" / "smoke"
+    size = caching.cache_suite(results, "smoke")
     assert size == sum(path.stat().st_size for path in copy.glob("*.parquet"))
     assert {path.stem for path in copy.glob("*.parquet")} == {
         "runs",
@@ -70,25 +71,59 @@ def test_a_copy_rebuilds_the_tables_of_the_run_byte_for_byte(results: Path, tmp_
     assert made == _hashes(results / "smoke" / "tables") and made | shown == made
 
 
-def test_a_changed_or_missing_table_is_not_committed(results: Path, tmp_path: Path) -> None:
+def test_a_changed_or_missing_table_is_not_committed(results: Path) -> None:
     path = results / "smoke" / "tidy" / "costs.parquet"
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(RecordError, match=r"costs\.parquet is not what was collected"):
-        caching.cache_suite(results, "smoke", tmp_path / "cached")
+        caching.cache_suite(results, "smoke")
     with pytest.raises(TidyError, match=r"costs\.parquet is not the file that .*manifest\.json"):
         load_tidy(path.parent)
     path.unlink()
     with pytest.raises(RecordError, match=r"costs\.parquet is not what was collected"):
-        caching.cache_suite(results, "smoke", tmp_path / "cached")
-    assert not (tmp_path / "cached").exists()
+        caching.cache_suite(results, "smoke")
+    assert not (results / "cached").exists()
+
+
+def test_a_copy_deletes_nothing(results: Path) -> None:
+    """Not of a study's tables beside it, and no run whatever the suite is called."""
+    folder = results / "cached" / "smoke"
+    folder.mkdir(parents=True)
+    (folder / "signs.csv").write_text("of a study\n")
+    (folder / "costs.parquet").write_bytes(b"of an older copy")
+    caching.cache_suite(results, "smoke")
+    caching.cache_suite(results, "smoke")
+    assert (folder / "signs.csv").read_text() == "of a study\n"
+    assert file_hash(folder / "costs.parquet") == file_hash(results / "smoke/tidy/costs.parquet")
+    assert not list(folder.glob(".*"))
+    (folder / "gone.parquet").write_bytes(b"")
+    with pytest.raises(RecordError, match="holds gone, which this copy has not; delete"):
+        caching.cache_suite(results, "smoke")
+    assert (folder / "gone.parquet").exists()
+
+
+@pytest.mark.parametrize("suite", ["../smoke", "/etc", "", "cached", "smoke/runs", ".."])
+def test_a_suite_s_name_cannot_lead_elsewhere(results: Path, suite: str) -> None:
+    before = sorted(results.rglob("*"))
+    for name in (suite, str(results / "smoke")):
+        with pytest.raises(ConfigError):
+            caching.cache_suite(results, name)
+    assert sorted(results.rglob("*")) == before
+
+
+@pytest.mark.parametrize("tables", [None, [], {"../smoke": "0" * 64}, {"runs": 1}])
+def test_a_manifest_that_lists_no_tables_is_refused(results: Path, tables: object) -> None:
+    path = results / "smoke" / "tidy" / "manifest.json"
+    write_json(path, read_json(path) | {"tables": tables})
+    with pytest.raises(RecordError, match=r"manifest\.json.*run bridge collect again"):
+        caching.cache_suite(results, "smoke")
 
 
 def test_a_suite_that_is_too_large_is_refused(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(caching, "LIMIT_BYTES", 1000)
     with pytest.raises(RecordError, match=r"tidy holds 0\.\d MB, more than the 0 MB"):
-        caching.cache_suite(results, "smoke", tmp_path / "cached")
+        caching.cache_suite(results, "smoke")
 
 
 @pytest.mark.parametrize("manifest", COMMITTED, ids=lambda path: path.parent.name)

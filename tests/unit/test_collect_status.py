@@ -104,6 +104,36 @@ def test_a_damaged_record_does_not_stop_the_status(
     assert "10 waiting" in grid_text(plan, results=tmp_path)
 
 
+def test_a_failure_shows_its_log_and_what_the_reason_leaves_out(
+    plan: Plan, spec: RunSpec, tmp_path: Path
+) -> None:
+    write_failure(spec, tmp_path, "ZeroDivisionError: a defect")
+    log = spec.folder(tmp_path).log("train")
+    log.parent.mkdir(parents=True)
+    place = '  File "loop.py", line 16, in train_run\n    1 / 0\n'
+    log.write_text(f"Traceback (most recent call last):\n{place}ZeroDivisionError: a defect\n")
+    lines = grid_text(plan, results=tmp_path).splitlines()
+    start = lines.index("failed")
+    assert lines[start + 1 : start + 5] == [
+        "  tiny-qwen/chains/bridge/seed0: train: ZeroDivisionError: a defect",
+        f"    log: {log}",
+        '        File "loop.py", line 16, in train_run',
+        "          1 / 0",
+    ]
+    # A log of an older attempt says nothing about this one.
+    os.utime(log, (0, 0))
+    assert run_state(spec, tmp_path).log is None
+
+
+def test_a_run_that_was_killed_shows_its_log(spec: RunSpec, tmp_path: Path, dead_pid: int) -> None:
+    write_heartbeat(spec, tmp_path, pid=dead_pid, host=socket.gethostname(), at=NOW - 30)
+    log = spec.folder(tmp_path).log("train")
+    assert run_state(spec, tmp_path, now=NOW).log is None
+    log.parent.mkdir(parents=True)
+    log.write_text("Killed\n")
+    assert run_state(spec, tmp_path, now=NOW).log == log
+
+
 @pytest.fixture
 def mixed(plan: Plan, tmp_path: Path) -> Path:
     """Results with a run in every state."""

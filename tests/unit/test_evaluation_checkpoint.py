@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from bridge.evaluation import EvaluationError
 from bridge.evaluation.checkpoint import check_checkpoint
+from bridge.models import CheckpointError
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def refusal(folder: Path) -> str:
-    with pytest.raises(EvaluationError) as caught:
+    with pytest.raises((CheckpointError, EvaluationError)) as caught:
         check_checkpoint(folder)
     message = str(caught.value)
     assert "\n" not in message and message.endswith(".")
@@ -44,7 +45,7 @@ def test_no_folder(tmp_path: Path) -> None:
         ("config.json", "config.json is missing"),
         ("tokenizer.json", "no tokenizer.json"),
         ("chat_template.jinja", "no chat template"),
-        ("model.safetensors", "no model.safetensors"),
+        ("model.safetensors", "model.safetensors is missing"),
     ],
 )
 def test_a_missing_file(folder: Path, name: str, said: str) -> None:

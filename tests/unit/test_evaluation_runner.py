@@ -21,6 +21,7 @@ from bridge.evaluation.model import Generated
 from bridge.evaluation.runner import evaluate_run
 from bridge.evaluation.scores import check_graded
 from bridge.evaluation.tasks import write_tasks
+from bridge.models import CheckpointError
 from bridge.plan.grid import RunSpec
 from bridge.store.records import RecordError, exclusive
 from bridge.tasks.registry import load_family
@@ -201,7 +202,7 @@ def test_bad_records(tmp_path: Path, checkpoint: Path) -> None:
     spec = make_spec()
 
     def refusal() -> str:
-        with pytest.raises((EvaluationError, RecordError)) as caught:
+        with pytest.raises((CheckpointError, EvaluationError, RecordError)) as caught:
             evaluate_run(spec, results=tmp_path, threads=1, load=lambda *_: Table(spec, right))
         assert not spec.folder(tmp_path).scores.exists()
         assert "\n" not in str(caught.value)
@@ -224,7 +225,7 @@ def test_a_missing_checkpoint_keeps_an_earlier_evaluation(tmp_path: Path, checkp
     run(spec, tmp_path, checkpoint, right)
     before = spec.folder(tmp_path).scores.read_bytes()
     (checkpoint / "model.safetensors").unlink()
-    with pytest.raises(EvaluationError, match="no model"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
         evaluate_run(spec, results=tmp_path, threads=1)
     assert spec.folder(tmp_path).scores.read_bytes() == before
 

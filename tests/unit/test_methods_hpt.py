@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +90,13 @@ def test_a_gate_that_no_prompt_can_pass_by_any_count_is_refused() -> None:
     make_hpt(make_training(n=8), gate=8).check("here")
 
 
-def test_the_method_of_the_how_to_is_this_one(root: Path) -> None:
+def test_the_method_of_the_how_to_is_this_one(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (root / "docs/how-to/add-a-method.md").read_text(encoding="utf-8")
     blocks = text.split("```python\n")[1:]
-    names: dict[str, Any] = {"__name__": "my_hpt"}
-    exec(compile(blocks[0].split("```")[0], "my_hpt", "exec"), names)
-    taught = names["METHOD"]
+    module = types.ModuleType("my_hpt")
+    monkeypatch.setitem(sys.modules, "my_hpt", module)  # where pydantic looks names up
+    exec(compile(blocks[0].split("```")[0], "my_hpt", "exec"), vars(module))
+    taught = vars(module)["METHOD"]
     groups = [
         make_group([0.0] * 4, name="a", shown=1.0),
         make_group([0.0, 1.0, 0.0, 0.0], name="b", shown=0.0),

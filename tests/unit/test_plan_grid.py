@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -239,6 +240,184 @@ def test_what_cannot_work_is_refused_in_one_line(
     assert "\n" not in message
 
 
+# -- one suite over another ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def write(tmp_path: Path, root: Path) -> Callable[[str, str], Path]:
+    """Write suites into a folder that has a ``smoke`` already."""
+    (tmp_path / "suites").mkdir()
+    shutil.copy(root / "suites" / "smoke.yaml", tmp_path / "suites")
+
+    def write(name: str, text: str) -> Path:
+        path = tmp_path / "suites" / f"{name}.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_a_suite_that_extends_another_says_what_differs(
+    write: Callable[[str, str], Path], tmp_path: Path, plan: Plan
+) -> None:
+    write(
+        "mine",
+        "title: Mine\nextends: smoke\ntraining: {temperature: 0.5}\n"
+        "methods: {sft: {options: {steps: 4}}}\n",
+    )
+    mine = load_plan("mine", root=tmp_path)
+    assert mine.suite.title == "Mine"
+    for theirs, ours in zip(plan.runs, mine.runs, strict=True):
+        assert ours.training == theirs.training.model_copy(update={"temperature": 0.5})
+        same = (theirs.label, theirs.seed, theirs.evaluation, theirs.model_config)
+        assert (ours.label, ours.seed, ours.evaluation, ours.model_config) == same
+        steps = 4 if ours.label == "sft" else theirs.method_options.get("steps")
+        assert ours.method_options.get("steps") == steps
+
+
+def test_lists_are_replaced_and_a_study_extends_a_suite(
+    write: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "studies" / "mine" / "suites"
+    folder.mkdir(parents=True)
+    block = "{models: [tiny-qwen], datasets: [chains], methods: [sft], seeds: [5]}"
+    (folder / "study.yaml").write_text(f"title: Mine\nextends: smoke\ngrid: [{block}]\n")
+    (run,) = load_plan("study", root=tmp_path).runs
+    assert (run.label, run.seed) == ("sft", 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("title: B\nextends: mine", "extends: mine extends a suite itself, and only one level"),
+        ("title: B\nextends: second", "extends: second extends a suite itself, and only one level"),
+        ("title: B\nextends: nobody", "suites/nobody.yaml: no such file; files there: "),
+        ("title: B\nextends: suites/smoke.yaml", "extends: name one other suite"),
+        ("title: B\nextends: [smoke]", "extends: name one other suite"),
+        ("extends: smoke", "title: this key is required; a title is not inherited"),
+        ("title: B\nextends: smoke\ntrainin: {}", "trainin: unknown key"),
+    ],
+)
+def test_chains_circles_and_copies_are_refused(
+    write: Callable[[str, str], Path], tmp_path: Path, text: str, said: str
+) -> None:
+    write("mine", "title: Mine\nextends: second\n")
+    write("second", text)
+    with pytest.raises(ConfigError) as caught:
+        load_plan("second", root=tmp_path)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_mistake_is_blamed_on_the_file_that_holds_it(
+    write: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    write("mine", "title: Mine\nextends: smoke\n")
+    path = tmp_path / "suites" / "smoke.yaml"
+    write("smoke", path.read_text().replace("lr_sft", "lr_stf"))
+    with pytest.raises(ConfigError, match=r"smoke\.yaml: training\.lr_stf: unknown key"):
+        load_plan("mine", root=tmp_path)
+
+
+def test_an_override_of_one_row_changes_no_other(root: Path) -> None:
+    """`sft_rl` and `sft_rl_k3_0.1` are written with one YAML alias."""
+    plain, changed = (
+        load_plan("coupling", root=root, overrides=overrides)
+        for overrides in ({}, {"methods": {"sft_rl": {"options": {"second_steps": 41}}}})
+    )
+    differ = {
+        theirs.label
+        for theirs, ours in zip(plain.runs, changed.runs, strict=True)
+        if theirs.spec_hash != ours.spec_hash
+    }
+    assert differ == {"sft_rl"}
+
+
+# -- what lies on disk -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A folder with all that a checkpoint has; its weights are not looked at."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "model.safetensors").write_bytes(b"")
+    return folder
+
+
+def local(raw: dict[str, Any], folder: Path) -> None:
+    raw["models"]["mine"] = {"source": "local", "path": str(folder)}
+    raw["grid"][0]["models"] = ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("config.json", "config.json is missing"),
+        ("tokenizer.json", "has no tokenizer.json"),
+        ("chat_template.jinja", "has no chat template"),
+        ("model.safetensors", "model.safetensors is missing"),
+    ],
+)
+def test_a_model_s_folder_is_looked_at_before_any_job(
+    planned: Callable[[Callable[[dict[str, Any]], None]], Plan],
+    checkpoint: Path,
+    name: str,
+    said: str,
+) -> None:
+    (checkpoint / name).unlink()
+    with pytest.raises(ConfigError) as caught:
+        planned(lambda raw: local(raw, checkpoint))
+    message = str(caught.value)
+    assert "made.yaml: models.mine.path: " in message and said in message and "\n" not in message
+
+
+def test_a_model_s_folder_that_is_not_there(
+    planned: Callable[[Callable[[dict[str, Any]], None]], Plan], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"models\.mine\.path: there is no checkpoint at .*gone"):
+        planned(lambda raw: local(raw, tmp_path / "gone"))
+
+
+@pytest.mark.parametrize(
+    ("targets", "fits"), [("all-linear", True), (r".*\.q_proj", True), ("q", 0)]
+)
+def test_layers_of_a_model_s_folder_are_known(
+    planned: Callable[[Callable[[dict[str, Any]], None]], Plan],
+    checkpoint: Path,
+    targets: str,
+    fits: bool,
+) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        local(raw, checkpoint)
+        raw["methods"]["bridge"]["options"]["targets"] = targets
+
+    if fits:
+        assert {spec.model for spec in planned(change).runs} == {"mine"}
+        return
+    with pytest.raises(ConfigError, match=r"methods\.bridge\.options\.targets: 'q' fits no layer"):
+        planned(change)
+
+
+def test_a_data_file_is_looked_at_before_any_job(
+    planned: Callable[[Callable[[dict[str, Any]], None]], Plan], checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "problems.jsonl"
+    part = {"path": str(path), "sha256": "0" * 64}
+
+    def change(raw: dict[str, Any]) -> None:
+        local(raw, checkpoint)
+        raw["datasets"]["chains"] = {
+            "family": "jsonl",
+            "options": dict.fromkeys(("train", "validation", "test"), part),
+        }
+
+    with pytest.raises(ConfigError, match=r"datasets\.chains.*problems\.jsonl"):
+        planned(change)
+
+
 # -- hashes ----------------------------------------------------------------------------------------
 
 
@@ -305,11 +484,11 @@ def test_seed_family_and_method_change_both_hashes(plan: Plan, change: dict[str,
     _differs(spec, replace(spec, **change), str(change), trains=True)
 
 
-def test_prompts_of_a_local_model_are_in_its_hashes(root: Path, tmp_path: Path) -> None:
+def test_prompts_of_a_local_model_are_in_its_hashes(
+    root: Path, tmp_path: Path, checkpoint: Path
+) -> None:
     """Edited between two plans: what was trained before is not taken for what would be now."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    folder = checkpoint
     raw = read_yaml(root / "suites/smoke.yaml")
     raw["models"] = {"tiny-qwen": {"source": "local", "path": str(folder)}}
     (tmp_path / "suites").mkdir()
@@ -317,7 +496,7 @@ def test_prompts_of_a_local_model_are_in_its_hashes(root: Path, tmp_path: Path) 
     first = load_plan("own", root=tmp_path).runs[0]
     assert load_plan("own", root=tmp_path).runs[0].train_hash == first.train_hash
     for name in ("chat_template.jinja", "tokenizer_config.json", "generation_config.json"):
-        (folder / name).write_text("{}")
+        (folder / name).write_text('{"a": 1}')
         changed = load_plan("own", root=tmp_path).runs[0]
         _differs(first, changed, name, trains=True)
         first = changed

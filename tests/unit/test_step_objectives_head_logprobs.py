@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bridge.step.objectives.head_logprobs import head_logprobs
+from bridge.step.objectives.head_logprobs import head_scores
 
 ROWS, LENGTH, WIDTH, VOCAB = 3, 7, 5, 11
 
@@ -21,6 +21,10 @@ def random_batch(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Te
     weight = torch.randn(VOCAB, WIDTH, generator=generator, dtype=torch.float64)
     targets = torch.randint(VOCAB, (ROWS, LENGTH), generator=generator)
     return hidden.to(dtype), weight.to(dtype), targets
+
+
+def head_logprobs(*arguments: Any, **named: Any) -> Tensor:
+    return head_scores(*arguments, **named)[0]
 
 
 def slow(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridge.step.objectives.kl import MAX_LOG_RATIO, entropy_from_logits, kl_per_token
+from bridge.step.objectives.kl import MAX_LOG_RATIO, kl_per_token
 
 
 def two_policies(seed: int, size: int = 6) -> tuple[Tensor, Tensor]:
@@ -94,41 +94,3 @@ def test_bad_arguments_are_refused() -> None:
         kl_per_token(torch.zeros(1, 1), torch.zeros(1, 1), "k4")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="ref_logprob"):
         kl_per_token(torch.zeros(2, 2), torch.zeros(2, 1), "k1")
-
-
-def test_entropy_matches_a_loop() -> None:
-    logits = 3 * torch.randn(4, 5, 9, generator=torch.Generator().manual_seed(0))
-    entropy = entropy_from_logits(logits.double())
-    for i in range(4):
-        for t in range(5):
-            weights = [math.exp(z) for z in logits[i, t].tolist()]
-            shares = [w / sum(weights) for w in weights]
-            expected = -sum(s * math.log(s) for s in shares)
-            assert entropy[i, t].item() == pytest.approx(expected, rel=1e-12)
-    assert entropy_from_logits(torch.zeros(7)).item() == pytest.approx(math.log(7))
-
-
-def test_entropy_of_half_precision_logits_is_computed_in_float32() -> None:
-    logits = torch.randn(3, 200, generator=torch.Generator().manual_seed(0)).bfloat16()
-    entropy = entropy_from_logits(logits)
-    assert entropy.dtype == torch.float32
-    torch.testing.assert_close(
-        entropy.double(), entropy_from_logits(logits.double()), rtol=1e-6, atol=0
-    )
-
-
-def test_entropy_and_gradient_ignore_impossible_tokens() -> None:
-    few = torch.tensor([0.3, -1.0, 0.5], dtype=torch.float64, requires_grad=True)
-    minus_inf = torch.full((2,), -torch.inf, dtype=torch.float64)
-    many = torch.cat([few.detach(), minus_inf]).requires_grad_(True)
-    entropy_from_logits(few).backward()
-    entropy_from_logits(many).backward()
-    assert few.grad is not None and many.grad is not None
-    torch.testing.assert_close(many.grad, torch.cat([few.grad, torch.zeros_like(minus_inf)]))
-    certain = torch.tensor([0.0, -torch.inf])
-    assert entropy_from_logits(certain).item() == 0.0
-
-
-def test_entropy_gradient() -> None:
-    logits = torch.randn(2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    assert torch.autograd.gradcheck(entropy_from_logits, logits.requires_grad_(True))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bridge.models import CheckpointError
 from bridge.models.checkpoint import Policy
 from bridge.step.batches import StepBatch
 from bridge.step.gradients import Gradient
@@ -148,6 +149,16 @@ def sizes(trainer: MethodTrainer) -> dict[str, int]:
 
 def flat(parameters: Sequence[nn.Parameter]) -> Tensor:
     return torch.cat([p.detach().reshape(-1).clone() for p in parameters])
+
+
+@pytest.mark.parametrize("targets", ["q_proj", r"model\.norm"])
+def test_targets_that_peft_cannot_adapt_are_one_sentence(policy: Policy, targets: str) -> None:
+    """No layer of that name, and a layer of another kind."""
+    with pytest.raises(CheckpointError) as caught:
+        make_trainer(policy, make_training(), adapter=(2, 4, targets))
+    said = str(caught.value)
+    assert said.startswith(f"options.targets: {targets!r} cannot be adapted (")
+    assert "whole names like model.layers.0.self_attn.q_proj." in said and "\n" not in said
 
 
 def test_each_group_is_clipped_by_its_own_norm(policy: Policy) -> None:

@@ -17,6 +17,8 @@ from bridge.store.records import (
     BusyError,
     RecordError,
     RunFolder,
+    base_folder,
+    cached_folder,
     canonical_json,
     content_hash,
     exclusive,
@@ -25,9 +27,11 @@ from bridge.store.records import (
     read_json,
     read_jsonl,
     run_folder,
+    suite_folder,
     write_json,
     write_text,
 )
+from bridge.store.schema import ConfigError
 
 HOLDER = """
 import sys
@@ -242,3 +246,24 @@ def test_a_lock_is_free_after_use_and_after_an_error(folder: RunFolder) -> None:
         pass
     with exclusive(folder):
         assert json.dumps(folder.lock.read_text()).count("pid") == 1
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/etc", "a\n", "-a", "a" * 65])
+def test_no_folder_lies_outside_the_results(tmp_path: Path, name: str) -> None:
+    for asked in (
+        lambda: suite_folder(tmp_path, name),
+        lambda: cached_folder(tmp_path, name),
+        lambda: base_folder(tmp_path, "smoke", name),
+        lambda: run_folder(tmp_path, name, "m", "d", "sft", 0),
+        lambda: run_folder(tmp_path, "smoke", name, "d", "sft", 0),
+        lambda: run_folder(tmp_path, "smoke", "m", name, "sft", 0),
+        lambda: run_folder(tmp_path, "smoke", "m", "d", name, 0),
+    ):
+        with pytest.raises(ConfigError, match="is no name; take letters"):
+            asked()
+
+
+@pytest.mark.parametrize("name", ["cached", "published", "Cached"])
+def test_folders_of_committed_files_are_no_suite_s(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="holds what is committed"):
+        suite_folder(tmp_path, name)

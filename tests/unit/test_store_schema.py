@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
+from bridge.methods.registry import load_method, method_names
 from bridge.plan.config import Suite, UserConfig, load_suite, load_user_config
 from bridge.store.schema import ConfigError, merge, read_yaml, typed, validate
 from bridge.store.settings import TinyModel
+from bridge.tasks.registry import family_names, load_family
 
 Raw = dict[str, Any]
 
@@ -215,29 +218,79 @@ def test_names_cannot_leave_their_folder(name: str) -> None:
         validate(UserConfig, {"suite": name}, "here")
 
 
-def test_schemas_are_closed_and_frozen() -> None:
-    """Also of a schema that is added later: a forgotten `Closed` would let typos pass."""
-    seen: set[type] = set()
+@pytest.fixture(scope="module")
+def schemas() -> set[Any]:
+    """All schemas of configurations, with those of every method and family."""
+    seen: set[Any] = set()
 
     def visit(model: Any) -> None:
-        if model in seen:
-            return
-        seen.add(model)
-        assert model.model_config.get("extra") == "forbid", model
-        assert model.model_config.get("frozen"), model
-        assert model.model_config.get("strict"), model
-        for field in model.model_fields.values():
-            for part in _classes(field.annotation):
-                visit(part)
+        if model not in seen:
+            seen.add(model)
+            for field in model.model_fields.values():
+                for part in _classes(field.annotation):
+                    visit(part)
 
-    visit(Suite)
-    visit(UserConfig)
+    for model in (Suite, UserConfig):
+        visit(model)
+    for method in method_names():
+        visit(load_method(method).Options)
+    for family in family_names():
+        visit(load_family(family).Options)
     assert TinyModel in seen
+    return seen
 
 
 def _classes(annotation: Any) -> list[Any]:
-    from typing import get_args
-
     if isinstance(annotation, type) and hasattr(annotation, "model_fields"):
         return [annotation]
     return [c for arg in get_args(annotation) for c in _classes(arg)]
+
+
+def test_schemas_are_closed_and_frozen(schemas: set[Any]) -> None:
+    """Also of a schema that is added later: a forgotten `Closed` would let typos pass."""
+    for model in schemas:
+        for name in ("frozen", "strict"):
+            assert model.model_config.get(name), (model, name)
+        assert model.model_config.get("extra") == "forbid", model
+        assert model.model_config.get("allow_inf_nan") is False, model
+
+
+def test_every_count_has_a_bound(schemas: set[Any]) -> None:
+    """Also of an option that is added later: no run asks for 10^18 of anything."""
+    for model in schemas:
+        for name, field in model.model_fields.items():
+            if _holds_int(field.annotation):
+                for value in (10**18, -(10**18), 10**9 if "seed" not in name else 2**31):
+                    with pytest.raises(ValidationError) as caught:
+                        model.model_validate({name: (value,) if name == "seeds" else value})
+                    said = {e["type"] for e in caught.value.errors() if e["loc"][0] == name}
+                    assert said & BOUNDS, (model, name, value)
+
+
+BOUNDS = {"greater_than_equal", "greater_than", "less_than_equal", "less_than"}
+
+
+def _holds_int(annotation: Any) -> bool:
+    return annotation is int or any(_holds_int(arg) for arg in get_args(annotation))
+
+
+def test_a_model_may_be_called_like_a_source(tmp_path: Path, raw: Raw) -> None:
+    """Pydantic puts the source into the place of a mistake; a model's name is not one."""
+    for name in ("tiny", "hub", "local"):
+        renamed = {**raw, "models": {name: raw["models"]["tiny-qwen"] | {"hiden": 8}}}
+        said = refusal(tmp_path, renamed)
+        assert said == f"models.{name}.hiden: unknown key; did you mean 'hidden'?"
+
+
+def test_an_override_of_one_key_changes_no_other(root: Path) -> None:
+    """Aliases are copies, and what is merged in is one too."""
+    base = read_yaml(root / "studies/coupling/suites/coupling.yaml")
+    rows = base["methods"]
+    assert rows["sft_rl"]["options"] == rows["sft_rl_k3_0.1"]["options"]
+    merge(base, {"methods": {"sft_rl": {"options": {"steps": 1}}}})
+    assert rows["sft_rl_k3_0.1"]["options"]["steps"] == 30
+    over: Raw = {"a": {"b": {"c": 1}}, "d": {}}
+    first: Raw = {"d": {}}
+    merge(first, over)
+    merge(first, {"a": {"b": {"c": 2}}})
+    assert over == {"a": {"b": {"c": 1}}, "d": {}}

@@ -81,9 +81,9 @@ def run_compare(
     `tidy` reads the suite's tables from elsewhere. Configuration differences come from `spec.json`
     of the runs where the run folders are at hand.
     """
-    folders = [suite_folder(results, name) / "tidy" for name in (left, right)]
-    are_suites = all((folder / "runs.parquet").is_file() for folder in folders)
-    if are_suites and "/" not in left + right:
+    names = () if "/" in left + right else (left, right)
+    folders = [suite_folder(results, name) / "tidy" for name in names]
+    if folders and all((folder / "runs.parquet").is_file() for folder in folders):
         first, second = load_tidy(folders[0]), load_tidy(folders[1])
         found = compare(first, left, right, second, _specs(results, first, second, left, right))
     else:

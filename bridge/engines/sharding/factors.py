@@ -34,7 +34,7 @@ class LoraFactors:
     def __init__(
         self,
         model: PreTrainedModel,
-        adapter: tuple[int, int, str | tuple[str, ...]],
+        adapter: tuple[int, int, str],
         seed: int,
         ranks: Ranks,
     ) -> None:

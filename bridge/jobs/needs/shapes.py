@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from bridge.store.schema import Closed, ConfigError, read_yaml, validate
 from bridge.store.settings import HubModel, LocalModel, ModelConfig
+from bridge.store.strict import strict_json
 from bridge.tasks.base import SyntheticFamily
 from bridge.tasks.registry import load_family
 
@@ -123,7 +123,7 @@ def _table() -> dict[str, ModelShape]:
 
 def _from_config(path: Path, where: str) -> ModelShape:
     try:
-        raw: Any = json.loads(path.read_text(encoding="utf-8"))
+        raw: Any = strict_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise ConfigError(f"{where}: {path} is missing or damaged; correct the path.") from None
     kind = raw.get("model_type") if isinstance(raw, dict) else None

@@ -85,18 +85,6 @@ def _logits(hidden: Tensor, weight: Tensor, dtype: torch.dtype, temperature: flo
     return z if temperature == 1.0 else z.div_(temperature)
 
 
-def head_logprobs(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    temperature: float = 1.0,
-    *,
-    chunk_tokens: int,
-) -> Tensor:
-    """Log-probs [rows, len] alone, see :func:`head_scores`."""
-    return head_scores(hidden, weight, targets, temperature, chunk_tokens=chunk_tokens)[0]
-
-
 def head_scores(
     hidden: Tensor,
     weight: Tensor,

@@ -56,23 +56,3 @@ def kl_per_token(logprob: Tensor, ref_logprob: Tensor, estimator: KlEstimator) -
         u = u.clamp(min=-MAX_LOG_RATIO)
         return torch.expm1(-u) + u  # expm1: exp(-u) - 1 loses all digits when u is small
     raise ValueError(f"unknown estimator {estimator!r}, known: {', '.join(get_args(KlEstimator))}")
-
-
-def entropy_from_logits(logits: Tensor) -> Tensor:
-    """Exact entropy of softmax(logits), in nats, in float32 (float64 input stays float64).
-
-    Logits of -inf are outcomes of probability zero and contribute nothing, to the gradient
-    neither. Holds a float32 copy of the logits; for long rows use
-    `token_logprobs(..., with_entropy=True)`, which works in chunks.
-
-    Args:
-        logits: [..., vocab], any floating dtype.
-
-    Returns:
-        [...], at least 0 and at most log(vocab).
-    """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    log_p = torch.log_softmax(logits, dim=-1)
-    p = log_p.exp()
-    # p log p at p = 0 is 0 x -inf
-    return -(p * log_p.masked_fill(p == 0, 0.0)).sum(dim=-1)

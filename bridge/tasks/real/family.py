@@ -11,6 +11,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, Field
 
 from bridge.grading import GraderPool
+from bridge.store.schema import Count, Seed
 from bridge.store.seeds import derive_seed
 from bridge.tasks.base import Dataset, Problem, ProblemError
 from bridge.tasks.real.demonstrations import Offer, choose, token_limit
@@ -47,11 +48,11 @@ class RealOptions(DataOptions):
         ("human",), strict=False
     )
     """Sources of demonstrations, the preferred one first; empty for none."""
-    max_demonstration_tokens: int = Field(3000, ge=1)
+    max_demonstration_tokens: Count = 3000
     tokenizer: str | None = None
     """Counts those tokens: a checkpoint folder or ``repository@commit``; None counts bytes."""
-    validation_size: int = Field(500, ge=1)
-    seed: int = 0
+    validation_size: Count = 500
+    seed: Seed = 0
     """Of the validation draw."""
 
 

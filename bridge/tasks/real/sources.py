@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 
 from bridge.machine.hub import HubError, snapshot
-from bridge.store.schema import Closed, ConfigError, Name
+from bridge.store.schema import Closed, ConfigError, Name, read_yaml
 from bridge.tasks.base import ProblemError
 from bridge.tasks.real.choices import in_fixed_order
 from bridge.tasks.real.hub_rows import READERS
@@ -117,7 +116,7 @@ class ProblemSet:
 @functools.cache
 def manifest() -> dict[str, Entry]:
     """Name of a set -> what is known of it."""
-    raw = yaml.safe_load(MANIFEST.read_text(encoding="utf-8"))
+    raw = read_yaml(MANIFEST)
     # JSON mode: YAML has lists where the schema has tuples.
     return {name: Entry.model_validate_json(json.dumps(entry)) for name, entry in raw.items()}
 

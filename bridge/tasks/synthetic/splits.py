@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from bridge.store.schema import Closed, Count, CountOrZero, Seed
 from bridge.store.seeds import bucket, derive_seed
 from bridge.tasks.base import Dataset, Problem, ProblemError
 from bridge.tasks.synthetic.habits import Alter, Writer, exact, slipping
@@ -33,17 +34,15 @@ _MAX_DRAWS = 100_000
 """Draws in search of one new question; more means that there is none left."""
 
 
-class SyntheticOptions(BaseModel):
+class SyntheticOptions(Closed):
     """Options that all synthetic families share."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the questions; runs with other training seeds share the questions."""
-    train_size: int = Field(1024, ge=1)
+    train_size: Count = 1024
     """Number of RL prompts."""
-    validation_size: int = Field(128, ge=1)
-    demonstrations: int = Field(128, ge=0)
+    validation_size: Count = 128
+    demonstrations: CountOrZero = 128
     """How many of the training prompts carry a demonstration."""
     slip: float = Field(0.10, ge=0.0, le=1.0)
     """Probability that the expert gets one computed number wrong."""

@@ -1,0 +1,117 @@
+"""Snakemake as ``make`` starts it: Ctrl-C ends in two lines, and a home folder is not needed.
+
+    python -m bridge.jobs.workflow --cores all --config suite=smoke
+
+All arguments are Snakemake's, and so is the exit code. A person who stops a grid has lost nothing,
+for every run saves what it has, but Snakemake reports each job that it ended as an error: from the
+first Ctrl-C on, its messages are held back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from bridge.collect.status import run_state
+from bridge.plan.config import config_path, load_user_config
+from bridge.plan.grid import load_plan
+from bridge.store.records import RESULTS
+from bridge.store.schema import merge
+from bridge.store.strict import strict_yaml
+
+_CHUNK_BYTES = 65_536
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run Snakemake; return its exit code."""
+    # On a terminal Snakemake writes in colours, so it gets one.
+    reader, writer = os.openpty() if sys.stderr.isatty() else os.pipe()
+    # A group of its own: Ctrl-C reaches this process alone, which passes it on once.
+    child = subprocess.Popen(
+        [sys.executable, "-m", "snakemake", *arguments],
+        stderr=writer,
+        env=_environment(),
+        process_group=0,
+    )
+    os.close(writer)
+    stopping = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        if number != signal.SIGINT:
+            child.terminate()
+            return
+        if not stopping:
+            say("stopping; the runs under way save what they have (Ctrl-C again: at once)")
+        stopping = True
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGINT)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    for chunk in _chunks(reader):
+        if not stopping:
+            os.write(sys.stderr.fileno(), chunk)
+    code = child.wait()
+    if stopping:
+        say(f"stopped{_saved(arguments)}; the same command goes on from there")
+    return code if code >= 0 else 128 - code
+
+
+def say(sentence: str) -> None:
+    """Print a line of our own."""
+    os.write(sys.stderr.fileno(), f"bridge: {sentence}.\n".encode())
+
+
+def _chunks(reader: int) -> Iterator[bytes]:
+    """What is written to the other end, until nobody can write any more."""
+    while True:
+        try:
+            chunk = os.read(reader, _CHUNK_BYTES)
+        except OSError:  # EIO: how a terminal ends
+            return
+        if not chunk:
+            return
+        yield chunk
+
+
+def _environment() -> dict[str, str]:
+    """The environment, with a cache that can be written: Snakemake does not start without."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        usable = os.access(cache, os.W_OK | os.X_OK)
+    except OSError:
+        usable = False
+    if usable:
+        return dict(os.environ)
+    instead = Path(".snakemake", "cache").absolute()
+    say(f"{cache} cannot be written; the cache is {instead} this time")
+    return os.environ | {"XDG_CACHE_HOME": str(instead)}
+
+
+def _saved(arguments: Sequence[str]) -> str:
+    """How much of the suite is done, where the suite can be told."""
+    said = dict(word.partition("=")[::2] for word in arguments if "=" in word)
+    try:
+        user = load_user_config(config_path())
+        overrides = dict(user.overrides)
+        merge(overrides, strict_yaml(said.get("overrides", "{}")))
+        plan = load_plan(said.get("suite", user.suite), root=Path(), overrides=overrides)
+    except ValueError:
+        return ""
+    words = Counter(run_state(spec, Path("results")).word for spec in plan.runs)
+    done = sum(words[word] for word in RESULTS)
+    begun = words["trained"] + words["interrupted"] + words["stopped"]
+    return f" with {done} of {len(plan.runs)} runs done and {begun} saved part of the way"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

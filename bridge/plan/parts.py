@@ -1,0 +1,112 @@
+"""The parts that a suite declares: models, data sets and rows, each checked by itself.
+
+Checked whether or not the grid uses them: a row that is put into the grid next month is as right as
+the others. What lies on disk is asked of the parts in the grid only, for a grid may be cut down to
+what a machine holds.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from bridge.methods.registry import load_method, method_names
+from bridge.models import CheckpointError
+from bridge.models.folder import check_folder, prompt_hash
+from bridge.plan.config import MethodConfig, Suite
+from bridge.store.plugins import check_known
+from bridge.store.schema import ConfigError, merge, validate
+from bridge.store.settings import LocalModel, TinyModel, TrainingConfig
+from bridge.tasks.registry import family_names, load_family
+
+_TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def _check_benchmarks(family: str, where: str) -> None:
+    """Refuse a family whose policies could not be evaluated."""
+    names = load_family(family).benchmark_names()
+    if not names:
+        raise ConfigError(
+            f"{where}: the family '{family}' names no benchmark, so what is trained on it could "
+            "not be evaluated; add one to its benchmark_names."
+        )
+    odd = [name for name in names if not _TASK_NAME.fullmatch(name)]
+    twice = [name for name in names if names.count(name) > 1]
+    if odd or twice:
+        what = "with characters that lm-eval's task names lack" if odd else "twice"
+        raise ConfigError(
+            f"{where}: the family '{family}' names the benchmark '{(odd + twice)[0]}' {what}; "
+            "rename it."
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the tables, checked."""
+
+    method: str
+    options: BaseModel
+    training: TrainingConfig
+    targets: str | None
+    """Layers that its adapter changes, if it has one."""
+
+
+class Parts:
+    """What a suite declares, checked whether or not its grid uses it."""
+
+    def __init__(self, suite: Suite, path: Path) -> None:
+        self.suite, self.path = suite, path
+        self.options = {name: self._options(name) for name in suite.datasets}
+        labels = [*suite.methods, *(label for block in suite.grid for label in block.methods)]
+        self.rows = {label: self._row(label) for label in dict.fromkeys(labels)}
+        for name, model in suite.models.items():
+            for family in model.families if isinstance(model, TinyModel) else ():
+                where = f"{path}: models.{name}.families: "
+                check_known("problem family", family, family_names(), where)
+        families = {config.family for config in suite.datasets.values()}
+        known = [name for family in families for name in load_family(family).benchmark_names()]
+        for benchmark in suite.train_on_benchmarks:
+            check_known("benchmark", benchmark, known, f"{path}: train_on_benchmarks: ")
+
+    def _options(self, dataset: str) -> BaseModel:
+        config, where = self.suite.datasets[dataset], f"datasets.{dataset}"
+        check_known(
+            "problem family", config.family, family_names(), f"{self.path}: {where}.family: "
+        )
+        _check_benchmarks(config.family, f"{self.path}: {where}")
+        schema: type[BaseModel] = load_family(config.family).Options
+        return validate(schema, config.options, self.path, f"{where}.options")
+
+    def _row(self, label: str) -> Row:
+        config, where = self.suite.methods.get(label, MethodConfig()), f"methods.{label}"
+        name = config.method or label
+        check_known("method", name, method_names(), f"{self.path}: {where}: ")
+        method = load_method(name)
+        raw = self.suite.training.model_dump()
+        merge(raw, config.training)
+        training = validate(TrainingConfig, raw, self.path, f"{where}.training")
+        options = validate(method.Options, config.options, self.path, f"{where}.options")
+        made = method(options, training)
+        made.check(f"{self.path}: {where}")
+        targets = None if made.adapter is None or made.adapter.full else made.adapter.targets
+        return Row(name, options, training, targets)
+
+    def check_disk(self) -> dict[str, str]:
+        """Refuse files that the grid needs and that are not there, or are others; return the hash
+        of the prompt files of each model that is a folder."""
+        prompts = {}
+        for name in sorted({name for block in self.suite.grid for name in block.models}):
+            model = self.suite.models[name]
+            if isinstance(model, LocalModel):
+                try:
+                    check_folder(Path(model.path))
+                except CheckpointError as error:
+                    raise ConfigError(f"{self.path}: models.{name}.path: {error}") from None
+                prompts[name] = prompt_hash(Path(model.path))
+        for name in sorted({name for block in self.suite.grid for name in block.datasets}):
+            family = load_family(self.suite.datasets[name].family)
+            family.check(self.options[name], f"{self.path}: datasets.{name}")
+        return prompts

@@ -1,0 +1,92 @@
+"""Snakemake as make starts it: what Ctrl-C says and saves, and a home folder that is none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.store.records import read_json
+from tests.fixtures.workflow import ROOT, Workspace
+
+SFT = "results/few/runs/tiny-qwen/chains/sft/seed0"
+FEW = ("--cores", "1", "--config", "suite=few")
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Workspace:
+    return Workspace.make(tmp_path / "space")
+
+
+@contextlib.contextmanager
+def started(space: Workspace, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The workflow in a group of its own, as a shell starts it."""
+    known = {k: v for k, v in os.environ.items() if not k.startswith("SNAKEMAKE")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bridge.jobs.workflow", *arguments],
+        cwd=space.path,
+        env=known | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def wait_for(path: Path) -> None:
+    end_s = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < end_s, f"{path} was not made"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("whole_group", [True, False], ids=["terminal", "kill"])
+def test_a_stop_says_in_two_lines_what_is_saved(space: Workspace, whole_group: bool) -> None:
+    (space.path / "verdicts.txt").write_text("sft/seed0 wait\n")
+    with started(space, f"{SFT}/scores.json", *FEW) as process:
+        wait_for(space.path / "waiting")
+        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1  # Snakemake's
+    assert said.splitlines()[-2:] == [
+        "bridge: stopping; the runs under way save what they have (Ctrl-C again: at once).",
+        "bridge: stopped with 0 of 3 runs done and 1 saved part of the way; the same command goes "
+        "on from there.",
+    ]
+    assert "Error" not in said and "Traceback" not in said
+    assert read_json(space.path / SFT / "failed.json")["status"] == "interrupted"
+
+
+def test_without_a_stop_nothing_is_added(space: Workspace) -> None:
+    with started(space, f"{SFT}/done.json", *FEW) as process:
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, said
+    assert "Finished jobid" in said and "bridge: " not in said
+    with started(space, "-n", "--config", "suit=few") as process:
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+    assert "bridge: --config: suit: unknown key; did you mean 'suite'?" in said
+
+
+def test_a_home_folder_is_not_needed(space: Workspace) -> None:
+    command = ("-m", "bridge.jobs.workflow", "-n", "--config", "suite=few")
+    for home, said in (
+        ("/dev/null/none", "bridge: /dev/null/none/.cache cannot be written; the cache is "),
+        (str(space.path / "home"), ""),
+    ):
+        done = space.run(*command, HOME=home, XDG_CACHE_HOME="")
+        assert done.returncode == 0, done.stderr
+        assert "Job stats:" in done.stdout
+        lines = [line for line in done.stderr.splitlines() if line.startswith("bridge: ")]
+        assert [line.startswith(said) for line in lines] == [True] * bool(said)
