@@ -79,7 +79,7 @@ def test_the_gibbs_optimum_is_what_a_solver_finds() -> None:
     assert np.exp(tabular.gibbs(problem, 0.4)) == pytest.approx(solver, abs=1e-5)
 
 
-def reverse_optimum(problem: tabular.Problem, beta: float) -> Array:
+def reverse_optimum(problem: tabular.TabularProblem, beta: float) -> Array:
     """log p of the optimum of J(p) - beta E_q KL(p_S || p): p = beta p_S / (lambda - r).
 
     It is what k3 in the loss, GRPO's usual penalty, pulls to. lambda normalises each prompt and
