@@ -156,6 +156,13 @@ def doctor(args: argparse.Namespace) -> None:
         sys.exit(2)
 
 
+def tasks(args: argparse.Namespace) -> None:
+    """Write our benchmarks as tasks for lm-eval's own command line."""
+    from bridge.evaluation.tasks import write_tasks
+
+    print(f"{write_tasks(args.folder)} tasks in {args.folder}")
+
+
 # -- shared ----------------------------------------------------------------------------------------
 
 
@@ -245,7 +252,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--expected", nargs="*", metavar="TABLE", help="write these anyway")
         if name == "figures":
             sub.add_argument(
-                "--processes", type=check.threads, default=1, help="how many draw at a time"
+                "--processes", type=check.threads, default=1, help="processes that draw figures"
             )
     add("cache", cache, "copy the tidy tables of a finished suite to results/cached")
     add("status", status, "print what is done, running, failed and waiting")
@@ -258,12 +265,16 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--tidy", type=check.folder, metavar="FOLDER", help="read the suite's tables here"
     )
+    text = "write our benchmarks as tasks for lm-eval's own command line"
+    sub = commands.add_parser("tasks", help=text, description=text, allow_abbrev=False)
+    sub.set_defaults(run=tasks)
+    sub.add_argument("folder", type=check.folder, help="for lm_eval --include_path")
     sub = add("doctor", doctor, "print versions, machine, disk, predicted memory and hours")
     sub.add_argument(
         "--device",
         type=check.name,
         metavar="NAME",
-        help="a GPU, e.g. h100-80gb; what cannot fit fails",
+        help="a GPU, e.g. h100-80gb; a run that cannot fit is refused",
     )
     return top
 

@@ -14,6 +14,7 @@ import bridge.tasks
 from bridge.evaluation.tasks import write_tasks
 from bridge.grading import GradeItem, GraderPool
 from bridge.grading.extraction import last_boxed
+from bridge.jobs import cli
 from bridge.plan import grid
 from bridge.plan.grid import load_plan
 from bridge.run.building import build_run
@@ -127,6 +128,16 @@ def test_its_tasks_load_in_lm_eval(family: Family, options: Any, tmp_path: Path)
             assert task.config.repeats == (family.n_samples if ending else 1)
             tags = task.config.tag or []
             assert task.config.task not in ([tags] if isinstance(tags, str) else tags)
+
+
+def test_the_command_writes_the_tasks_of_every_family(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["tasks", str(tmp_path / "out")])
+    files = sorted(p.stem for p in (tmp_path / "out").glob("*.yaml"))
+    names = [n for f in family_names() for n in load_family(f).benchmark_names()]
+    assert files == sorted(f"bridge_{n}{ending}" for n in names for ending in ("", "_sampled"))
+    assert capsys.readouterr().out.startswith(f"{len(files)} tasks in ")
 
 
 def test_one_tiny_round(
