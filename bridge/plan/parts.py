@@ -44,7 +44,7 @@ def _check_benchmarks(family: str, where: str) -> None:
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckedRow:
     """A row of the tables, checked."""
 
     method: str
@@ -80,7 +80,7 @@ class Parts:
         schema: type[BaseModel] = load_family(config.family).Options
         return validate(schema, config.options, self.path, f"{where}.options")
 
-    def _row(self, label: str) -> Row:
+    def _row(self, label: str) -> CheckedRow:
         config, where = self.suite.methods.get(label, MethodConfig()), f"methods.{label}"
         name = config.method or label
         check_known("method", name, method_names(), f"{self.path}: {where}: ")
@@ -92,7 +92,7 @@ class Parts:
         made = method(options, training)
         made.check(f"{self.path}: {where}")
         targets = None if made.adapter is None or made.adapter.full else made.adapter.targets
-        return Row(name, options, training, targets)
+        return CheckedRow(name, options, training, targets)
 
     def check_disk(self) -> dict[str, str]:
         """Refuse files that the grid needs and that are not there, or are others; return the hash
