@@ -144,13 +144,17 @@ def ask(lm: Any, task_set: TaskSet, *, limit: int | None, seed: int) -> Iterator
         raise EvaluationError("The model described more answers than lm-eval returned.")
 
 
-def grade(answers: Sequence[Answer], pool: GraderPool) -> list[dict[str, Any]]:
+def grade(
+    answers: Sequence[Answer], pool: GraderPool, *, thinking: bool = False
+) -> list[dict[str, Any]]:
     """Return one row of ``answers.jsonl`` per answer: by benchmark, question, then sample."""
     order: dict[tuple[str, str], int] = {}
     for answer in answers:
         order.setdefault((answer.benchmark, answer.question_id), len(order))
     ranked = sorted(answers, key=lambda a: (order[a.benchmark, a.question_id], a.sample))
-    verdicts = pool.grade([GradeItem(a.text, a.gold, a.generated.truncated) for a in ranked])
+    verdicts = pool.grade(
+        [GradeItem(a.text, a.gold, a.generated.truncated, thinking) for a in ranked]
+    )
     return [
         {
             "benchmark": a.benchmark,

@@ -22,6 +22,7 @@ from bridge.evaluation import EvaluationError
 from bridge.evaluation.checkpoint import check_checkpoint
 from bridge.evaluation.model import Generated
 from bridge.models.checkpoint import end_token_ids, load_tokenizer
+from bridge.models.prompts import opens_thinking
 from bridge.step.protocols import Engine
 from bridge.step.rollouts import Prompt
 from bridge.store.seeds import derive_seed
@@ -37,6 +38,7 @@ class EnginePolicy(LM):
         super().__init__()
         self.folder, self.engine, self.tokenizer = folder, engine, tokenizer
         self.generated: list[Generated] = []
+        self.prompt_opens_thinking = opens_thinking(self.tokenizer)
 
     @property
     def tokenizer_name(self) -> str:

@@ -36,6 +36,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
 from bridge.evaluation import EvaluationError
 from bridge.evaluation.checkpoint import check_checkpoint
 from bridge.models.checkpoint import end_token_ids, load_tokenizer
+from bridge.models.prompts import opens_thinking
 
 log = logging.getLogger(__name__)
 _HEARTBEAT_S = 15.0
@@ -75,6 +76,7 @@ class EvaluatedPolicy(HFLM):
             )
         self.folder = folder
         self.generated: list[Generated] = []
+        self.prompt_opens_thinking = opens_thinking(self.tokenizer)
         self._end_ids = list(end_token_ids(folder, tokenizer))
         self._end_text = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         model.generation_config = GenerationConfig(

@@ -136,7 +136,7 @@ def _measure(
     sampled_s = time.perf_counter()
     try:
         with GraderPool(GraderLimits(workers=threads)) as pool:
-            rows = stage.grade(answers, pool)
+            rows = stage.grade(answers, pool, thinking=lm.prompt_opens_thinking)
     except GraderError as error:
         raise EvaluationError(f"The answers could not be graded: {error}") from error
     graded_s = time.perf_counter()

@@ -8,7 +8,15 @@ and repairing LaTeX. Both would let the grader credit what the model did not com
 import re
 from typing import Final, NamedTuple
 
-_THINK: Final = re.compile(r"</?think>")
+# Tags of thinking in whatever brackets and under whatever name: <think>, [THINK],
+# <|begin_of_thought|>. Bounded on both sides, so that no run of letters is read twice.
+THINKING_TAG: Final = re.compile(
+    r"[<\[◁][|｜]?(?P<slash>/?)(?P<name>[^<>\[\]◁▷|｜/\s]{0,24}?"
+    r"(?:think|thought|reason|reflect|rational|scratch|analy|deliberat|ponder|monolog|cot)"
+    r"[^<>\[\]◁▷|｜/\s]{0,24})[|｜]?[>\]▷]",
+    re.IGNORECASE,
+)
+_ENDS: Final = re.compile(r"^(?:end|close|stop)", re.IGNORECASE)
 
 # Alternatives in this order: a box (two backslashes also open one: models trained on source code
 # write them), then any escaped character, so that \{ and \} are not braces, then bare braces.
@@ -19,6 +27,7 @@ _TOKEN: Final = re.compile(
     re.DOTALL,
 )
 
+_BOX: Final = re.compile(r"\\(?:boxed|fbox)\b")
 _NON_SPACE: Final = re.compile(r"\S")
 
 
@@ -31,30 +40,43 @@ class _Box(NamedTuple):
     answer_end: int
 
 
-def final_part(text: str) -> str | None:
-    """What is left of ``text`` without its ``<think>`` blocks, or None where thinking never ends.
+def opens(tag: re.Match[str]) -> bool:
+    """Whether a tag of thinking opens a block; else it closes one."""
+    return not (tag["slash"] or _ENDS.match(tag["name"]))
 
-    A ``</think>`` that nothing opened closes a block opened in the prompt, as reasoning templates
+
+def final_part(text: str, *, thinking: bool = False) -> str | None:
+    """What is left of ``text`` without its blocks of thinking; None where thinking never ends.
+
+    A tag that opens a block without an end and without a box in it, behind other text, is talk
+    about thinking: what stands before it is left.
+
+    A closing tag that nothing opened closes a block opened in the prompt, as reasoning templates
     do: everything before it was thought.
+
+    Args:
+        thinking: whether the prompt is known to have opened a block that the text begins in.
     """
     kept: list[str] = []
-    position, thinking = 0, False
-    for tag in _THINK.finditer(text):
-        if tag.group() == "<think>":
+    position, opened = 0, 0
+    for tag in THINKING_TAG.finditer(text):
+        if opens(tag):
             if not thinking:
                 kept.append(text[position : tag.start()])
+                opened = tag.end()
             thinking = True
         else:
             if not thinking:
                 kept.clear()
             position, thinking = tag.end(), False
-    if thinking:
+    if thinking and (not opened or _BOX.search(text, opened)):
         return None
-    kept.append(text[position:])
+    if not thinking:
+        kept.append(text[position:])
     return " ".join(kept)
 
 
-def last_boxed(text: str) -> str | None:
+def last_boxed(text: str, *, thinking: bool = False) -> str | None:
     r"""The content of the last complete box after the thinking, stripped; None if there is none.
 
     - "Last" is the box that closes last. Boxes inside it are not answers of their own, except that
@@ -65,7 +87,7 @@ def last_boxed(text: str) -> str | None:
       without closing punctuation.
     - White space between the command and its brace is allowed; ``\boxedfoo{4}`` is no box.
     """
-    part = final_part(text)
+    part = final_part(text, thinking=thinking)
     if part is None:
         return None
     last: _Box | None = None

@@ -107,7 +107,7 @@ class GraderPool:
 
     def _read(self, item: GradeItem) -> tuple[str | None, Verdict | None]:
         """The answer in the text, and the verdict where no worker is needed for it."""
-        answer = last_boxed(item.text)
+        answer = last_boxed(item.text, thinking=item.thinking)
         if answer is None:
             return None, "truncated" if item.truncated else "unparsed"
         if len(answer) > self.limits.answer_chars:

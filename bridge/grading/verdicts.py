@@ -29,7 +29,7 @@ VERDICTS: Final[frozenset[Verdict]] = frozenset(get_args(Verdict))
 
 # Raise the revision with every change of extraction, wrapping or comparison: it is in the cache
 # key, and a regraded answer can be told from an old one by it.
-_REVISION: Final = 2
+_REVISION: Final = 3
 
 GRADER_VERSION: Final[str] = "+".join(
     [f"bridge-{_REVISION}"]
@@ -55,6 +55,8 @@ class GradeItem:
     """The gold answer, without a box; dollar signs around it are allowed."""
     truncated: bool = False
     """Whether generation stopped at the token limit."""
+    thinking: bool = False
+    """Whether the prompt opened a block of thinking that the text begins in."""
 
     def __post_init__(self) -> None:
         if not self.gold or not self.gold.strip():

@@ -10,6 +10,7 @@ from typing import Final
 from jinja2 import TemplateError
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from bridge.grading.extraction import THINKING_TAG, opens
 from bridge.models import CheckpointError
 
 TODAY: Final = datetime(2024, 7, 26)
@@ -19,15 +20,6 @@ _CLOCK: Final = re.compile(
     r"""\bstrftime_now\s*\(\s*(?:format\s*=\s*)?(["'])(?P<format>[^"'\\]*)\1\s*\)"""
 )
 _CLOCK_LEFT: Final = re.compile(r"\bstrftime_now\s*\(")
-
-# <think>, <thinking>, [THINK], <seed:think>, <|begin_of_thought|>, <reasoning>, ... and their ends.
-_TAG: Final = re.compile(
-    r"[<\[◁][|｜]?(?P<slash>/?)(?P<name>[^<>\[\]◁▷|｜/\s]*"
-    r"(?:think|thought|reason|reflect|rational|scratch|analy|deliberat|ponder|monolog|cot)"
-    r"[^<>\[\]◁▷|｜/\s]*)[|｜]?[>\]▷]",
-    re.IGNORECASE,
-)
-_ENDS: Final = re.compile(r"^(?:end|close|stop)", re.IGNORECASE)
 
 _QUESTION, _ANSWER = "QUESTION-17", "ANSWER-17"
 
@@ -60,8 +52,8 @@ def opens_thinking(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the template leaves a block of thinking open where the answer begins."""
     _, _, after = rendered(tokenizer, _QUESTION).rpartition(_QUESTION)
     open_ = False
-    for tag in _TAG.finditer(after):
-        open_ = not (tag["slash"] or _ENDS.match(tag["name"]))
+    for tag in THINKING_TAG.finditer(after):
+        open_ = opens(tag)
     return open_
 
 

@@ -122,7 +122,12 @@ class Collector:
     def demonstration_rewards(self, problems: Sequence[Problem]) -> list[float]:
         """Reward that each problem's demonstration earns under the same grader."""
         graded = self.grader.grade(
-            [GradeItem(text=p.demonstration or "", gold=p.answer) for p in problems]
+            [
+                GradeItem(
+                    p.demonstration or "", p.answer, thinking=self.policy.prompt_opens_thinking
+                )
+                for p in problems
+            ]
         )
         return [self._reward(g.verdict) for g in graded]
 
@@ -210,6 +215,7 @@ class Collector:
             text=self.policy.text([*prefix, *completion.ids]),
             gold=problem.answer,
             truncated=completion.truncated,
+            thinking=self.policy.prompt_opens_thinking,
         )
 
     def _reward(self, verdict: Verdict, *, flipped: bool = False) -> float:

@@ -42,6 +42,7 @@ class Table(LM):
     def __init__(self, spec: RunSpec, reply: Reply) -> None:
         super().__init__()
         self.reply, self.generated, self.calls = reply, [], 0
+        self.prompt_opens_thinking = False
         family = load_family(spec.family)
         options = family.Options(**spec.dataset_options)
         self.gold = {

@@ -71,11 +71,28 @@ def test_last_complete_box(text: str, answer: str | None) -> None:
         # A tag quoted inside the thinking closes nothing.
         (r"<think> a <think> b </think> \boxed{3} </think> \boxed{4}", "4"),
         (r"<think> the tag <think> </think> \boxed{4}", "4"),
-        (r"<thinking>\boxed{3}", "3"),
+        # Whatever its tags are.
+        (r"<thinking>\boxed{3}", None),
+        (r"[THINK]\boxed{3}[/THINK] \boxed{4}", "4"),
+        (r"<|begin_of_thought|>\boxed{3}<|end_of_thought|> \boxed{4}", "4"),
+        # Talk about thinking after the answer is no block.
+        (r"\boxed{4} I did not need a <think> block.", "4"),
     ],
 )
 def test_thinking_is_not_the_answer(text: str, answer: str | None) -> None:
     assert last_boxed(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"so \boxed{7} wait", None),
+        (r"so \boxed{7} wait </think> \boxed{8}", "8"),
+        (r"so \boxed{7} [/THINK] \boxed{8}", "8"),
+    ],
+)
+def test_thinking_that_the_prompt_opened_is_no_answer(text: str, answer: str | None) -> None:
+    assert last_boxed(text, thinking=True) == answer
 
 
 @pytest.mark.parametrize("content", ["1\x002", "\ud800", "\u200f7\u200f", "٣", "7\n8", "é"])
@@ -112,7 +129,7 @@ n = 150_000
 assert last_boxed("x" * 60 * n + r"\boxed{7}") == "7"
 assert last_boxed("\\" * 10 * n) is None
 assert last_boxed(r"\boxed" + " " * 10 * n) is None
-assert last_boxed(r"\boxed{7}" + "<think>" * n) is None
+assert last_boxed(r"\boxed{7}" + "<think>" * n) == "7"  # talk: no box behind the tag
 assert last_boxed("<think></think>" * n + r"\boxed{7}") == "7"
 assert last_boxed("{" * n) is None
 assert last_boxed("}" * n) is None
