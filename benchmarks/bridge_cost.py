@@ -33,7 +33,7 @@ from bridge.plan.grid import RunSpec, load_plan
 from bridge.run.building import build_run
 from bridge.run.state import Run
 from bridge.step.batches import StepBatch
-from bridge.step.ranks import ALONE
+from bridge.machine.ranks import ALONE
 from bridge.step.weights import ADAPTER, BASE, SHADOW
 from bridge.store.records import base_folder
 

@@ -21,7 +21,7 @@ from bridge.run.probes import Probes
 from bridge.run.state import Run
 from bridge.run.streams import check_lengths
 from bridge.step.protocols import Engine, Grader, ReferencePolicy, Weights
-from bridge.step.ranks import Ranks
+from bridge.machine.ranks import Ranks
 from bridge.step.reference import Reference
 from bridge.step.sampler import NativeEngine
 from bridge.step.trainer import Trainer

@@ -31,7 +31,7 @@ from bridge.plan.grid import RunSpec
 from bridge.run.building import base_of, build_run
 from bridge.run.recorder import recording
 from bridge.run.state import Run
-from bridge.step.ranks import ALONE, Ranks
+from bridge.machine.ranks import ALONE, Ranks
 from bridge.step.trainer import DivergedError
 from bridge.step.weights import BASE
 from bridge.store.records import (

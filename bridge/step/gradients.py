@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from bridge.step.ranks import ALONE, Ranks
+from bridge.machine.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)

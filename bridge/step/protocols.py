@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bridge.grading import GradeItem
 from bridge.grading.verdicts import Graded
 from bridge.models.checkpoint import Policy
-from bridge.step.ranks import Ranks
+from bridge.machine.ranks import Ranks
 from bridge.step.rollouts import Completion, Prompt
 
 if TYPE_CHECKING:

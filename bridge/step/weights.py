@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from bridge.models.checkpoint import CheckpointError, Policy, cast_weights
-from bridge.step.ranks import ALONE, Ranks
+from bridge.machine.ranks import ALONE, Ranks
 from bridge.step.scoring import next_token_logprobs, next_token_scores
 from bridge.store.seeds import derive_seed
 

@@ -17,7 +17,7 @@ from bridge.models.checkpoint import CheckpointError, load_policy, save_policy
 from bridge.run import building
 from bridge.run.loop import train_run
 from bridge.run.streams import demonstration_row
-from bridge.step.ranks import ALONE
+from bridge.machine.ranks import ALONE
 from bridge.step.rollouts import Prompt
 from bridge.step.sampler import NativeEngine
 from bridge.store.records import read_json, read_jsonl

@@ -18,7 +18,7 @@ from bridge.models import CheckpointError
 from bridge.models.checkpoint import Policy
 from bridge.step.batches import StepBatch
 from bridge.step.gradients import Gradient
-from bridge.step.ranks import ALONE
+from bridge.machine.ranks import ALONE
 from bridge.step.rows import Phase, Row, Term
 from bridge.step.scoring import next_token_logprobs
 from bridge.step.trainer import DivergedError

@@ -152,7 +152,7 @@ def test_one_tiny_round(
 
     spec = replace(spec, family=family.name, dataset_options=options.model_dump(mode="json"))
     try:
-        from bridge.step.ranks import ALONE
+        from bridge.machine.ranks import ALONE
 
         run = build_run(spec, spec.folder(tmp_path), TextGrader(), base, ALONE)
     except ProblemError as error:

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bridge.step.ranks import Ranks
+from bridge.machine.ranks import Ranks
 from bridge.step.scoring import next_token_scores, too_many_logits
 from bridge.store.schema import ConfigError
 from bridge.store.settings import ShardingConfig

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bridge.engines.sharding.engines import Piece
-from bridge.step.ranks import Ranks
+from bridge.machine.ranks import Ranks
 from bridge.step.weights import LORA, lora_layers, plain_name, with_lora
 
 

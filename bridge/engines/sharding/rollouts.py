@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from bridge.grading import GradeItem
 from bridge.grading.verdicts import Graded
 from bridge.step.protocols import Engine, Grader, Weights
-from bridge.step.ranks import Ranks
+from bridge.machine.ranks import Ranks
 from bridge.step.rollouts import Completion, Prompt
 
 

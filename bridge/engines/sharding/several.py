@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bridge.step.ranks import Ranks
+from bridge.machine.ranks import Ranks
 from bridge.store.schema import ConfigError
 
 T = TypeVar("T")

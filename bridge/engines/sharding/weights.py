@@ -20,7 +20,7 @@ from bridge.engines.sharding.engines import Piece, ShardedModel
 from bridge.engines.sharding.factors import LoraFactors
 from bridge.models.checkpoint import Policy
 from bridge.step.protocols import Score
-from bridge.step.ranks import Ranks
+from bridge.machine.ranks import Ranks
 from bridge.step.weights import ADAPTER, BASE, SHADOW, AdapterShape, plain_name
 from bridge.store.settings import ShardingConfig
 
