@@ -29,11 +29,11 @@ import torch
 from torch import Tensor
 
 from bridge.grading.pool import GraderPool
+from bridge.machine.ranks import ALONE
 from bridge.plan.grid import RunSpec, load_plan
 from bridge.run.building import build_run
 from bridge.run.state import Run
 from bridge.step.batches import StepBatch
-from bridge.machine.ranks import ALONE
 from bridge.step.weights import ADAPTER, BASE, SHADOW
 from bridge.store.records import base_folder
 

@@ -23,6 +23,7 @@ from bridge.grading.pool import GraderPool
 from bridge.grading.verdicts import GRADER_VERSION
 from bridge.machine.interruption import Interrupted, requested
 from bridge.machine.provenance import device_name, git_state, training_device, versions
+from bridge.machine.ranks import ALONE, Ranks
 from bridge.machine.requeue import patience_s
 from bridge.machine.telemetry import host_memory_gib
 from bridge.models.card import licence_of, write_card
@@ -31,7 +32,6 @@ from bridge.plan.grid import RunSpec
 from bridge.run.building import base_of, build_run
 from bridge.run.recorder import recording
 from bridge.run.state import Run
-from bridge.machine.ranks import ALONE, Ranks
 from bridge.step.trainer import DivergedError
 from bridge.step.weights import BASE
 from bridge.store.records import (

@@ -3,7 +3,7 @@
 Two kinds of weights fulfil :class:`Weights`: whole ones in one process
 (:class:`bridge.step.weights.WholeWeights`), and ones that DeepSpeed spreads over ranks
 (:mod:`bridge.engines.sharding`). Which kind a run has is decided in one place,
-:mod:`bridge.run.building`.
+:mod:`bridge.engines.choosing`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from bridge.grading import GradeItem
 from bridge.grading.verdicts import Graded
-from bridge.models.checkpoint import Policy
 from bridge.machine.ranks import Ranks
+from bridge.models.checkpoint import Policy
 from bridge.step.rollouts import Completion, Prompt
 
 if TYPE_CHECKING:

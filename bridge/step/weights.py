@@ -28,8 +28,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bridge.models.checkpoint import CheckpointError, Policy, cast_weights
 from bridge.machine.ranks import ALONE, Ranks
+from bridge.models.checkpoint import CheckpointError, Policy, cast_weights
 from bridge.step.scoring import next_token_logprobs, next_token_scores
 from bridge.store.seeds import derive_seed
 

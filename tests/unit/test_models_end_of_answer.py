@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from bridge.engines import choosing
 from bridge.evaluation import engine_model
 from bridge.evaluation.model import EvaluatedPolicy as EvaluatedPolicy
 from bridge.evaluation.runner import evaluate_run
+from bridge.machine.ranks import ALONE
 from bridge.models.checkpoint import CheckpointError, load_policy, save_policy
-from bridge.run import building
 from bridge.run.loop import train_run
 from bridge.run.streams import demonstration_row
-from bridge.machine.ranks import ALONE
 from bridge.step.rollouts import Prompt
 from bridge.step.sampler import NativeEngine
 from bridge.store.records import read_json, read_jsonl
@@ -51,12 +51,12 @@ def test_every_consumer_ends_answers_at_the_same_tokens(
     for name in ("native", "vllm"):
         training = make_training(engine=name)
         spec = replace(make_spec(folder, "sft"), training=training)
-        weights = building.build_weights(spec, load_policy(folder), make_method("sft"), ALONE)
-        found[name] = building._engine(training, weights, folder).end_token_ids
+        weights = choosing.build_weights(spec, load_policy(folder), make_method("sft"), ALONE)
+        found[name] = choosing.build_engine(training, weights, folder).end_token_ids
     sharded = training.model_copy(
         update={"engine": "native", "sharding": ShardingConfig(stage="zero2")}
     )
-    found["sharded"] = building._engine(sharded, weights, folder).engine.end_token_ids
+    found["sharded"] = choosing.build_engine(sharded, weights, folder).engine.end_token_ids
     assert {name: set(ids) for name, ids in found.items()} == {name: set(ends) for name in found}
 
     row = demonstration_row(policy, replace(PROBLEM, demonstration="model"))

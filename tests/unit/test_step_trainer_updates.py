@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bridge.machine.ranks import ALONE
 from bridge.models import CheckpointError
 from bridge.models.checkpoint import Policy
 from bridge.step.batches import StepBatch
 from bridge.step.gradients import Gradient
-from bridge.machine.ranks import ALONE
 from bridge.step.rows import Phase, Row, Term
 from bridge.step.scoring import next_token_logprobs
 from bridge.step.trainer import DivergedError

@@ -278,7 +278,7 @@ def test_copies_in_another_form_are_the_same_question() -> None:
 def test_validation_questions_are_no_test_questions(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bridge.run.building import checked_dataset
+    from bridge.plan.questions import checked_dataset
     from tests.fixtures.tiny_run import make_spec
 
     chains = load_family("chains")

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from bridge.grading import GradeItem
 from bridge.grading.verdicts import Graded
-from bridge.step.protocols import Engine, Grader, Weights
 from bridge.machine.ranks import Ranks
+from bridge.step.protocols import Engine, Grader, Weights
 from bridge.step.rollouts import Completion, Prompt
 
 

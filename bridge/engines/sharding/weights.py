@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from bridge.engines.sharding.engines import Piece, ShardedModel
 from bridge.engines.sharding.factors import LoraFactors
+from bridge.machine.ranks import Ranks
 from bridge.models.checkpoint import Policy
 from bridge.step.protocols import Score
-from bridge.machine.ranks import Ranks
 from bridge.step.weights import ADAPTER, BASE, SHADOW, AdapterShape, plain_name
 from bridge.store.settings import ShardingConfig
 

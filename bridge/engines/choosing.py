@@ -1,0 +1,113 @@
+"""Which weights, engine, reference policy and grader a run uses: the one place that chooses them.
+
+A library is imported only where a run asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bridge.machine.provenance import training_device
+from bridge.machine.ranks import Ranks
+from bridge.methods.base import Method
+from bridge.models.checkpoint import Policy, cast_weights, load_policy
+from bridge.plan.grid import RunSpec
+from bridge.step.protocols import Engine, Grader, ReferencePolicy, Weights
+from bridge.step.reference import Reference
+from bridge.step.sampler import NativeEngine
+from bridge.step.weights import WholeWeights
+from bridge.store.settings import TrainingConfig
+
+
+def build_weights(spec: RunSpec, base: Policy, method: Method, ranks: Ranks) -> Weights:
+    """The weights that are trained, held whole or in pieces."""
+    training = spec.training
+    compute = torch.bfloat16 if training.precision == "bfloat16" else None
+    adapter = None if method.adapter is None else method.adapter.shape
+    if training.sharding.stage != "none":
+        from bridge.engines.sharding.weights import ShardedWeights
+
+        return ShardedWeights(
+            base,
+            training.sharding,
+            ranks,
+            adapter=adapter,
+            shadow=method.uses_shadow,
+            seed=spec.seed,
+            compute=compute or torch.float32,
+        )
+    base.model.to(training_device())
+    return WholeWeights(
+        base,
+        adapter=adapter,
+        shadow=method.uses_shadow,
+        seed=spec.seed,
+        compute=compute,
+        shadow_on_host=training.cpu_offload and (method.uses_shadow or method.forks_shadow),
+    )
+
+
+def build_reference(
+    training: TrainingConfig, policy: Weights, base_path: Path
+) -> ReferencePolicy | None:
+    """The policy of the KL term, which is never trained; None for a loss without that term."""
+    if training.kl_coef == 0:
+        return None
+    if training.sharding.stage != "none":
+        from bridge.engines.sharding.weights import ShardedReference, ShardedWeights
+
+        assert isinstance(policy, ShardedWeights)
+        return ShardedReference(policy)
+    reference = load_policy(base_path)
+    if training.precision == "bfloat16":
+        cast_weights(reference.model, torch.bfloat16)
+    reference.model.to("cpu" if training.cpu_offload else training_device())
+    return Reference(reference, policy)
+
+
+def build_engine(training: TrainingConfig, policy: Weights, base_path: Path) -> Engine:
+    """What samples the rollouts, from the weights as they are at that step."""
+    sampler = policy.sampler
+    if training.sharding.stage != "none":
+        from bridge.engines.sharding.rollouts import SharedEngine
+
+        native = NativeEngine(
+            sampler.model, end_token_ids=sampler.end_token_ids, pad_token_id=sampler.pad_token_id
+        )
+        return SharedEngine(native, policy)
+    if training.engine == "vllm":
+        from bridge.engines.vllm import VllmEngine
+
+        return VllmEngine(
+            base_path,
+            end_token_ids=sampler.end_token_ids,
+            dtype=sampler.model.dtype,
+            kv_cache_gib=training.kv_cache_gib,
+            weights=partial(_current, policy),
+        )
+    return NativeEngine(
+        sampler.model,
+        end_token_ids=sampler.end_token_ids,
+        pad_token_id=sampler.pad_token_id,
+        refresh=policy.refresh,
+    )
+
+
+def _current(policy: Weights) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of the model's weights as they are now."""
+    policy.refresh()
+    return ((name, p.detach()) for name, p in policy.sampler.model.named_parameters())
+
+
+def shared_grader(grader: Grader, ranks: Ranks) -> Grader:
+    """A grader for all ranks: its pool of workers is made for the whole machine."""
+    if ranks.size == 1:
+        return grader
+    from bridge.engines.sharding.rollouts import SharedGrader
+
+    return SharedGrader(grader, ranks)

@@ -1,0 +1,26 @@
+"""A run's questions, refused before the first step where they cannot be trained on."""
+
+from __future__ import annotations
+
+from bridge.plan.grid import RunSpec
+from bridge.tasks.base import Dataset, check_disjoint, check_problems
+from bridge.tasks.registry import load_family
+
+
+def checked_dataset(spec: RunSpec) -> Dataset:
+    """The run's data set, refused where it cannot be trained on."""
+    family = load_family(spec.family)
+    options = family.Options.model_validate(spec.dataset_options)
+    dataset = family.dataset(options)
+    check_problems(f"{spec.dataset} train", dataset.train)
+    check_problems(f"{spec.dataset} validation", dataset.validation)
+    check_disjoint(
+        f"{spec.dataset} train", dataset.train, f"{spec.dataset} validation", dataset.validation
+    )
+    for name in family.benchmark_names():
+        questions = family.benchmark(name, options)
+        check_problems(name, questions)
+        check_disjoint(f"{spec.dataset} validation", dataset.validation, name, questions)
+        if name not in spec.train_on_benchmarks:
+            check_disjoint(f"{spec.dataset} train", dataset.train, name, questions)
+    return dataset
