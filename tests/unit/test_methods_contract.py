@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from bridge.engines import choosing
 from bridge.methods.base import Method, StepStats
 from bridge.methods.registry import load_method, method_names
+from bridge.plan import questions
 from bridge.run import building
 from bridge.run import state as session_module
 from bridge.run.loop import train_run
@@ -83,7 +85,8 @@ def test_split_order_and_padding_do_not_change_a_run(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """In float64 four whole runs end with the same weights, up to rounding."""
-    monkeypatch.setattr(building, "load_policy", lambda path: load_double(path))
+    for module in (building, choosing):
+        monkeypatch.setattr(module, "load_policy", lambda path: load_double(path))
     options = make_options(name, 2)
 
     def end(label: str, rows: int = 1000) -> tuple[dict[str, Tensor], list[Any]]:
@@ -136,7 +139,7 @@ def test_it_learns(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     Over four seeds and three instruction sets every method gained between 0.17 and 0.5; the mean of
     160 answers has a standard error of 0.04.
     """
-    monkeypatch.setattr(building, "load_family", lambda family: ToyFamily())
+    monkeypatch.setattr(questions, "load_family", lambda family: ToyFamily())
     spec = make_spec(
         base,
         name,
