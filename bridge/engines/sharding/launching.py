@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bridge.machine.interruption import EXIT_INTERRUPTED, Interrupted
 from bridge.store.records import BusyError, RecordError, read_json, write_json
@@ -131,7 +131,10 @@ def _unclear(codes: Sequence[int], ended_here: set[int], told: Sequence[dict[str
 
 @contextlib.contextmanager
 def reporting(is_clear: Callable[[Exception], bool]) -> Iterator[None]:
-    """In a rank: leave the reason of a failure for the process that started it.
+    """In a rank: leave the reason of a failure for the process that started it, and end.
+
+    A rank also ends here when all went well: a thread that gloo still has while the interpreter
+    shuts down ends the process by SIGABRT now and then, and a finished run would count as failed.
 
     Args:
         is_clear: whether the message says what to do; of other errors the traceback is kept, which
@@ -146,9 +149,16 @@ def reporting(is_clear: Callable[[Exception], bool]) -> Iterator[None]:
         report = {"rank": int(os.environ["RANK"]), "at": time.time(), **_told(error, is_clear)}
         with contextlib.suppress(RecordError, OSError):
             write_json(Path(folder) / f"{report['rank']}.json", report)
-        sys.stderr.flush()
         # Not by sys.exit: a library's clean-up could wait for the ranks that are gone.
-        os._exit(EXIT_INTERRUPTED if isinstance(error, Interrupted) else 1)
+        _leave(EXIT_INTERRUPTED if isinstance(error, Interrupted) else 1)
+    if _REPORTS in os.environ:
+        _leave(0)
+
+
+def _leave(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _told(error: BaseException, is_clear: Callable[[Exception], bool]) -> dict[str, Any]:
