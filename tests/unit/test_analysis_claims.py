@@ -1,5 +1,6 @@
 """Claims: the schema's refusals, each verdict, and what is said when something is missing."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def _claim(**changes):
         "paper": "p",
         "sentence": "A is better than B.",
         "where": "table 1",
+        "read_in": "paper",
         "metric": "accuracy",
         "methods": ["bridge", "rl_zero"],
         "direction": "higher",
@@ -94,6 +96,12 @@ def test_the_file_of_the_repository_states_the_claims_of_three_papers():
     }
 
 
+def test_where_a_claim_was_read_is_said_in_its_own_field_only():
+    """Free words could not be shown beside the effect."""
+    for claim in load_claims(CLAIMS).claims:
+        assert not re.search("read in|summar|note", claim.where), claim.id
+
+
 def test_published_effects_agree_with_the_published_numbers():
     table = pd.read_csv(ROOT / "results" / "published" / "published.csv")
     main = table[table["note"].str.startswith("table=main") & (table["benchmark"] == "average5")]
@@ -116,6 +124,8 @@ def test_published_effects_agree_with_the_published_numbers():
     [
         ({"direktion": "higher"}, "claims.0.direktion: unknown key; did you mean 'direction'"),
         ({"metric": "speed"}, "claims.0.metric"),
+        ({"read_in": None}, "claims.0.read_in: this key is required"),
+        ({"read_in": "rumour"}, "claims.0.read_in: Input should be 'paper', 'summary' or 'note'"),
         ({"direction": None}, "metric 'accuracy' needs 'direction'"),
         ({"margin": 2.0}, "metric 'accuracy' takes no 'margin'"),
         ({"methods": ["bridge"]}, "metric 'accuracy' has 1 methods"),

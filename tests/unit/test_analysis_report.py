@@ -6,13 +6,16 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
 
 from bridge.analysis.figures.captions import CAPTIONS
 from bridge.analysis.numbers.frames import TidyError
 from bridge.analysis.report import page as report
 from bridge.analysis.report.building import build_tables
 from bridge.analysis.report.page import build_report
+from bridge.analysis.tables.accuracy import main_table_text
 from tests.fixtures.tidy import make_tidy, write_tidy
 
 VENDOR = Path(report.__file__).parent / "vendor"
@@ -186,6 +189,55 @@ def test_claims_become_a_summary_in_words(evil, tmp_path):
     assert page.index("<caption>All claims") < page.index("<caption>Overlap")
     assert page.count("<li>Once.</li>") == 1, "a note that stands under each table is said once"
     assert '<a href="#table-claims">Claims of papers</a>' in page
+
+
+EFFECTS = {"paper": 5.17, "summary": 7.31, "note": 9.43}
+
+
+def _read_in(*places):
+    """A file of claims with one published effect for each place that it was read in."""
+    claims = [
+        {
+            "id": f"of-a-{place}", "paper": "p", "sentence": "SFT helps.", "where": "table 1",
+            "read_in": place, "metric": "accuracy", "methods": ["sft", "base"],
+            "direction": "higher",
+            "published": {"effect": EFFECTS[place], "unit": "points", "model": "big"},
+        }
+        for place in places
+    ]  # fmt: skip
+    papers = {"p": {"title": "A paper", "address": "https://example.org"}}
+    return yaml.safe_dump({"papers": papers, "claims": claims})
+
+
+def _outputs(evil, folder, claims):
+    """Text of all that is made for readers, by file name."""
+    (folder / "claims.yaml").write_text(claims)
+    build_tables(evil / "tidy", folder / "tables", claims_file=folder / "claims.yaml")
+    parts = (evil / "tidy", folder / "tables", evil / "figures")
+    build_report(*parts, folder / "report.html")
+    files = [*(folder / "tables").iterdir(), folder / "report.html"]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in files}
+    return texts | {"bridge summary": main_table_text(evil / "tidy")}
+
+
+def test_a_published_effect_not_read_in_the_paper_says_so_wherever_it_is_shown(evil, tmp_path):
+    texts = _outputs(evil, tmp_path, _read_in("paper", "summary", "note"))
+    shown = {name for name, text in texts.items() if "+7.31 points" in text}
+    assert shown == {*(f"claims.{kind}" for kind in ("csv", "md", "tex", "html")), "report.html"}
+    for name in shown:
+        for place, effect in EFFECTS.items():
+            lines = [line for line in texts[name].splitlines() if f"+{effect} points" in line]
+            assert lines, (name, place)
+            for line in lines:
+                found = re.findall(r"\+([\d.]+) points \(big\), read in a (\w+)", line)
+                assert found == ([] if place == "paper" else [(str(effect), place)]), name
+    rows = pd.read_csv(tmp_path / "tables" / "claims.csv").set_index("id")
+    assert rows["read_in"].to_dict() == {f"of-a-{place}": place for place in EFFECTS}
+
+
+def test_a_paper_read_itself_gets_no_word_about_how_it_was_read(evil, tmp_path):
+    texts = _outputs(evil, tmp_path, _read_in("paper"))
+    assert not [name for name, text in texts.items() if re.search("read in a", text, re.I)]
 
 
 def test_every_number_of_the_main_table_leads_to_its_runs(evil):

@@ -36,6 +36,7 @@ CLAIMS_HEAD = (
     "paper",
     "claim",
     "published",
+    "read_in",
     "overall",
     "model",
     "dataset",
@@ -57,6 +58,10 @@ NOTES = (
     "Detectable: smallest effect found with 80 % power at two-sided 5 %, without the adjustment.",
     "Published effects come from other models, data and budgets, mostly one run; they are shown "
     "for orientation and are not tested against.",
+)
+SECOND_HAND = (
+    "Read in a summary or a note: known only through somebody else's text about the paper, not "
+    "checked in the paper itself."
 )
 
 
@@ -150,7 +155,9 @@ def claims_sheets(tidy: Tidy, judgements: Sequence[Judgement]) -> list[Sheet]:
         f"{paper.title}: {paper.address}."
         for paper in {j.claim.paper: j.paper for j in judgements}.values()
     ]
-    sheets = [Sheet("Claims of the papers", head, rows, [*NOTES, *cautioned, *sources], prose=True)]
+    second_hand = [SECOND_HAND] if any(j.claim.read_in != "paper" for j in judgements) else []
+    notes = [*NOTES, *second_hand, *cautioned, *sources]
+    sheets = [Sheet("Claims of the papers", head, rows, notes, prose=True)]
     for index, (model, dataset) in enumerate(tidy.blocks):
         head = [Value(name) for name in ("claim", "verdict", "measured", "p", "detectable")]
         rows = []
@@ -253,6 +260,7 @@ def claims_rows(tidy: Tidy, judgements: Sequence[Judgement]) -> list[dict[str, o
                 "paper": judgement.paper.address,
                 "claim": judgement.claim.sentence,
                 "published": judgement.claim.published_text,
+                "read_in": judgement.claim.read_in,
                 "overall": judgement.verdict,
                 "model": finding.model,
                 "dataset": finding.dataset,

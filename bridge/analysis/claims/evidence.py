@@ -38,6 +38,7 @@ from bridge.store.schema import Closed, Name
 ClaimMetric = Literal["accuracy", "equivalence", "training_time", "peak_memory", "course"]
 Moment = Literal["switch", "early", "end"]
 Direction = Literal["higher", "lower"]
+ReadIn = Literal["paper", "summary", "note"]
 FAMILIES = {
     "accuracy": "accuracy",
     "equivalence": "accuracy",
@@ -86,7 +87,9 @@ class Claim(Closed):
     paper: Name
     sentence: str
     where: str
-    """Place in the paper, and how it was read."""
+    """Place in the paper."""
+    read_in: ReadIn
+    """Where claim and effect were read: in the paper, or in a summary of it or note on it."""
     metric: ClaimMetric
     methods: tuple[Name, ...] = Field(min_length=1)
     """Rows of a suite; which side is which depends on the metric, see the module."""
@@ -107,11 +110,13 @@ class Claim(Closed):
 
     @property
     def published_text(self) -> str:
-        """The published effect with its unit and model; a dash where none is known."""
-        if self.published is None:
-            return "–"
-        unit = "%" if self.published.unit == "percent" else "points"
-        return f"{self.published.effect:+g} {unit} ({self.published.model})"
+        """The published effect with its unit and model (`no number`: none is known), and where it
+        was read unless that is the paper; every place that shows the effect takes this text."""
+        text = "no number"
+        if self.published is not None:
+            unit = "%" if self.published.unit == "percent" else "points"
+            text = f"{self.published.effect:+g} {unit} ({self.published.model})"
+        return text if self.read_in == "paper" else f"{text}, read in a {self.read_in}"
 
     @model_validator(mode="after")
     def _complete(self) -> Claim:
