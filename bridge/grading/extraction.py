@@ -27,6 +27,24 @@ _TOKEN: Final = re.compile(
     re.DOTALL,
 )
 
+# A tag that is spoken of and not used: in quotes, or named by the words beside it.
+_QUOTES: Final = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb"
+_NAMED_AFTER: Final = re.compile(
+    r"(?:\.\.\.|\u2026)?[\"'`\u201d\u2019]?[ -]?"
+    r"(?:tags?|blocks?|tokens?|sections?|markers?|elements?|mode)\b",
+    re.IGNORECASE,
+)
+
+# What stands in a box that only shows the format.
+_PLACEHOLDER_CHARS: Final = 60
+_PLACEHOLDER: Final = re.compile(
+    r"(?:[\s.?_~\u2026*\[\]<>{}-]|\\(?:[,;:!_ ]|(?:[lcvh]|d)?dots[bcimo]?|square|Box|blank|phantom"
+    r"|qquad|quad|text|mathrm|mathbf|textbf|underline)(?![A-Za-z])"
+    r"|(?:(?:your|the|my|final|numerical|numeric|correct|short|insert|put|write) ?)*"
+    r"answer(?: ?here)?)*",
+    re.IGNORECASE,
+)
+
 _BOX: Final = re.compile(r"\\(?:boxed|fbox)\b")
 _NON_SPACE: Final = re.compile(r"\S")
 
@@ -60,6 +78,8 @@ def final_part(text: str, *, thinking: bool = False) -> str | None:
     kept: list[str] = []
     position, opened = 0, 0
     for tag in THINKING_TAG.finditer(text):
+        if _spoken_of(text, tag):
+            continue
         if opens(tag):
             if not thinking:
                 kept.append(text[position : tag.start()])
@@ -76,13 +96,21 @@ def final_part(text: str, *, thinking: bool = False) -> str | None:
     return " ".join(kept)
 
 
+def _spoken_of(text: str, tag: re.Match[str]) -> bool:
+    """Whether a tag is talk about tags: ``use "<think>" tags``."""
+    before, after = text[max(tag.start() - 12, 0) : tag.start()], text[tag.end() : tag.end() + 16]
+    if before[-1:] and before[-1] in _QUOTES and after[:1] and after[0] in _QUOTES:
+        return True
+    return bool(_NAMED_AFTER.match(after) and (not before or before[-1:] != "\n"))
+
+
 def last_boxed(text: str, *, thinking: bool = False) -> str | None:
     r"""The content of the last complete box after the thinking, stripped; None if there is none.
 
     - "Last" is the box that closes last. Boxes inside it are not answers of their own, except that
       ``\boxed{\boxed{4}}`` is ``4``.
-    - A box whose brace never closes is ignored, and so is an empty one: "put it in \boxed{}" is
-      talk about the format, not an answer.
+    - A box whose brace never closes is ignored, and so is one that is empty or holds a placeholder:
+      "put it in \boxed{...}" is talk about the format, not an answer.
     - ``\fbox{4}`` is a box. ``\boxed 7`` is read up to white space, ``$``, a brace or a backslash,
       without closing punctuation.
     - White space between the command and its brace is allowed; ``\boxedfoo{4}`` is no box.
@@ -106,7 +134,7 @@ def last_boxed(text: str, *, thinking: bool = False) -> str | None:
             opened.append(None)
         elif token.group("brace") and opened and (begin := opened.pop()) is not None:
             box = _unwrap(part, _Box(begin[0], token.end(), begin[1], token.start()), last)
-        if box is not None and not _blank(part, box.answer_start, box.answer_end):
+        if box is not None and not _placeholder(part, box.answer_start, box.answer_end):
             last = box
     return None if last is None else part[last.answer_start : last.answer_end].strip()
 
@@ -120,6 +148,12 @@ def _unwrap(text: str, outer: _Box, inner: _Box | None) -> _Box:
     if not _blank(text, inner.end, outer.answer_end):
         return outer
     return outer._replace(answer_start=inner.answer_start, answer_end=inner.answer_end)
+
+
+def _placeholder(text: str, start: int, end: int) -> bool:
+    if end - start > _PLACEHOLDER_CHARS:
+        return _blank(text, start, end)
+    return _PLACEHOLDER.fullmatch(text, start, end) is not None
 
 
 def _blank(text: str, start: int, end: int) -> bool:

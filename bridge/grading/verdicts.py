@@ -29,7 +29,7 @@ VERDICTS: Final[frozenset[Verdict]] = frozenset(get_args(Verdict))
 
 # Raise the revision with every change of extraction, wrapping or comparison: it is in the cache
 # key, and a regraded answer can be told from an old one by it.
-_REVISION: Final = 3
+_REVISION: Final = 4
 
 GRADER_VERSION: Final[str] = "+".join(
     [f"bridge-{_REVISION}"]

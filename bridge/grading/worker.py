@@ -18,7 +18,7 @@ import psutil
 
 from bridge.grading.verdicts import GraderError
 
-_PROGRAM: Final = Path(__file__).with_name("mathematics.py")
+_ROOT: Final = str(Path(__file__).parents[2])
 _READ_BYTES: Final = 65_536
 
 # Signals no answer can raise in its own worker: somebody else sent them.
@@ -32,6 +32,11 @@ _FROM_OUTSIDE: Final = frozenset(
         signal.SIGXCPU,
     }
 )
+
+
+def _path() -> str:
+    """Where the worker finds this package, also when it is not installed."""
+    return os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
 
 
 class WorkerLost(Exception):
@@ -53,8 +58,9 @@ class Worker:
     def __init__(self, memory_gib: float, deadline_s: float) -> None:
         command = [
             sys.executable,
-            "-P",  # keep this folder off sys.path: its file names must not shadow other modules
-            str(_PROGRAM),
+            "-P",  # keep the working folder off sys.path: its files must not shadow other modules
+            "-m",
+            "bridge.grading.program",
             str(int(memory_gib * 2**30)),
             str(os.getpid()),
         ]
@@ -66,7 +72,7 @@ class Worker:
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 # Sympy orders by hash in places: the same verdict from every worker and run.
-                env={**os.environ, "PYTHONHASHSEED": "0"},
+                env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": _path()},
             )
         except OSError as error:
             raise GraderError(f"a grading worker could not be started: {error}") from error

@@ -40,6 +40,19 @@ from bridge.grading.extraction import final_part, last_boxed
         # An empty box is talk about the format.
         (r"\boxed{5}, as asked in \boxed{}.", "5"),
         (r"put it in \boxed{ }", None),
+        # So is one with a placeholder.
+        (r"\boxed{5}, as asked in \boxed{...}.", "5"),
+        (r"\boxed{5}. \boxed{\ldots}", "5"),
+        (r"\boxed{5}. \boxed{?}", "5"),
+        (r"\boxed{5}. \boxed{\text{}}", "5"),
+        (r"\boxed{5}. \boxed{~}", "5"),
+        (r"\boxed{5}. \boxed{\_\_\_}", "5"),
+        (r"\boxed{5}. \boxed{\square}", "5"),
+        (r"\boxed{5}. \boxed{\text{your answer here}}", "5"),
+        (r"\boxed{5}. \boxed{<answer>}", "5"),
+        (r"put it in \boxed{answer}", None),
+        (r"\boxed{\{\}}", r"\{\}"),
+        (r"\boxed{\text{answers}}", r"\text{answers}"),
         # Without braces.
         (r"$\boxed 7$", "7"),
         (r"is \boxed 12. And so on", "12"),
@@ -71,6 +84,12 @@ def test_last_complete_box(text: str, answer: str | None) -> None:
         # A tag quoted inside the thinking closes nothing.
         (r"<think> a <think> b </think> \boxed{3} </think> \boxed{4}", "4"),
         (r"<think> the tag <think> </think> \boxed{4}", "4"),
+        # Talk about the tags opens and closes nothing.
+        (r'Use "<think>" tags. So \boxed{4}', "4"),
+        (r"I used `<think>` before. \boxed{4}", "4"),
+        (r"The <think> block is over. \boxed{4}", "4"),
+        (r"<think>\boxed{3}</think>\boxed{4}. I closed the </think> tag.", "4"),
+        (r"<think>a <think> block \boxed{3}", None),
         # Whatever its tags are.
         (r"<thinking>\boxed{3}", None),
         (r"[THINK]\boxed{3}[/THINK] \boxed{4}", "4"),
@@ -120,7 +139,8 @@ def test_any_text_is_survived_and_the_answer_is_in_it(text: str) -> None:
     ),
 )
 def test_a_balanced_box_after_anything_is_found_whole(before: str, content: str) -> None:
-    assert last_boxed(f"{before}\\boxed{{{content}}} so") == content.strip()
+    expected = content.strip() if set(content) - set("{} ") else None
+    assert last_boxed(f"{before}\\boxed{{{content}}} so") == expected
 
 
 _LONG_TEXTS = r"""

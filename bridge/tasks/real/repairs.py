@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from bridge.grading.mathematics import scientific
+from bridge.grading.quantities import scientific
 
 _PYTHON_FRACTION: Final = re.compile(r"(-?)([0-9]+)\./([0-9]+)")
 _NUMPY: Final = re.compile(r"\bnp\.(arcsin|arccos|arctan|sin|cos|tan|log|exp|sqrt)")
