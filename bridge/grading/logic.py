@@ -12,7 +12,7 @@ from typing import Final
 
 from bridge.grading.verdicts import Verdict
 
-_GOLD_LETTER: Final = re.compile(r"[A-J]")
+_GOLD_LETTER: Final = re.compile(r"\(([A-J])\)|([A-J])")
 # A letter by itself, in brackets, or before the text of its option; "A and B" is no choice, and
 # neither is a word that begins with the letter.
 _LETTER: Final = re.compile(
@@ -27,13 +27,17 @@ _ROLE: Final = re.compile(
 
 
 def choice_verdict(gold: str, answer: str) -> Verdict | None:
-    """Judge the letter of an option; None where the gold answer is no single capital letter."""
-    if _GOLD_LETTER.fullmatch(gold.strip()) is None:
+    """Judge the letter of an option; None where the gold answer is no single capital letter.
+
+    The gold may be in brackets, ``(C)``, or in a font, ``\\text{(C)}``.
+    """
+    letter = _GOLD_LETTER.fullmatch(_FONT.sub("", gold).strip())
+    if letter is None:
         return None
     match = _LETTER.fullmatch(" ".join(_FONT.sub("", answer).split()))
     if match is None:
         return "unparsed"
-    return "correct" if match[1].upper() == gold.strip() else "wrong"
+    return "correct" if match[1].upper() == (letter[1] or letter[2]) else "wrong"
 
 
 def roles(text: str) -> dict[str, str] | None:

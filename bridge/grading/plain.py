@@ -86,6 +86,10 @@ _MODULUS: Final = re.compile(
     r"\\pmod\s*([0-9]+|[A-Za-z])"
     r"|\(\s*(?:\\[bp]?mod|\\text\{\s*mod\s*\}|mod)(?![A-Za-z])\s*\{?\s*([^(){}]+?)\s*\}?\s*\)"
 )
+_BARE_FRACTION: Final = re.compile(
+    r"\\frac\s*((?!\\(?:sqrt|frac|text))\\[A-Za-z]+|[0-9A-Za-z])\s*"
+    r"((?!\\(?:sqrt|frac|text))\\[A-Za-z]+|[0-9A-Za-z])"
+)
 _PREFIX: Final = re.compile(
     r"^(?:\\text\s*\{\s*)?(?:(?:the|my|our)\s+)?(?:(?:final|correct)\s+)?(?:answer|solution|result)"
     r"\s*(?:is\s*:?|:|=)\s*\}?\s*",
@@ -103,7 +107,7 @@ def plain(text: str) -> str:
     if r"\begin" not in text:
         text = _DOUBLED.sub(r"\\", text)
     text = " ".join(_LAYOUT.sub(_layout, text).split()).replace(r"\%", "%")
-    text = _MODULUS.sub(_modulus, text)
+    text = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", _MODULUS.sub(_modulus, text))
     text = _MARKS.sub(r"\2", text)
     text = _LEADING.sub("", text)
     prefix = _PREFIX.match(text)

@@ -124,11 +124,19 @@ def in_base(text: str) -> Based | None:
 def quantity(text: str) -> Quantity:
     """The parts of one plain text that is no list."""
     text = numerals(_ORDINAL_POWER.sub("", text))
-    tail = _TAIL.search(text, text.rfind("=") + 1)
-    core = text[: tail.start()].strip() if tail else ""
-    if tail is None or not core or (tail["bare"] and not _DIGIT.search(core)):
-        return Quantity(text.removesuffix("%").strip(), percent=text.endswith("%"))
-    return _with_words(core, text[tail.start() :].strip())
+    for tail in _TAIL.finditer(text, text.rfind("=") + 1):
+        core, words = text[: tail.start()].strip(), text[tail.start() :].strip()
+        if core.count("{") != core.count("}") or not core:
+            continue
+        if tail["bare"] and not (_DIGIT.search(core) and _is_unit(tail["bare"], words)):
+            continue
+        return _with_words(core, words)
+    return Quantity(text.removesuffix("%").strip(), percent=text.endswith("%"))
+
+
+def _is_unit(word: str, tail: str) -> bool:
+    """Whether a bare word is one: letters in front of more mathematics are symbols."""
+    return len(word) > 3 or not _UNIT_LEFT.sub("", _POWER.sub("", tail))
 
 
 def numerals(text: str) -> str:
