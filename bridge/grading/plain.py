@@ -90,6 +90,8 @@ _BARE_FRACTION: Final = re.compile(
     r"\\frac\s*((?!\\(?:sqrt|frac|text))\\[A-Za-z]+|[0-9A-Za-z])\s*"
     r"((?!\\(?:sqrt|frac|text))\\[A-Za-z]+|[0-9A-Za-z])"
 )
+_FONT_SPACE: Final = re.compile(r"\\text\s+(?=\{)")
+_FONT_INDEX: Final = re.compile(r"_\s*(\{)?\s*\\text\{\s*([0-9A-Za-z]+)\s*\}\s*(?(1)\})")
 _PREFIX: Final = re.compile(
     r"^(?:\\text\s*\{\s*)?(?:(?:the|my|our)\s+)?(?:(?:final|correct)\s+)?(?:answer|solution|result)"
     r"\s*(?:is\s*:?|:|=)\s*\}?\s*",
@@ -107,6 +109,7 @@ def plain(text: str) -> str:
     if r"\begin" not in text:
         text = _DOUBLED.sub(r"\\", text)
     text = " ".join(_LAYOUT.sub(_layout, text).split()).replace(r"\%", "%")
+    text = _FONT_INDEX.sub(r"_{\2}", _FONT_SPACE.sub(r"\\text", text))
     text = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", _MODULUS.sub(_modulus, text))
     text = _MARKS.sub(r"\2", text)
     text = _LEADING.sub("", text)

@@ -34,7 +34,13 @@ def test_choices(answer: str, verdict: str) -> None:
     assert choice_verdict("B", answer) == verdict
 
 
-@pytest.mark.parametrize("gold", [r"\text{(B)}", "7", "x", "BC", "2B", "(B)"])
+@pytest.mark.parametrize("gold", ["B", "(B)", r"\text{B}", r"\text{(B)}", r"(\textbf{B})"])
+def test_a_letter_in_brackets_or_in_a_font_is_a_choice(gold: str) -> None:
+    assert choice_verdict(gold, "B") == choice_verdict(gold, "(B)") == "correct"
+    assert choice_verdict(gold, "C") == "wrong"
+
+
+@pytest.mark.parametrize("gold", ["7", "x", "BC", "2B", "b", r"\text{B or C}"])
 def test_other_golds_are_no_choice(gold: str) -> None:
     assert choice_verdict(gold, "B") is None
 
