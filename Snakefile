@@ -33,6 +33,11 @@ localrules:
     tune,
 
 
+onstart:
+    if warm_start_pays():
+        warm.start()
+
+
 onerror:
     print(failure_text(log), file=sys.stderr)
 

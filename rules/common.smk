@@ -36,6 +36,7 @@ from bridge.plan.fingerprint import (
 )
 from bridge.methods.registry import load_method
 from bridge.plan.grid import load_plan
+from bridge.jobs import warm
 from bridge.jobs.needs.devices import device
 from bridge.jobs.needs.report import refusals
 from bridge.jobs.needs.requests import request_of
@@ -46,6 +47,7 @@ from bridge.store.columns import (
     TIDY_TABLES,
 )
 from bridge.store.records import content_hash
+from bridge.machine.gpu_slots import visible_gpus
 from bridge.machine.requeue import VARIABLE as LIFE_VARIABLE, WORKFLOW_VARIABLE
 
 
@@ -306,3 +308,11 @@ def length(wildcards):
     return 1 + sum(1 if kind == "sft" else 4 for kind in kinds) * (
         1.5 if planned.uses_shadow else 1
     )
+
+
+def warm_start_pays():
+    """Whether jobs should fork from a process that has imported the libraries: bridge/jobs/warm.py."""
+    if workflow.non_local_exec or USER.source == "cached" or sys.platform != "linux":
+        return False
+    left = sum(not run.folder(Path("results")).scores.is_file() for run in PLAN.runs)
+    return left > 2 and not visible_gpus()
