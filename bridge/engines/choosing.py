@@ -5,6 +5,7 @@ A library is imported only where a run asks for it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from bridge.machine.provenance import training_device
 from bridge.machine.ranks import Ranks
 from bridge.methods.base import Method
 from bridge.models.checkpoint import Policy, cast_weights, load_policy
+from bridge.models.decoding import LibraryDecoder, decoder_of
 from bridge.plan.grid import RunSpec
 from bridge.step.protocols import Engine, Grader, ReferencePolicy, Weights
 from bridge.step.reference import Reference
@@ -89,6 +91,12 @@ def build_engine(training: TrainingConfig, policy: Weights, base_path: Path) -> 
             dtype=sampler.model.dtype,
             kv_cache_gib=training.kv_cache_gib,
             weights=partial(_current, policy),
+        )
+    if decoder_of(sampler.model) is LibraryDecoder:
+        print(
+            f"{type(sampler.model).__name__} is not among the models that rollouts have a fast "
+            "forward pass for; they take transformers' own.",
+            file=sys.stderr,
         )
     return NativeEngine(
         sampler.model,

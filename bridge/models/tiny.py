@@ -28,6 +28,7 @@ from transformers import (
     Qwen2MoeForCausalLM,
 )
 
+from bridge.models.muon import Muon
 from bridge.store.seeds import derive_seed
 
 Architecture = Literal["qwen2", "llama"]
@@ -39,6 +40,8 @@ USER, ASSISTANT, END, PAD, UNKNOWN = (
     "<|pad|>",
     "<|unknown|>",
 )
+_ROWS_AT_ONCE = 8
+"""Rows of a forward pass of pre-training."""
 _SPECIAL = (PAD, UNKNOWN, USER, ASSISTANT, END)
 
 # One user turn, one assistant turn; the generation prompt ends where the completion begins.
@@ -140,9 +143,7 @@ def pretrain(
     rng = random.Random(derive_seed("pretrain-mixture", seed))
     hidden_matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    muon = torch.optim.Muon(
-        hidden_matrices, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-    )
+    muon = Muon(hidden_matrices, lr=learning_rate, weight_decay=0.01)
     adamw = torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     total, warmup = steps + habit_steps, max(1, steps // 12)
 
@@ -155,38 +156,53 @@ def pretrain(
     model.train()
     for step in range(1, total + 1):
         pairs = [next(rng.choice(skills if step <= steps else habits)) for _ in range(batch_size)]
-        ids, labels = _batch(tokenizer, pairs)
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-        targets = labels[:, 1:]
-        chosen = targets != -100
-        # The output layer runs on completion positions only: most positions are prompt or padding.
-        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[chosen]), targets[chosen])
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(
-                f"pre-training loss is {loss.item()} at step {step}; lower its learning_rate."
-            )
         model.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = _backward(model, tokenizer, pairs)
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"pre-training loss is {loss} at step {step}; lower its learning_rate."
+            )
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip((muon, adamw), schedules, strict=True):
             optimizer.step()
             schedule.step()
         if on_step is not None:
-            on_step(step, loss.item())
+            on_step(step, loss)
+
+
+def _backward(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]
+) -> float:
+    """Backward pass of the mean loss per completion token, which is returned.
+
+    Rows of like length run together: of one batch of all rows half would be padding.
+    """
+    rows = [
+        (tokenizer(f"{USER} {q} {ASSISTANT}")["input_ids"], tokenizer(f"{a} {END}")["input_ids"])
+        for q, a in pairs
+    ]
+    rows.sort(key=lambda row: len(row[0]) + len(row[1]))
+    n_targets, total = sum(len(answer) for _, answer in rows), 0.0
+    for begin in range(0, len(rows), _ROWS_AT_ONCE):
+        ids, labels = _batch(rows[begin : begin + _ROWS_AT_ONCE], tokenizer.pad_token_id)
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        chosen = labels[:, 1:] != -100
+        # The output layer runs on completion positions only: most positions are prompt or padding.
+        loss = torch.nn.functional.cross_entropy(
+            model.lm_head(hidden[chosen]), labels[:, 1:][chosen], reduction="sum"
+        )
+        (loss / n_targets).backward()
+        total += loss.item() / n_targets
+    return total
 
 
 def _batch(
-    tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]
+    rows: Sequence[tuple[list[int], list[int]]], pad_token_id: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids and labels; -100 marks what carries no loss. Causal attention needs no mask:
-    padding comes after everything that is looked at."""
-    rows = []
-    for question, completion in pairs:
-        prompt = tokenizer(f"{USER} {question} {ASSISTANT}")["input_ids"]
-        answer = tokenizer(f"{completion} {END}")["input_ids"]
-        rows.append((prompt, answer))
+    """Right-padded ids and labels of (prompt ids, answer ids); -100 marks what carries no loss.
+    Causal attention needs no mask: padding comes after everything that is looked at."""
     length = max(len(p) + len(a) for p, a in rows)
-    ids = torch.full((len(rows), length), tokenizer.pad_token_id, dtype=torch.long)
+    ids = torch.full((len(rows), length), pad_token_id, dtype=torch.long)
     labels = torch.full_like(ids, -100)
     for row, (prompt, answer) in enumerate(rows):
         ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)

@@ -28,6 +28,7 @@ from bridge.machine.requeue import patience_s
 from bridge.machine.telemetry import host_memory_gib
 from bridge.models.card import licence_of, write_card
 from bridge.models.checkpoint import save_policy, weights_hash
+from bridge.models.decoding import decoder_of
 from bridge.plan.grid import RunSpec
 from bridge.run.building import base_of, build_run
 from bridge.run.recorder import recording
@@ -220,6 +221,7 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
         "device": device_name(),
         "threads": threads,
         "ranks": run.policy.ranks.size,
+        "decoder": _decoder(run),
         "versions": versions(*extra),
         "git": git_state(),
         "demonstrations": _demonstrations(run.dataset),
@@ -235,6 +237,12 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
         "parameters_by_group": run.policy.sizes,
         "started_at": started_at,
     }
+
+
+def _decoder(run: Run) -> str:
+    """What makes the forward passes of rollouts."""
+    native = run.spec.training.engine == "native"
+    return decoder_of(run.policy.sampler.model).name if native else run.spec.training.engine
 
 
 def _demonstrations(dataset: Dataset) -> dict[str, Any]:

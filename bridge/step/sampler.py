@@ -1,69 +1,26 @@
 """Rollouts in plain PyTorch.
 
-One prefill per prompt is shared by all its samples, keys and values live in a preallocated cache,
-and rows that have ended leave the batch. Each sample draws from its own generator, so a completion
-depends on its seed and the weights only, not on its neighbours (up to the rounding of batched
-matrix products).
+One prefill per prompt is shared by all its samples, and rows that have ended leave the batch as
+soon as that is worth a copy of the others' keys and values. Each sample draws from its own
+generator, so a completion depends on its seed and the weights only, not on its neighbours (up to
+the rounding of batched matrix products).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin
 
+from bridge.models.decoding import decoder_of
 from bridge.step.rollouts import Completion, Prompt
 
-
-class PreallocatedLayer(CacheLayerMixin):
-    """Keys and values of one layer in a buffer that new tokens are written into.
-
-    The library's dynamic cache copies everything for each token; its static one cannot drop rows.
-    """
-
-    is_sliding = False
-    is_croppable = False
-
-    def __init__(self, extra_tokens: int) -> None:
-        super().__init__()
-        self.extra_tokens = extra_tokens
-        self.length = 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
-        rows, heads, length, width = key_states.shape
-        shape = (rows, heads, length + self.extra_tokens, width)
-        self.keys = key_states.new_empty(shape)
-        self.values = value_states.new_empty(shape)
-        self.is_initialized = True
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        end = self.length + key_states.shape[-2]
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def take(self, rows: Tensor) -> None:
-        """Keep (or repeat) the given rows."""
-        self.keys, self.values = self.keys[rows], self.values[rows]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-    def get_max_length(self) -> int:
-        return -1
+_COMPACT_BELOW = 0.6
+"""Share of a batch's rows that still run, below which the others are dropped: a copy of all keys
+and values, which dropping each row at its end would make at most steps."""
 
 
 class NativeEngine:
@@ -105,79 +62,56 @@ class NativeEngine:
     ) -> list[list[Completion]]:
         device = self.model.device
         ids, mask = _left_pad([p.ids for p in prompts], self.pad_token_id, device)
-        owner = torch.tensor(
-            [i for i, p in enumerate(prompts) for _ in p.seeds], dtype=torch.long, device=device
-        )
-        layers = [
-            PreallocatedLayer(max_new_tokens) for _ in range(self.model.config.num_hidden_layers)
-        ]
-        cache = Cache(layers=list(layers))
-        positions = (mask.cumsum(-1) - 1).clamp_min(0)
-        logits = self._forward(ids, mask, positions, cache)[owner]
-        for layer in layers:
-            layer.take(owner)
-        mask, position = mask[owner], positions[owner, -1]
-
-        rows = len(owner)
-        uniforms = _uniforms([s for p in prompts for s in p.seeds], max_new_tokens).to(device)
-        tokens = torch.full((rows, max_new_tokens), self.pad_token_id, device=device)
-        logprobs = torch.zeros(rows, max_new_tokens, device=device, dtype=logits.dtype)
-        entropies = torch.zeros_like(logprobs)
-        lengths = torch.full((rows,), max_new_tokens, device=device)
-        ended = torch.zeros(rows, dtype=torch.bool, device=device)
-        active = torch.arange(rows, device=device)
+        seeds = [s for p in prompts for s in p.seeds]
+        owner = torch.tensor([i for i, p in enumerate(prompts) for _ in p.seeds], device=device)
+        decoder = decoder_of(self.model)(self.model, mask, owner, max_new_tokens)
+        logits = decoder.start(ids)
+        uniforms = _uniforms(seeds, max_new_tokens).to(device)
         ends = torch.tensor(self.end_token_ids, device=device)
-        for t in range(max_new_tokens):
-            token, logprob, entropy = _draw(logits, uniforms[active, t], temperature)
-            tokens[active, t], logprobs[active, t], entropies[active, t] = token, logprob, entropy
-            finished = torch.isin(token, ends)
-            lengths[active[finished]] = t + 1
-            ended[active[finished]] = True
-            if t + 1 == max_new_tokens or bool(finished.all()):
-                break
-            if bool(finished.any()):
-                keep = (~finished).nonzero().squeeze(-1)
-                active, token, mask, position = (
-                    active[keep],
-                    token[keep],
-                    mask[keep],
-                    position[keep],
-                )
-                for layer in layers:
-                    layer.take(keep)
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            position = position + 1
-            logits = self._forward(token[:, None], mask, position[:, None], cache)
-        return _collect(prompts, tokens, logprobs, entropies, lengths, ended)
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-        """Return the logits [rows, vocabulary] after the last position, in float32 or better."""
-        output = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits = output.logits[:, -1]
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        tokens = torch.full((len(seeds), max_new_tokens), self.pad_token_id, device=device)
+        logprobs = torch.zeros(tokens.shape, device=device, dtype=logits.dtype)
+        entropies = torch.zeros_like(logprobs)
+        active = torch.arange(len(seeds), device=device)
+        running = torch.ones_like(active, dtype=torch.bool)
+        drawn: list[tuple[Tensor, Tensor, Tensor]] = []  # since rows were last dropped
+        for t in range(max_new_tokens):
+            drawn.append(_draw(logits, uniforms[:, t], temperature))
+            token = drawn[-1][0]
+            running &= (token[:, None] != ends).all(-1)
+            left = int(running.sum())
+            last = left == 0 or t + 1 == max_new_tokens
+            if last or left < _COMPACT_BELOW * len(active):
+                at = slice(t + 1 - len(drawn), t + 1)
+                for whole, *columns in zip((tokens, logprobs, entropies), *drawn, strict=True):
+                    whole[active, at] = torch.stack(columns, dim=1)
+                if last:
+                    break
+                keep = running.nonzero().squeeze(-1)
+                active, running, token, uniforms = (
+                    x[keep] for x in (active, running, token, uniforms)
+                )
+                decoder.keep(keep)
+                drawn = []
+            logits = decoder.step(token)
+        return _collect(prompts, tokens, logprobs, entropies, ends)
 
 
 def _draw(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """Draw one token per row by inverting the cumulative distribution at ``uniform``."""
     if temperature == 0:
         logprobs = logits.log_softmax(-1)
-        token = logits.argmax(-1)
+        p, token = logprobs.exp(), logits.argmax(-1)
     else:
         logprobs = (logits / temperature).log_softmax(-1)
-        cumulative = logprobs.exp().cumsum(-1)
+        p = logprobs.exp()
+        cumulative = p.cumsum(-1)
         # Scaling by the last entry makes rounding in the sum harmless: a float32 uniform number is
         # at most 1 - 2^-24, and its product with a sum near 1 rounds to less than the sum.
         target = (uniform * cumulative[:, -1])[:, None]
         token = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
         token = token.clamp_max(logits.shape[-1] - 1)  # only where the logits are not numbers
-    entropy = -(logprobs.exp() * logprobs).nan_to_num(0.0).sum(-1)
+    entropy = -(p * logprobs).nan_to_num(0.0).sum(-1)
     return token, logprobs.gather(-1, token[:, None]).squeeze(-1), entropy
 
 
@@ -200,28 +134,22 @@ def _left_pad(
 
 
 def _collect(
-    prompts: Sequence[Prompt],
-    tokens: Tensor,
-    logprobs: Tensor,
-    entropies: Tensor,
-    lengths: Tensor,
-    ended: Tensor,
+    prompts: Sequence[Prompt], tokens: Tensor, logprobs: Tensor, entropies: Tensor, ends: Tensor
 ) -> list[list[Completion]]:
-    token_rows, logprob_rows, entropy_rows = tokens.tolist(), logprobs.tolist(), entropies.tolist()
-    length_list, ended_list = lengths.tolist(), ended.tolist()
-    out, row = [], 0
-    for prompt in prompts:
-        completions = []
-        for _ in prompt.seeds:
-            n = length_list[row]
-            completions.append(
-                Completion(
-                    ids=tuple(token_rows[row][:n]),
-                    logprobs=tuple(logprob_rows[row][:n]),
-                    entropies=tuple(entropy_rows[row][:n]),
-                    truncated=not ended_list[row],
-                )
+    """Cut each row [tokens] after its first end token; what follows one was drawn for nobody."""
+    is_end = torch.isin(tokens, ends)
+    ended = is_end.any(dim=1)
+    lengths = torch.where(ended, is_end.int().argmax(dim=1) + 1, tokens.shape[1])
+    rows = zip(*(x.tolist() for x in (tokens, logprobs, entropies, lengths, ended)), strict=True)
+    return [
+        [
+            Completion(
+                ids=tuple(ids[:n]),
+                logprobs=tuple(logprob[:n]),
+                entropies=tuple(entropy[:n]),
+                truncated=not has_ended,
             )
-            row += 1
-        out.append(completions)
-    return out
+            for ids, logprob, entropy, n, has_ended in itertools.islice(rows, len(prompt.seeds))
+        ]
+        for prompt in prompts
+    ]

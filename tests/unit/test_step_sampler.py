@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from bridge.models.checkpoint import Policy, load_policy
+from bridge.models.decoding import PlainDecoder
 from bridge.step.rollouts import Completion, Prompt
-from bridge.step.sampler import NativeEngine, PreallocatedLayer, _draw
+from bridge.step.sampler import _COMPACT_BELOW, NativeEngine, _draw
 from bridge.store.seeds import derive_seed
 from tests.fixtures.tiny_run import load_double, make_base
 
@@ -123,32 +124,32 @@ def test_greedy_in_a_padded_batch_is_greedy_alone(base: Path) -> None:
     ]
 
 
-class Counting:
-    """A model that counts what it is asked."""
-
-    def __init__(self, model: Any) -> None:
-        self.model, self.config, self.device = model, model.config, model.device
-        self.shapes: list[tuple[int, ...]] = []
-
-    def __call__(self, *, input_ids: Tensor, **rest: Any) -> Any:
-        self.shapes.append(tuple(input_ids.shape))
-        return self.model(input_ids=input_ids, **rest)
-
-
-def test_samples_share_one_prefill_and_finished_rows_leave(base: Path) -> None:
+def test_samples_share_one_prefill_and_finished_rows_leave(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy = load_policy(base)
-    counting: Any = Counting(policy.model)
-    engine = NativeEngine(
-        counting, end_token_ids=policy.end_token_ids, pad_token_id=policy.pad_token_id
-    )
+    prefills: list[tuple[int, ...]] = []
+    rows: list[int] = []
+
+    class Counting(PlainDecoder):
+        def start(self, ids: Tensor) -> Tensor:
+            prefills.append(tuple(ids.shape))
+            return super().start(ids)
+
+        def step(self, tokens: Tensor) -> Tensor:
+            rows.append(len(tokens))
+            return super().step(tokens)
+
+    monkeypatch.setattr("bridge.step.sampler.decoder_of", lambda model: Counting)
     prompts = prompts_of(policy, n=2, samples=8)
-    drawn = engine.generate(prompts, max_new_tokens=LIMIT, temperature=1.0)
+    drawn = generate(policy, prompts)
     lengths = [len(c.ids) for cs in drawn for c in cs]
-    assert counting.shapes[0] == (2, max(len(p.ids) for p in prompts))
-    # Decoding step t runs the rows that are longer than t tokens, one token each.
-    expected = [(sum(n > t for n in lengths), 1) for t in range(1, max(lengths))]
-    assert counting.shapes[1:] == expected
-    assert len(set(lengths)) > 1
+    assert prefills == [(2, max(len(p.ids) for p in prompts))]
+    # Step t is for the rows that are longer than t tokens; few others run along.
+    running = [sum(n > t for n in lengths) for t in range(1, max(lengths))]
+    assert len(rows) == len(running) and rows[-1] < 16
+    for n, m in zip(rows, running, strict=True):
+        assert m <= n and (n == m or m >= _COMPACT_BELOW * n)
 
 
 def test_truncated_means_that_the_limit_ended_it(base: Path) -> None:
@@ -215,6 +216,32 @@ def test_engine_frequencies_are_those_of_the_model(base: Path) -> None:
     assert chi_square < freedom + 4 * (2 * freedom) ** 0.5
 
 
+def test_engine_frequencies_are_those_of_generate(base: Path) -> None:
+    """The third token: two samples of one distribution, by a chi-square test of both counts."""
+    policy, n = load_policy(base), 2000
+    prompt = Prompt(prompts_of(policy)[0].ids, tuple(derive_seed("g", i) for i in range(n)))
+    ours = Counter(
+        c.ids[2] if len(c.ids) == 3 else None
+        for c in generate(policy, [prompt], temperature=2.0, limit=3)[0]
+    )
+    torch.manual_seed(5)
+    rows = policy.model.generate(
+        torch.tensor([prompt.ids]),
+        do_sample=True,
+        temperature=2.0,
+        top_k=0,
+        top_p=1.0,
+        num_return_sequences=n,
+        max_new_tokens=3,
+    )[:, len(prompt.ids) :].tolist()
+    ends = set(policy.end_token_ids)
+    theirs = Counter(None if ends & set(row[:2]) else row[2] for row in rows)
+    chi_square = sum((ours[i] - theirs[i]) ** 2 / (ours[i] + theirs[i]) for i in {*ours, *theirs})
+    freedom = len({*ours, *theirs}) - 1
+    assert freedom > 10
+    assert chi_square < freedom + 4 * (2 * freedom) ** 0.5
+
+
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
 def test_a_token_of_probability_zero_is_never_drawn(uniform: float) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -228,22 +255,6 @@ def test_a_token_of_probability_zero_is_never_drawn(uniform: float) -> None:
 def test_logits_that_are_not_numbers_are_passed_on_not_hidden() -> None:
     token, logprob, _ = _draw(torch.full((2, 5), torch.nan), torch.tensor([0.2, 0.9]), 1.0)
     assert torch.isnan(logprob).all() and (token < 5).all()
-
-
-# -- the cache ----------------------------------------------------------------------------------
-
-
-def test_the_cache_keeps_what_was_written_and_drops_rows() -> None:
-    layer = PreallocatedLayer(extra_tokens=2)
-    generator = torch.Generator().manual_seed(0)
-    keys, values = torch.randn(2, 3, 2, 4, 5, generator=generator).unbind(0)
-    layer.update(keys, values)
-    layer.take(torch.tensor([0, 0, 2]))
-    more = torch.randn(3, 2, 1, 5, generator=generator)
-    seen_keys, seen_values = layer.update(more, more)
-    assert torch.equal(seen_keys, torch.cat([keys[[0, 0, 2]], more], dim=2))
-    assert torch.equal(seen_values, torch.cat([values[[0, 0, 2]], more], dim=2))
-    assert layer.get_seq_length() == 5
 
 
 def test_sync_asks_for_the_trainers_weights() -> None:
