@@ -6,8 +6,6 @@ rule collect:
         "results/{suite}/tidy/manifest.json",
     log:
         "results/{suite}/logs/collect.log",
-    group:
-        "show"
     conda:
         "../envs/evaluate.yaml"
     threads: 1
