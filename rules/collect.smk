@@ -1,3 +1,5 @@
+# In no group: a group's job is asked after each of its inputs whether all of them are there, and here
+# these are all runs of the suite.
 rule collect:
     input:
         all_scores,
