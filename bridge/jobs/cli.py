@@ -30,9 +30,9 @@ from bridge.machine.interruption import EXIT_INTERRUPTED, Interrupted
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
-    args = parser().parse_args(arguments)
-    # To find plugins, pydantic reads the metadata of every installed package.
+    # To find plugins, pydantic would read the metadata of every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    args = parser().parse_args(arguments)
     try:
         args.run(args)
     except Interrupted as stop:
