@@ -53,10 +53,10 @@ def zoo(folder: Path) -> Path:
     return folder / "report.html"
 
 
-def many(folder: Path) -> Path:
-    """504 runs: 7 models, 3 data sets, 8 methods, 3 seeds; 100 questions, 40 steps."""
+def many(folder: Path, n_models: int = 7) -> Path:
+    """72 runs a model: 3 data sets, 8 methods, 3 seeds; 100 questions, 40 steps."""
     tables = make_tidy(
-        models=[f"model-{n}" for n in range(7)],
+        models=[f"model-{n}" for n in range(n_models)],
         datasets=("chains", "equations", "others"),
         methods=METHODS,
         sizes=(60, 40),
@@ -68,8 +68,8 @@ def many(folder: Path) -> Path:
     return page
 
 
-def opened(page: Path, profile: Path) -> None:
-    """Open a page several times and print how long it took."""
+def opened(page: Path, profile: Path) -> dict[str, float]:
+    """Open a page several times; print how long it took, and return the medians in seconds."""
     print(f"{page.stat().st_size / 1e6:.2f} MB, load average {os.getloadavg()[0]:.1f}")
     found = []
     with chromium(profile) as browser:
@@ -77,10 +77,12 @@ def opened(page: Path, profile: Path) -> None:
             browser.get("about:blank")
             browser.get(page.as_uri())
             found.append(browser.execute_async_script(TIMES))
-    for name, seconds in zip(
-        ("first paint", "usable", "loaded"), zip(*found, strict=True), strict=True
-    ):
-        print(f"{name:12} median {median(seconds):.2f} s, slowest {max(seconds):.2f} s")
+    moments = dict(
+        zip(("first_paint_s", "usable_s", "loaded_s"), zip(*found, strict=True), strict=True)
+    )
+    for name, seconds in moments.items():
+        print(f"{name:14} median {median(seconds):.2f}, slowest {max(seconds):.2f}")
+    return {name: round(median(seconds), 3) for name, seconds in moments.items()}
 
 
 def main() -> None:

@@ -1,3 +1,5 @@
+# In no group: a group's job is asked after each of its inputs whether all of them are there, and here
+# these are all runs of the suite.
 rule collect:
     input:
         all_scores,
@@ -6,8 +8,6 @@ rule collect:
         "results/{suite}/tidy/manifest.json",
     log:
         "results/{suite}/logs/collect.log",
-    group:
-        "show"
     conda:
         "../envs/evaluate.yaml"
     threads: 1

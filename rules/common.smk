@@ -1,6 +1,7 @@
 # The checked plan of the suite, and the named functions that rules ask about a run.
 import os
 import sys
+from functools import cache
 from json import dumps
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from bridge.methods.registry import load_method
 from bridge.plan.grid import load_plan
 from bridge.jobs import warm
 from bridge.jobs.needs.devices import device
+from bridge.jobs.needs.phases import expected_steps
 from bridge.jobs.needs.report import refusals
 from bridge.jobs.needs.requests import request_of
 from bridge.store.columns import (
@@ -161,6 +163,19 @@ def run_of(wildcards):
     return RUNS[key]
 
 
+def once_per_row(function):
+    """Ask a function of a run only once for the seeds of a row, which share the answer."""
+    known = {}
+
+    def answer(run):
+        row = (run.model, run.dataset, run.label)
+        if row not in known:
+            known[row] = function(run)
+        return known[row]
+
+    return answer
+
+
 # -- inputs
 
 
@@ -240,7 +255,7 @@ def evaluate_code(wildcards):
 
 
 def collect_code(wildcards):
-    return content_hash([show_fingerprint("collect"), *map(code_of_scores, PLAN.runs)])
+    return code_of_collecting()
 
 
 def tables_code(wildcards):
@@ -260,18 +275,25 @@ def tidy_folder(wildcards):
     return f"results/cached/{PLAN.name}" if cached else f"results/{PLAN.name}/tidy"
 
 
+@once_per_row
 def code_of_training(run):
     base = PLAN.tiny_models.get(run.model)
     before = [prepare_fingerprint(base.families)] if base else []
     return content_hash([*before, train_fingerprint(run)])
 
 
+@once_per_row
 def code_of_scores(run):
     return content_hash([code_of_training(run), evaluate_fingerprint(run)])
 
 
+@cache
+def code_of_collecting():
+    return content_hash([show_fingerprint("collect"), *map(code_of_scores, PLAN.runs)])
+
+
 def code_of_showing(job):
-    before = [] if USER.source == "cached" else [PLAN.hash, collect_code(None)]
+    before = [] if USER.source == "cached" else [PLAN.hash, code_of_collecting()]
     return content_hash([*before, show_fingerprint(job)])
 
 
@@ -300,13 +322,18 @@ def gpus(wildcards):
 
 def length(wildcards):
     """Priority of a training run: the long ones first, so that no core idles at the end."""
-    run = run_of(wildcards)
+    return length_of(run_of(wildcards))
+
+
+@once_per_row
+def length_of(run):
     method = load_method(run.method)
     planned = method(method.Options.model_validate(run.method_options), run.training)
-    kinds = [planned.phase(step).kind for step in range(1, planned.n_steps + 1)]
+    steps = expected_steps(planned).items()
     # Rough shares of a step: rollouts cost more than an SFT batch, shadow weights half as much again.
-    return 1 + sum(1 if kind == "sft" else 4 for kind in kinds) * (
-        1.5 if planned.uses_shadow else 1
+    return 1 + round(
+        sum(n * (1 if phase.kind == "sft" else 4) for phase, n in steps)
+        * (1.5 if planned.uses_shadow else 1)
     )
 
 

@@ -7,13 +7,18 @@ def short_group(wildcards):
 
 
 def memory_mb(wildcards):
-    return request_of(run_of(wildcards), USER.device).memory_mb
+    return request_of_row(run_of(wildcards)).memory_mb
 
 
 def training_minutes(wildcards):
     """Time limit; a run that needs longer saves before it, and goes on in another turn."""
-    return request_of(run_of(wildcards), USER.device).training_minutes
+    return request_of_row(run_of(wildcards)).training_minutes
 
 
 def evaluation_minutes(wildcards):
-    return request_of(run_of(wildcards), USER.device).evaluation_minutes
+    return request_of_row(run_of(wildcards)).evaluation_minutes
+
+
+@once_per_row
+def request_of_row(run):
+    return request_of(run, USER.device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,18 +50,13 @@ TidyRow = dict[str, Any]
 
 @dataclass
 class Collected:
-    """Rows of one run or of a whole suite."""
+    """Rows of one run, by table."""
 
     runs: list[TidyRow]
     scores: list[TidyRow]
     dynamics: list[TidyRow]
     costs: list[TidyRow]
     answers: list[TidyRow]
-
-    def add(self, other: Collected) -> None:
-        """Append the rows of another."""
-        for name in TABLES:
-            getattr(self, name).extend(getattr(other, name))
 
 
 def run_name(spec: RunSpec) -> str:
@@ -93,11 +89,12 @@ def collect_run(spec: RunSpec, results: Path, *, partial: bool) -> Collected:
     if status in RESULTS:
         rows.dynamics = _dynamics(spec, results, done)
         rows.costs = [_cost_row(spec, done, scores, folder.done)]
-    if status == "done":
-        rows.scores = _score_rows(spec, folder.answers, folder.scores, scores)
     # A collapsed policy's answers show what became of it.
     if status in ("done", "collapsed"):
-        rows.answers = _answer_rows(spec, folder.answers)
+        answers = _read_answers(folder.answers)
+        if status == "done":
+            rows.scores = _score_rows(spec, folder.answers, answers, folder.scores, scores)
+        rows.answers = _answer_rows(spec, folder.answers, answers)
     return rows
 
 
@@ -211,11 +208,22 @@ def _scalars(row: TidyRow) -> TidyRow:
     return {k: v for k, v in row.items() if v is None or isinstance(v, (str, int, float))}
 
 
-def _score_rows(spec: RunSpec, path: Path, scores_path: Path, scores: TidyRow) -> list[TidyRow]:
+def _read_answers(path: Path) -> list[TidyRow]:
+    rows = read_rows(path, AnswerRow)
+    for row in rows:
+        # The same words stand in the answers of every run; one object each is enough.
+        for name in ("benchmark", "question_id", "verdict"):
+            row[name] = sys.intern(row[name])
+    return rows
+
+
+def _score_rows(
+    spec: RunSpec, path: Path, answers: Sequence[TidyRow], scores_path: Path, scores: TidyRow
+) -> list[TidyRow]:
     """One row per question from all its answers, checked against the counts in the scores."""
     questions: dict[tuple[str, str], TidyRow] = {}
     sampled_tokens: dict[tuple[str, str], int] = {}
-    for number, answer in enumerate(read_rows(path, AnswerRow), 1):
+    for number, answer in enumerate(answers, 1):
         key = (answer["benchmark"], answer["question_id"])
         row = questions.setdefault(key, _question(spec, key, answer["difficulty"]))
         correct = answer["verdict"] == "correct"
@@ -237,11 +245,11 @@ def _score_rows(spec: RunSpec, path: Path, scores_path: Path, scores: TidyRow) -
     return sorted(rows, key=lambda row: (order.index(row["benchmark"]), row["question_id"]))
 
 
-def _answer_rows(spec: RunSpec, path: Path) -> list[TidyRow]:
+def _answer_rows(spec: RunSpec, path: Path, answers: Sequence[TidyRow]) -> list[TidyRow]:
     """Every greedy answer beside its question and gold answer; long texts are cut."""
     problems = _problems(spec.family, canonical_json(spec.dataset_options))
     rows = []
-    for number, answer in enumerate(read_rows(path, AnswerRow), 1):
+    for number, answer in enumerate(answers, 1):
         if answer["sample"] >= 0:
             continue
         problem = problems.get((answer["benchmark"], answer["question_id"]))

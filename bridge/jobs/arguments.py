@@ -1,4 +1,7 @@
-"""Values of a command line, checked where they are read: one sentence and exit code 2."""
+"""Values of a command line, checked where they are read: one sentence and exit code 2.
+
+The schemas are imported when there is a value to check, so ``--help`` answers without them.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
-
-from bridge.store.schema import (
-    LAST_SEED,
-    MOST_THREADS,
-    ConfigError,
-    check_name,
-    check_suite_name,
-    shown,
-)
-from bridge.store.strict import strict_json
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,21 +24,29 @@ class Parser(argparse.ArgumentParser):
 
 def name(text: str) -> str:
     """A model, data set or row."""
+    from bridge.store.schema import check_name
+
     return _said(check_name, text)
 
 
 def suite(text: str) -> str:
     """A suite."""
+    from bridge.store.schema import check_suite_name
+
     return _said(check_suite_name, text)
 
 
 def seed(text: str) -> int:
     """A seed of the grid."""
+    from bridge.store.schema import LAST_SEED
+
     return _whole(text, 0, LAST_SEED)
 
 
 def threads(text: str) -> int:
     """Threads or processes of one job."""
+    from bridge.store.schema import MOST_THREADS
+
     return _whole(text, 1, MOST_THREADS)
 
 
@@ -55,7 +56,7 @@ def side(text: str) -> str:
     if len(parts) not in (1, 4):
         raise argparse.ArgumentTypeError(
             "expected a suite, a method or a run like tiny-qwen/chains/sft/seed0 "
-            f"(got {shown(text)})"
+            f"(got {_shown(text)})"
         )
     return "/".join(name(part) for part in parts)
 
@@ -64,18 +65,20 @@ def folder(text: str) -> Path:
     """A folder that may have to be made: no file may be in its way."""
     path = Path(text)
     if not text.strip() or "\0" in text:
-        raise argparse.ArgumentTypeError(f"{shown(text)} names no folder")
+        raise argparse.ArgumentTypeError(f"{_shown(text)} names no folder")
     try:
         blocking = [p for p in (path, *path.parents) if p.exists() and not p.is_dir()]
     except OSError as error:
-        raise argparse.ArgumentTypeError(f"{shown(text)}: {error.strerror}") from None
+        raise argparse.ArgumentTypeError(f"{_shown(text)}: {error.strerror}") from None
     if blocking:
-        raise argparse.ArgumentTypeError(f"{shown(str(blocking[0]))} is a file, not a folder")
+        raise argparse.ArgumentTypeError(f"{_shown(str(blocking[0]))} is a file, not a folder")
     return path
 
 
 def json_mapping(text: str) -> dict[str, Any]:
     """A mapping in JSON."""
+    from bridge.store.strict import strict_json
+
     try:
         value = strict_json(text)
     except ValueError as error:
@@ -86,6 +89,8 @@ def json_mapping(text: str) -> dict[str, Any]:
 
 
 def _said(check: Callable[[str], str], text: str) -> str:
+    from bridge.store.schema import ConfigError
+
     try:
         return check(text)
     except ConfigError as error:
@@ -96,6 +101,12 @@ def _whole(text: str, least: int, most: int) -> int:
     # Not int(): it also takes underscores, spaces and the digits of other scripts.
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and least <= int(text) <= most):
         raise argparse.ArgumentTypeError(
-            f"expected a whole number from {least} to {most} (got {shown(text)})"
+            f"expected a whole number from {least} to {most} (got {_shown(text)})"
         )
     return int(text)
+
+
+def _shown(text: str) -> str:
+    from bridge.store.schema import shown
+
+    return shown(text)

@@ -10,8 +10,8 @@ Run it in the repository's folder, where ``config.yaml`` is. A problem that has 
 sentence on stderr and exit code 2; anything else is a defect, keeps its traceback and exits with 1.
 A job that was asked to stop (SIGTERM, Ctrl-C) ends with exit code 75: the same command goes on.
 
-Nothing heavy is imported before a job needs it, so that ``--help`` and ``status`` answer at once,
-and so that the number of threads is set before torch reads it.
+Nothing is imported before a command needs it, so that ``--help`` and ``status`` answer at once, and
+so that the number of threads is set before torch reads it.
 """
 
 from __future__ import annotations
@@ -25,22 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from bridge.jobs import arguments as check
-from bridge.jobs.run_jobs import (
-    evaluate,
-    expect,
-    has_remedy,
-    load,
-    one_line,
-    prepare,
-    train,
-)
 from bridge.machine.interruption import EXIT_INTERRUPTED, Interrupted
-from bridge.plan.config import config_path, load_user_config
-from bridge.store.records import cached_folder, suite_folder
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
+    # To find plugins, pydantic would read the metadata of every installed package.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     args = parser().parse_args(arguments)
     try:
         args.run(args)
@@ -54,10 +45,36 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
+        from bridge.jobs.run_jobs import has_remedy, one_line
+
         if not has_remedy(error):
             raise
         print(f"bridge: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+# -- jobs that make or measure a model -------------------------------------------------------------
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Make one of the suite's tiny base models."""
+    from bridge.jobs import run_jobs
+
+    run_jobs.prepare(args)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train one run."""
+    from bridge.jobs import run_jobs
+
+    run_jobs.train(args)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Evaluate one trained run."""
+    from bridge.jobs import run_jobs
+
+    run_jobs.evaluate(args)
 
 
 # -- jobs that show --------------------------------------------------------------------------------
@@ -66,6 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
 def collect(args: argparse.Namespace) -> None:
     """Gather the run folders of a suite."""
     from bridge.collect.collecting import collect_suite
+    from bridge.jobs.run_jobs import expect, load
 
     plan = load(args)
     expect(plan.hash, args.expect)
@@ -77,6 +95,7 @@ def collect(args: argparse.Namespace) -> None:
 def cache(args: argparse.Namespace) -> None:
     """Copy the tidy tables of a finished suite to where they are committed."""
     from bridge.collect.caching import cache_suite
+    from bridge.store.records import cached_folder
 
     suite = suite_name(args)
     size = cache_suite(args.results, suite)
@@ -122,6 +141,7 @@ def summary(args: argparse.Namespace) -> None:
 def status(args: argparse.Namespace) -> None:
     """Print the grid of the suite."""
     from bridge.collect.status import grid_text
+    from bridge.jobs.run_jobs import load
 
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     print(grid_text(load(args), results=args.results, colour=colour))
@@ -143,6 +163,8 @@ def doctor(args: argparse.Namespace) -> None:
     from bridge.collect.status import doctor_text
     from bridge.jobs.needs.devices import device
     from bridge.jobs.needs.report import prediction_text, refusals
+    from bridge.jobs.run_jobs import load
+    from bridge.plan.config import config_path, load_user_config
 
     plan = load(args)
     print(doctor_text(plan, results=args.results), flush=True)
@@ -168,6 +190,8 @@ def tasks(args: argparse.Namespace) -> None:
 
 def suite_name(args: argparse.Namespace) -> str:
     """The suite asked for, else the one in config.yaml."""
+    from bridge.plan.config import config_path, load_user_config
+
     return str(args.suite or load_user_config(config_path()).suite)
 
 
@@ -177,6 +201,8 @@ def shown_folder(args: argparse.Namespace) -> Path:
     What is made from an unfinished grid stays out of the workflow's own folders: Snakemake would
     take it for the finished thing.
     """
+    from bridge.store.records import suite_folder
+
     folder = suite_folder(args.results, suite_name(args))
     return folder / "partial" if args.partial else folder
 

@@ -17,13 +17,14 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from bridge.engines.sharding.launching import is_rank, launch, reporting
 from bridge.jobs.memory_errors import memory_explained
 from bridge.machine.interruption import Interrupted, catch_signals, requested
 from bridge.machine.requeue import patience_s, requeue_job
 from bridge.plan.config import config_path, load_user_config
-from bridge.plan.grid import Plan, RunSpec, load_plan
+from bridge.plan.grid import Plan, RunSpec, load_plan, load_run
 from bridge.store.records import (
     RESULTS,
     BusyError,
@@ -198,14 +199,22 @@ def requeued_when_stopped() -> Iterator[None]:
 
 def load(args: argparse.Namespace) -> Plan:
     """The checked plan of the suite asked for, with the overrides of config.yaml."""
-    user = load_user_config(config_path())
-    overrides = user.overrides if args.overrides is None else args.overrides
-    return load_plan(args.suite or user.suite, root=Path(), overrides=overrides)
+    name, overrides = _chosen_suite(args)
+    return load_plan(name, root=Path(), overrides=overrides)
 
 
 def chosen_run(args: argparse.Namespace) -> RunSpec:
     """The run that the options name."""
-    return load(args).run(args.model, args.dataset, args.method, args.seed)
+    name, overrides = _chosen_suite(args)
+    cell = (args.model, args.dataset, args.method, args.seed)
+    return load_run(name, cell, root=Path(), overrides=overrides)
+
+
+def _chosen_suite(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """The suite that the options name, with its overrides; what they leave out, config.yaml has."""
+    user = load_user_config(config_path())
+    overrides = user.overrides if args.overrides is None else args.overrides
+    return args.suite or user.suite, overrides
 
 
 def expect(found: str, expected: str | None) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +33,7 @@ _MANIFEST = "bridge/tasks/real/manifest.yaml"
 _PUBLISHED = "results/published/*.csv"
 _TUNED = "results/cached/tune/*.parquet"
 _CLAIMS = "claims.yaml"
+_BLOCKS = ("body", "handlers", "cases", "orelse", "finalbody")
 # A page, its style, its behaviour, and the charting library.
 _TEMPLATES = tuple(
     f"bridge/analysis/report/{name}" for name in ("*.j2", "*.css", "*.js", "vendor/*")
@@ -88,16 +90,15 @@ def fingerprint(entries: tuple[str, ...], data: tuple[str, ...] = (), *, root: P
     Raises:
         FileNotFoundError: an entry has no source file.
     """
-    hashes = {
-        name: _module_hash(_text(_source(name, root))) for name in closure(entries, root=root)
-    }
+    hashes = {name: _module(name, root).hash for name in closure(entries, root=root)}
     for pattern in data:
         for path in sorted(root.glob(pattern)):
             hashes[path.relative_to(root).as_posix()] = file_hash(path)
     return content_hash(hashes)
 
 
-def closure(entries: Iterable[str], *, root: Path = ROOT) -> set[str]:
+@cache
+def closure(entries: tuple[str, ...], *, root: Path = ROOT) -> frozenset[str]:
     """Return the names of all modules of the package that the entries import, with themselves."""
     found: set[str] = set()
     waiting = list(entries)
@@ -106,12 +107,10 @@ def closure(entries: Iterable[str], *, root: Path = ROOT) -> set[str]:
         if name in found:
             continue
         found.add(name)
-        path = _source(name, root)
         # Importing a module runs the __init__ of each package above it.
-        waiting += [parent for parent in _parents(name) if parent not in found]
-        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        waiting += [n for n in _imports(_text(path), package) if _find(n, root) is not None]
-    return found
+        waiting += _parents(name)
+        waiting += _module(name, root).imports
+    return frozenset(found)
 
 
 def _parents(name: str) -> Iterator[str]:
@@ -133,16 +132,31 @@ def _source(name: str, root: Path) -> Path:
     return path
 
 
-@cache
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+@dataclass(frozen=True)
+class _Module:
+    """What a source file says about its module."""
+
+    imports: tuple[str, ...]
+    """Modules of the package that it imports."""
+    hash: str
+    """Of the code, without docstrings."""
 
 
 @cache
-def _imports(text: str, package: str) -> tuple[str, ...]:
+def _module(name: str, root: Path) -> _Module:
+    path = _source(name, root)
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imports = tuple(n for n in _imports(tree, package) if _find(n, root) is not None)
+    _drop_docstrings(tree)
+    code = ast.unparse(tree)
+    return _Module(imports, hashlib.sha256(code.encode()).hexdigest())
+
+
+def _imports(tree: ast.Module, package: str) -> dict[str, None]:
     """Names that a module imports; some may be attributes, and most are not in the checkout."""
     found: dict[str, None] = {}
-    for node in _running(ast.parse(text)):
+    for node in _running(tree):
         if isinstance(node, ast.Import):
             found |= dict.fromkeys(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -152,17 +166,15 @@ def _imports(text: str, package: str) -> tuple[str, ...]:
                 base = ".".join([*above, *([base] if base else [])])
             # ``from bridge.step.objectives import kl`` may name a module or something inside one.
             found |= dict.fromkeys([base, *(f"{base}.{alias.name}" for alias in node.names)])
-    return tuple(found)
+    return found
 
 
 def _running(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes except what stands under ``if TYPE_CHECKING``."""
+    """All statements except what stands under ``if TYPE_CHECKING``."""
     yield node
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and _is_type_checking(child.test):
-            for branch in child.orelse:
-                yield from _running(branch)
-        else:
+    hidden = isinstance(node, ast.If) and _is_type_checking(node.test)
+    for block in _blocks(node)[hidden:]:
+        for child in block:
             yield from _running(child)
 
 
@@ -172,15 +184,20 @@ def _is_type_checking(test: ast.expr) -> bool:
     )
 
 
-@cache
-def _module_hash(text: str) -> str:
-    tree = _WithoutDocstrings().visit(ast.parse(text))
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
+def _drop_docstrings(node: ast.AST) -> None:
+    """Drop strings that stand alone: docstrings of modules, classes, functions and fields."""
+    for block in _blocks(node):
+        block[:] = [child for child in block if not _is_text(child)]
+        for child in block:
+            _drop_docstrings(child)
 
 
-class _WithoutDocstrings(ast.NodeTransformer):
-    """Drops strings that stand alone: docstrings of modules, classes, functions and fields."""
+def _is_text(node: ast.AST) -> bool:
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
-    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
-        value = node.value
-        return None if isinstance(value, ast.Constant) and isinstance(value.value, str) else node
+
+def _blocks(node: ast.AST) -> list[list[ast.AST]]:
+    """The lists of statements right inside a statement, what it guards first; expressions, which
+    are most of a tree, are not looked into."""
+    return [getattr(node, name) for name in _BLOCKS if hasattr(node, name)]

@@ -8,7 +8,10 @@ torch, so ``snakemake -n`` works on a bare machine.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from operator import contains
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,10 @@ from bridge.store.records import RunFolder, content_hash, run_folder
 from bridge.store.schema import ConfigError
 from bridge.store.settings import EvaluationConfig, ModelConfig, TinyModel, TrainingConfig
 
-MOST_RUNS = 10_000
+MOST_RUNS = 20_000
 """Of one suite."""
+Cell = tuple[str, str, str, int]
+"""Names of a run: model, data set, row, seed."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class RunSpec:
             "spec_hash": self.spec_hash,
         }
 
-    @property
+    @cached_property
     def train_hash(self) -> str:
         """Hash of all that can change the trained policy. Suite and row name cannot."""
         return content_hash(
@@ -84,7 +89,7 @@ class RunSpec:
             }
         )
 
-    @property
+    @cached_property
     def spec_hash(self) -> str:
         """Hash of all that can change a score: training and evaluation."""
         return content_hash(
@@ -113,17 +118,14 @@ class Plan:
         for spec in self.runs:
             if (spec.model, spec.dataset, spec.label, spec.seed) == (model, dataset, label, seed):
                 return spec
-        raise ConfigError(
-            f"suite '{self.name}' has no run {model}/{dataset}/{label}/seed{seed}; "
-            f"`bridge status --suite {self.name}` lists its runs."
-        )
+        raise _no_run(self.name, (model, dataset, label, seed))
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Hash of all runs of the suite and their order."""
         return content_hash([[s.model, s.dataset, s.label, s.seed, s.spec_hash] for s in self.runs])
 
-    @property
+    @cached_property
     def tiny_models(self) -> dict[str, TinyModel]:
         """The base models that the workflow has to make."""
         used = {spec.model for spec in self.runs}
@@ -143,13 +145,44 @@ def load_plan(name: str, *, root: Path, overrides: dict[str, Any] | None = None)
     Raises:
         ConfigError: one line naming the file, the key and the remedy.
     """
+    parts = _load_parts(name, root, overrides)
+    return Plan(name, parts.suite, _expand(name, parts))
+
+
+def load_run(
+    name: str, cell: Cell, *, root: Path, overrides: dict[str, Any] | None = None
+) -> RunSpec:
+    """Read one run of a suite, as :func:`load_plan` gives it, without the other runs of its grid.
+
+    Files on disk are checked for this run only.
+
+    Args:
+        cell: model, data set, row and seed.
+
+    Raises:
+        ConfigError: one line naming the file, the key and the remedy; or the suite has no such run.
+    """
+    parts = _load_parts(name, root, overrides)
+    lists = [(b.models, b.datasets, b.methods, b.seeds) for b in parts.suite.grid]
+    if not any(all(map(contains, block, cell)) for block in lists):
+        raise _no_run(name, cell)
+    model, dataset, label, seed = cell
+    row = _checked_row(parts, name, model, dataset, label, parts.check_disk({model}, {dataset}))
+    return row(seed)
+
+
+def _no_run(suite: str, cell: Cell) -> ConfigError:
+    return ConfigError(
+        f"suite '{suite}' has no run {'/'.join(cell[:3])}/seed{cell[3]}; "
+        f"`bridge status --suite {suite}` lists its runs."
+    )
+
+
+def _load_parts(name: str, root: Path, overrides: dict[str, Any] | None) -> Parts:
+    """The checked parts of a suite, and a grid that names no others."""
     path = suite_file(name, root)
-    suite = load_suite(path, overrides, root=root)
-    return Plan(name, suite, _expand(name, suite, path))
-
-
-def _expand(name: str, suite: Suite, path: Path) -> tuple[RunSpec, ...]:
-    parts = Parts(suite, path)
+    parts = Parts(load_suite(path, overrides, root=root), path)
+    suite = parts.suite
     size = sum(len(b.models) * len(b.datasets) * len(b.methods) * len(b.seeds) for b in suite.grid)
     if size > MOST_RUNS:
         raise ConfigError(
@@ -160,24 +193,37 @@ def _expand(name: str, suite: Suite, path: Path) -> tuple[RunSpec, ...]:
             check_known("model", model, suite.models, f"{path}: grid.{i}.models: ")
         for dataset in block.datasets:
             check_known("dataset", dataset, suite.datasets, f"{path}: grid.{i}.datasets: ")
-    prompts = parts.check_disk()
-    runs: dict[tuple[str, str, str, int], RunSpec] = {}
-    for i, block in enumerate(suite.grid):
-        for key in itertools.product(block.models, block.datasets, block.methods, block.seeds):
-            if key in runs:
-                raise ConfigError(
-                    f"{path}: grid.{i}: the run {'/'.join(key[:3])}/seed{key[3]} is asked for "
-                    "twice; remove one."
-                )
-            runs[key] = replace(_run(parts, name, *key), prompt_hash=prompts.get(key[0]))
+    return parts
+
+
+def _expand(name: str, parts: Parts) -> tuple[RunSpec, ...]:
+    grid = parts.suite.grid
+    prompts = parts.check_disk(
+        {model for block in grid for model in block.models},
+        {dataset for block in grid for dataset in block.datasets},
+    )
+    runs: dict[Cell, RunSpec] = {}
+    for i, block in enumerate(grid):
+        for names in itertools.product(block.models, block.datasets, block.methods):
+            row = _checked_row(parts, name, *names, prompts)
+            for seed in block.seeds:
+                cell = (*names, seed)
+                if cell in runs:
+                    raise ConfigError(
+                        f"{parts.path}: grid.{i}: the run {'/'.join(names)}/seed{seed} is asked "
+                        "for twice; remove one."
+                    )
+                runs[cell] = row(seed)
     return tuple(runs.values())
 
 
-def _run(parts: Parts, suite: str, model: str, dataset: str, label: str, seed: int) -> RunSpec:
-    """One run of the grid.
+def _checked_row(
+    parts: Parts, suite: str, model: str, dataset: str, label: str, prompts: dict[str, str]
+) -> Callable[[int], RunSpec]:
+    """What makes the run of each seed: all else is checked, and written out, once.
 
     Raises:
-        ConfigError: its parts do not go together.
+        ConfigError: the parts do not go together.
     """
     base, row = parts.suite.models[model], parts.rows[label]
     family = parts.suite.datasets[dataset].family
@@ -188,12 +234,12 @@ def _run(parts: Parts, suite: str, model: str, dataset: str, label: str, seed: i
         )
     if row.targets is not None:
         check_targets(row.targets, base, f"{parts.path}: methods.{label}.options.targets")
-    return RunSpec(
-        suite=suite,
-        model=model,
-        dataset=dataset,
-        label=label,
-        seed=seed,
+    return partial(
+        RunSpec,
+        suite,
+        model,
+        dataset,
+        label,
         model_config=base,
         family=family,
         dataset_options=parts.options[dataset].model_dump(mode="json"),
@@ -202,4 +248,5 @@ def _run(parts: Parts, suite: str, model: str, dataset: str, label: str, seed: i
         training=row.training,
         evaluation=parts.suite.evaluation,
         train_on_benchmarks=parts.suite.train_on_benchmarks,
+        prompt_hash=prompts.get(model),
     )

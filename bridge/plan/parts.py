@@ -94,11 +94,11 @@ class Parts:
         targets = None if made.adapter is None or made.adapter.full else made.adapter.targets
         return CheckedRow(name, options, training, targets)
 
-    def check_disk(self) -> dict[str, str]:
-        """Refuse files that the grid needs and that are not there, or are others; return the hash
+    def check_disk(self, models: set[str], datasets: set[str]) -> dict[str, str]:
+        """Refuse files that these parts need and that are not there, or are others; return the hash
         of the prompt files of each model that is a folder."""
         prompts = {}
-        for name in sorted({name for block in self.suite.grid for name in block.models}):
+        for name in sorted(models):
             model = self.suite.models[name]
             if isinstance(model, LocalModel):
                 try:
@@ -106,7 +106,7 @@ class Parts:
                 except CheckpointError as error:
                     raise ConfigError(f"{self.path}: models.{name}.path: {error}") from None
                 prompts[name] = prompt_hash(Path(model.path))
-        for name in sorted({name for block in self.suite.grid for name in block.datasets}):
+        for name in sorted(datasets):
             family = load_family(self.suite.datasets[name].family)
             family.check(self.options[name], f"{self.path}: datasets.{name}")
         return prompts

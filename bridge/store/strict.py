@@ -58,7 +58,7 @@ def strict_json(text: str | bytes) -> Any:
             parser, or holds a key twice.
     """
     try:
-        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)
+        return _DECODER.decode(text if isinstance(text, str) else text.decode("utf-8"))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -74,6 +74,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key '{twice[:80]}' is given twice; keep one")
     return found
+
+
+# Made once: to make it takes as long as to read a line of answers.
+_DECODER = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_unique)
 
 
 class _Loader(yaml.SafeLoader):

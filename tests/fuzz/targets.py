@@ -228,7 +228,9 @@ def run_files(choices: Choices) -> None:
         with refusal(RecordError):
             rows = collect_run(spec, results, partial=missing is not None)
             for name in ("runs", "scores", "dynamics", "costs", "answers"):
-                collecting.as_table(name, getattr(rows, name)).to_parquet(io.BytesIO())
+                columns = collecting.Columns()
+                columns.extend(getattr(rows, name))
+                collecting.as_table(name, columns).to_parquet(io.BytesIO())
         assert grid_text(dataclasses.replace(plan, runs=(spec,)), results=results)
     finally:
         path.write_bytes(before)

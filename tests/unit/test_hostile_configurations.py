@@ -98,7 +98,7 @@ SUITES: list[tuple[str, str, str | None]] = [
     (SEEDS, "    seeds: []", "at least 1 item"),
     (SEEDS, "    seeds: 0", "valid tuple"),
     (SEEDS, "    seeds: [2147483647]", None),
-    (SEEDS, f"    seeds: [{', '.join(map(str, range(2001)))}]", "asks for 10,005 runs"),
+    (SEEDS, f"    seeds: [{', '.join(map(str, range(4001)))}]", "asks for 20,005 runs"),
     (BATCH, "  prompts_per_step: 1000001", "less than or equal to 1000000"),
     (N, "  n: 1000000000", "less than or equal to 10000"),
     (N, "  n: 1", "greater than or equal to 2"),

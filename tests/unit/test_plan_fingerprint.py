@@ -199,7 +199,7 @@ def package(tmp_path: Path) -> Callable[..., set[str]]:
                 path = tmp_path / "bridge" / "__init__.py"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        return closure(["bridge.entry"], root=tmp_path) - {"bridge", "bridge.entry"}
+        return closure(("bridge.entry",), root=tmp_path) - {"bridge", "bridge.entry"}
 
     return build
 

@@ -14,7 +14,8 @@ import yaml
 from pydantic import BaseModel
 
 from bridge.methods.registry import load_method, method_names
-from bridge.plan.grid import Plan, RunSpec, load_plan
+from bridge.plan import grid
+from bridge.plan.grid import Plan, RunSpec, load_plan, load_run
 from bridge.store.records import content_hash
 from bridge.store.schema import ConfigError, read_yaml
 from bridge.store.settings import EvaluationConfig, HubModel, LocalModel, TinyModel, TrainingConfig
@@ -115,6 +116,41 @@ def test_a_run_is_found_by_its_names(plan: Plan) -> None:
     assert plan.run("tiny-qwen", "chains", "sft", 1) is plan.runs[3]
     with pytest.raises(ConfigError, match="has no run tiny-qwen/chains/sft/seed7"):
         plan.run("tiny-qwen", "chains", "sft", 7)
+
+
+@pytest.mark.parametrize("name", ["laptop", "paper"])
+def test_a_job_reads_its_own_cell_as_the_plan_has_it(root: Path, name: str) -> None:
+    rows = {(s.model, s.dataset, s.label): s for s in load_plan(name, root=root).runs}
+    for spec in rows.values():
+        cell = (spec.model, spec.dataset, spec.label, spec.seed)
+        run = load_run(name, cell, root=root)
+        assert run == spec and run.spec_hash == spec.spec_hash
+
+
+def test_a_job_makes_no_other_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(grid, "RunSpec", lambda *names, **rest: made.append(names))
+    load_run("laptop", ("tiny-llama", "chains", "sft", 2), root=root)
+    assert made == [("laptop", "tiny-llama", "chains", "sft", 2)]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        ("tiny-llama", "equations", "sft", 0),
+        ("tiny-qwen", "chains", "sft", 3),
+        ("tiny-qwen", "chains", "dapo", 0),
+    ],
+)
+def test_a_job_outside_the_grid_is_refused(root: Path, cell: tuple[str, str, str, int]) -> None:
+    with pytest.raises(ConfigError, match=f"has no run {'/'.join(cell[:3])}/seed{cell[3]}; "):
+        load_run("laptop", cell, root=root)
+
+
+def test_settings_are_written_out_once_for_all_seeds(root: Path) -> None:
+    first, second = (s for s in load_plan("smoke", root=root).runs if s.label == "bridge")
+    assert first.method_options is second.method_options
+    assert first.dataset_options is second.dataset_options
 
 
 def test_planning_needs_neither_torch_nor_numpy(root: Path) -> None:
@@ -284,8 +320,17 @@ def test_a_model_s_folder_is_looked_at_before_any_job(
 def test_a_model_s_folder_that_is_not_there(
     planned: Callable[[Callable[[dict[str, Any]], None]], Plan], tmp_path: Path
 ) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        tiny = raw["grid"][0] | {"methods": ["bridge"]}
+        local(raw, tmp_path / "gone")
+        raw["grid"].append(tiny)
+
     with pytest.raises(ConfigError, match=r"models\.mine\.path: there is no checkpoint at .*gone"):
-        planned(lambda raw: local(raw, tmp_path / "gone"))
+        planned(change)
+    # A job of another model does without it.
+    assert load_run("made", ("tiny-qwen", "chains", "bridge", 1), root=tmp_path).seed == 1
+    with pytest.raises(ConfigError, match=r"there is no checkpoint at .*gone"):
+        load_run("made", ("mine", "chains", "bridge", 1), root=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from bridge.jobs.needs.devices import Device
 from bridge.jobs.needs.memory import GIB
 from bridge.jobs.needs.methods import cost_of
+from bridge.jobs.needs.phases import expected_steps
 from bridge.jobs.needs.rows import MEAN_SHARE, Rows, rows_of
 from bridge.jobs.needs.shapes import ModelShape
 from bridge.methods.base import Method
@@ -43,12 +44,11 @@ def hours_of(spec: RunSpec, shape: ModelShape, method: Method, device: Device) -
         room_gib=training.kv_cache_gib if training.engine == "vllm" else None,
         c=_width(spec),
     )
-    for step in range(1, method.n_steps + 1):
-        kind = method.phase(step).kind
-        if kind != "sft":
-            seconds["rollout"] += draw_s * (2 if method.shadow_rollouts else 1)
-            seconds["sync"] += _SYNC_S if training.engine == "vllm" else 0.0
-        seconds["update"] += _update_s(spec, shape, cost.passes[kind], rows, device)
+    for phase, n in expected_steps(method).items():
+        if phase.kind != "sft":
+            seconds["rollout"] += n * draw_s * (2 if method.shadow_rollouts else 1)
+            seconds["sync"] += n * _SYNC_S if training.engine == "vllm" else 0.0
+        seconds["update"] += n * _update_s(spec, shape, cost.passes[phase.kind], rows, device)
     probes = 1 + method.n_steps // training.probe_every if method.n_steps else 0
     seconds["probe"] = probes * draw_s * 2 * training.probe_size / _answers(spec)
     seconds["evaluate"] = _evaluate_s(spec, shape, device)

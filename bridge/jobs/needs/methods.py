@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from bridge.jobs.needs.phases import expected_steps
 from bridge.methods.base import Method
 from bridge.methods.bridge import Bridge
 from bridge.methods.sasr import WarmUpSwitch
@@ -50,8 +51,7 @@ def cost_of(method: Method) -> StepCost:
 
 def _from_phases(method: Method) -> StepCost:
     stages: dict[str, set[StepKind]] = {}
-    for step in range(1, method.n_steps + 1):
-        phase = method.phase(step)
+    for phase in expected_steps(method):
         stages.setdefault(phase.stage, set()).add(phase.kind)
     kinds = set[StepKind]().union(*stages.values())
     return StepCost(
