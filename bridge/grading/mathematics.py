@@ -154,7 +154,8 @@ class Comparison:
     def judge(self, gold: str, answer: str) -> Reply:
         """Verdict on ``answer``: ``correct``, ``wrong``, ``unparsed``, ``timeout`` (memory)."""
         reference, candidate = Reading(gold), Reading(answer)
-        if not reference.plain:
+        # A gold that ends in a backslash was cut off or escaped wrongly: nobody knows what it was.
+        if not reference.plain or gold.rstrip().endswith("\\"):
             return {"gold_unreadable": True}
         try:
             return {"verdict": self._verdict(reference, candidate)}
