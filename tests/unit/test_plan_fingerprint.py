@@ -41,8 +41,8 @@ class Source:
     def jobs(self, root: Path) -> dict[str, str]:
         """Fingerprints of every job of the suite, whatever its seed."""
         found = {name: show_fingerprint(name, root) for name in SHOWN}
-        for name, model in self.plan.tiny_models.items():
-            found[f"prepare/{name}"] = prepare_fingerprint(model.families, root)
+        for name, model in self.plan.made_models.items():
+            found[f"prepare/{name}"] = prepare_fingerprint(model, root)
         for spec in self.plan.runs:
             run = f"{spec.model}/{spec.dataset}/{spec.label}"
             found[f"train/{run}"] = train_fingerprint(spec, root)
@@ -116,7 +116,7 @@ def test_a_family_reruns_what_uses_its_questions(source: Source) -> None:
     on_equations = {
         job for job in source.every("train") | source.every("evaluate") if "/equations/" in job
     }
-    taught = {n for n, model in source.plan.tiny_models.items() if "equations" in model.families}
+    taught = {n for n, model in source.plan.made_models.items() if "equations" in model.families}
     assert changed == on_equations | {f"prepare/{name}" for name in taught}
     assert on_equations and taught
 

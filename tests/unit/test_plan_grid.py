@@ -90,7 +90,7 @@ def test_smoke_is_five_methods_on_two_seeds(plan: Plan) -> None:
     assert len(plan.runs) == 10
     assert {s.label for s in plan.runs} == {"base", "sft", "rl_zero", "cold_start", "bridge"}
     assert {s.seed for s in plan.runs} == {0, 1}
-    assert list(plan.tiny_models) == ["tiny-qwen"]
+    assert list(plan.made_models) == ["tiny-qwen"]
 
 
 def test_laptop_is_eight_methods_on_every_model_and_dataset(root: Path) -> None:
