@@ -121,6 +121,19 @@ def test_a_family_reruns_what_uses_its_questions(source: Source) -> None:
     assert on_equations and taught
 
 
+def test_a_package_s_model_is_made_again_after_an_edit_of_its_warm_up(
+    source: Source, root: Path
+) -> None:
+    (model,) = load_plan("pocket_smoke", root=root).made_models.values()
+    before = prepare_fingerprint(model, source.original)
+    files = {"models/gguf.py", "step/trainer.py", "methods/sft.py", "tasks/arithmetic.py"}
+    for file in files | {"methods/mixing.py", "tasks/chains.py"}:
+        edited = source.fresh()
+        path = edited / "bridge" / file
+        path.write_text(add_code(path.read_text()))
+        assert (prepare_fingerprint(model, edited) != before) == (file in files), file
+
+
 def test_the_grader_reruns_training_and_evaluation(source: Source) -> None:
     """Its worker is started by path, which no import statement shows."""
     for file in ("grading/mathematics.py", "grading/worker.py", "grading/extraction.py"):
