@@ -1,4 +1,4 @@
-"""Make the tiny base models of a suite (``bridge prepare``)."""
+"""Make the tiny base models of a suite (``bridge prepare``), and put a base model in its place."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def made_once(
             return
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(folder, ignore_errors=True)
         facts = make(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
         record = {"hash": folder_hash(folder), "config_hash": config_hash}
         write_json(folder / "base.json", record | facts)
