@@ -36,6 +36,7 @@ from bridge.plan.fingerprint import (
     train_fingerprint,
 )
 from bridge.methods.registry import load_method
+from bridge.plan.bases import check_wheels
 from bridge.plan.grid import load_plan
 from bridge.jobs import warm
 from bridge.jobs.needs.devices import device
@@ -50,6 +51,8 @@ from bridge.store.columns import (
 )
 from bridge.store.records import content_hash
 from bridge.machine.gpu_slots import visible_gpus
+from bridge.machine.wheels import VARIABLE as WHEELS_VARIABLE
+from bridge.store.settings import PackageModel, TinyModel
 from bridge.machine.requeue import VARIABLE as LIFE_VARIABLE, WORKFLOW_VARIABLE
 
 
@@ -57,6 +60,11 @@ def refuse(sentence):
     """A mistake is one line and no traceback."""
     print(f"bridge: {sentence}", file=sys.stderr)
     sys.exit(2)
+
+
+def wheel_folder(user):
+    """Where wheels with models lie, beside the package index."""
+    return user.wheels or os.environ.get(WHEELS_VARIABLE)
 
 
 def checked_plan():
@@ -74,6 +82,8 @@ def checked_plan():
         refused = [] if user.device is None else refusals(plan, device(user.device))
         if sentences := list(refused):
             raise ConfigError("\nbridge: ".join(sentences))
+        if user.source == "results" and not workflow.remote_exec:
+            check_wheels(plan, Path("results"), wheel_folder(user))
         return user, plan
     except ConfigError as error:
         refuse(error)
@@ -85,6 +95,8 @@ RUNS = {(s.model, s.dataset, s.label, str(s.seed)): s for s in PLAN.runs}
 # every job, while the hashes rerun only what it changes.
 os.environ.update(BRIDGE_OVERRIDES=dumps(USER.overrides))
 os.environ[WORKFLOW_VARIABLE] = "1"
+if folder := wheel_folder(USER):
+    os.environ[WHEELS_VARIABLE] = folder
 # A job of SLURM's that is asked to stop may ask for another turn; what a person started may not.
 if workflow.remote_exec and "SLURM_JOB_ID" in os.environ:
     # The Snakemake that SLURM starts knows how often it did; the one in the job's step does not.
@@ -184,7 +196,7 @@ def base_of_run(wildcards):
     model = run_of(wildcards).model
     return (
         f"results/{PLAN.name}/models/{model}/base.json"
-        if model in PLAN.tiny_models
+        if model in PLAN.made_models
         else []
     )
 
@@ -231,11 +243,11 @@ def rate_table(wildcards):
 
 
 def base_hash(wildcards):
-    return content_hash(PLAN.tiny_models[wildcards.model].model_dump(mode="json"))
+    return content_hash(PLAN.made_models[wildcards.model].model_dump(mode="json"))
 
 
 def base_code(wildcards):
-    return prepare_fingerprint(PLAN.tiny_models[wildcards.model].families)
+    return prepare_fingerprint(PLAN.made_models[wildcards.model])
 
 
 def train_hash(wildcards):
@@ -277,8 +289,8 @@ def tidy_folder(wildcards):
 
 @once_per_row
 def code_of_training(run):
-    base = PLAN.tiny_models.get(run.model)
-    before = [prepare_fingerprint(base.families)] if base else []
+    base = PLAN.made_models.get(run.model)
+    before = [prepare_fingerprint(base)] if base else []
     return content_hash([*before, train_fingerprint(run)])
 
 
@@ -316,8 +328,25 @@ def training_threads(wildcards):
 
 
 def gpus(wildcards):
-    """GPU slots of a run; the workflow's own tiny models train on CPU cores."""
-    return 0 if run_of(wildcards).model in PLAN.tiny_models else 1
+    """GPU slots of a run. Tiny models train on CPU cores; a package's model where there is room."""
+    return gpus_of(run_of(wildcards).model_config)
+
+
+def gpus_of(model):
+    if isinstance(model, TinyModel):
+        return 0
+    return min(1, len(visible_gpus())) if isinstance(model, PackageModel) else 1
+
+
+def base_gpus(wildcards):
+    """GPU slots of the job that makes a base model."""
+    return gpus_of(PLAN.made_models[wildcards.model])
+
+
+def base_memory_mb(wildcards):
+    """A model of a package is decoded whole and may be warmed up."""
+    tiny = isinstance(PLAN.made_models[wildcards.model], TinyModel)
+    return 2000 if tiny else 8000
 
 
 def length(wildcards):

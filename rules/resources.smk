@@ -3,7 +3,7 @@
 
 def short_group(wildcards):
     """Short runs share a job; training and evaluation of a long one are two."""
-    return "short" if run_of(wildcards).model in PLAN.tiny_models else None
+    return "short" if isinstance(run_of(wildcards).model_config, TinyModel) else None
 
 
 def memory_mb(wildcards):

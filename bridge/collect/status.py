@@ -112,7 +112,7 @@ def grid_text(plan: Plan, *, results: Path, colour: bool = False) -> str:
     counts = Counter(state.word for _, state in states)
     summary = ", ".join(f"{counts[word]} {word}" for word in _COLOURS if counts[word])
     lines = [f"suite {plan.name}: {len(plan.runs)} runs: {summary}"]
-    for model in plan.tiny_models:
+    for model in plan.made_models:
         ready = (base_folder(results, plan.name, model) / "base.json").is_file()
         lines.append(f"base model {model}: {'ready' if ready else 'not made yet'}")
     for block in dict.fromkeys((s.model, s.dataset) for s, _ in states):
@@ -151,7 +151,7 @@ def doctor_text(plan: Plan, *, results: Path) -> str:
         ("disk", f"{usage.free / 2**30:.1f} GiB free of {usage.total / 2**30:.1f}"),
         ("suite", f"{plan.name}: {plan.suite.title}"),
         ("runs", f"{len(plan.runs)}, of which {counts['done']} done"),
-        ("base models", ", ".join(plan.tiny_models) or "none to make"),
+        ("base models", ", ".join(plan.made_models) or "none to make"),
     ]
     width = max(len(name) for name, _ in facts)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)

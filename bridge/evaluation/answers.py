@@ -81,7 +81,7 @@ def load_tasks(
         manager = TaskManager(
             include_path=folder,
             include_defaults=False,
-            metadata={"family_options": dict(family_options)},
+            metadata={"family_options": dict(family_options), "questions": evaluation.questions},
         )
         loaded = manager.load(list(names.values()))["tasks"]
     decoding: dict[str, Any] = {"max_gen_toks": evaluation.max_response_tokens}

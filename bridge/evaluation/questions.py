@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from bridge.grading import GradeItem, GraderPool
 from bridge.store.records import canonical_json
 from bridge.store.schema import validate
-from bridge.tasks.base import ProblemError, check_problems
+from bridge.store.seeds import derive_seed
+from bridge.tasks.base import Problem, ProblemError, check_problems
 from bridge.tasks.registry import load_family
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def load_questions(
     family: str,
     benchmark: str,
     family_options: Mapping[str, Any] | None = None,
+    questions: int | None = None,
     **ignored: Any,
 ) -> dict[str, Dataset]:
     """Return the questions of one benchmark as the split ``test``.
@@ -36,17 +38,19 @@ def load_questions(
         family, benchmark: from ``dataset_kwargs`` of the task file.
         family_options: options of the family; its defaults when left out. On the command line:
             ``--metadata '{"family_options": {"questions_scale": 0.1}}'``.
+        questions: how many of them, see :func:`drawn`; None: all.
         ignored: lm-eval also passes the task's metadata and the arguments of the model.
 
     Raises:
         ConfigError: unknown family or option.
         ProblemError: an empty question or gold answer, or an id that occurs twice.
     """
-    return {"test": _dataset(family, benchmark, canonical_json(dict(family_options or {})))}
+    options = canonical_json(dict(family_options or {}))
+    return {"test": _dataset(family, benchmark, options, questions)}
 
 
 @functools.cache
-def _dataset(family: str, benchmark: str, options_json: str) -> Dataset:
+def _dataset(family: str, benchmark: str, options_json: str, limit: int | None) -> Dataset:
     """One table for the greedy and the sampled task: drawing the questions takes its time."""
     # Here and not above: datasets takes half a second that the command line's help should not.
     from datasets import Dataset
@@ -61,9 +65,16 @@ def _dataset(family: str, benchmark: str, options_json: str) -> Dataset:
     return Dataset.from_list(
         [
             {"id": p.id, "question": p.question, "answer": p.answer, "difficulty": p.difficulty}
-            for p in problems
+            for p in drawn(benchmark, problems, limit)
         ]
     )
+
+
+def drawn(benchmark: str, problems: Sequence[Problem], limit: int | None) -> list[Problem]:
+    """``limit`` problems in their own order, the same ones always: a larger limit adds to them."""
+    ranked = sorted(problems, key=lambda p: derive_seed("asked", benchmark, p.id))
+    kept = {p.id for p in ranked[:limit]}
+    return [p for p in problems if p.id in kept]
 
 
 def keep_all(answers: Sequence[Sequence[str]], docs: object) -> Sequence[Sequence[str]]:

@@ -237,7 +237,7 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     for name, run, text in (
-        ("prepare", prepare, "make a tiny base model"),
+        ("prepare", prepare, "make a base model: a tiny one, or one of a package"),
         ("train", train, "train one run"),
         ("evaluate", evaluate, "evaluate one trained run"),
     ):

@@ -23,6 +23,7 @@ from bridge.engines.sharding.launching import is_rank, launch, reporting
 from bridge.jobs.memory_errors import memory_explained
 from bridge.machine.interruption import Interrupted, catch_signals, requested
 from bridge.machine.requeue import patience_s, requeue_job
+from bridge.machine.wheels import VARIABLE
 from bridge.plan.config import config_path, load_user_config
 from bridge.plan.grid import Plan, RunSpec, load_plan, load_run
 from bridge.store.records import (
@@ -38,6 +39,7 @@ from bridge.store.records import (
     writing,
 )
 from bridge.store.schema import ConfigError
+from bridge.store.settings import PackageModel
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -69,11 +71,11 @@ class JobFailed(RuntimeError):
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Make one of the suite's tiny base models."""
+    """Make one of the suite's base models."""
     plan = load(args)
-    model = plan.tiny_models.get(args.model)
+    model = plan.made_models.get(args.model)
     if model is None:
-        known = ", ".join(sorted(plan.tiny_models)) or "none"
+        known = ", ".join(sorted(plan.made_models)) or "none"
         raise ConfigError(
             f"suite '{plan.name}' makes no base model '{args.model}'; it makes: {known}."
         )
@@ -82,6 +84,14 @@ def prepare(args: argparse.Namespace) -> None:
     folder = base_folder(args.results, plan.name, args.model)
     catch_signals(at_once=True)
     with requeued_when_stopped():
+        if isinstance(model, PackageModel):
+            from bridge.jobs.packaged import prepare_packaged
+
+            wheels = os.environ.get(VARIABLE) or load_user_config(config_path()).wheels
+            prepare_packaged(
+                args.model, model, folder, args.threads, wheels=wheels, wait_s=patience_s()
+            )
+            return
         from bridge.models.preparing import prepare_base
 
         prepare_base(args.model, model, folder, args.threads, wait_s=patience_s())

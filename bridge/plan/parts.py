@@ -16,10 +16,10 @@ from pydantic import BaseModel
 from bridge.methods.registry import load_method, method_names
 from bridge.models import CheckpointError
 from bridge.models.folder import check_folder, prompt_hash
-from bridge.plan.config import MethodConfig, Suite
+from bridge.plan.config import DatasetConfig, MethodConfig, Suite
 from bridge.store.plugins import check_known
 from bridge.store.schema import ConfigError, merge, validate
-from bridge.store.settings import LocalModel, TinyModel, TrainingConfig
+from bridge.store.settings import LocalModel, PackageModel, TinyModel, TrainingConfig, WarmUp
 from bridge.tasks.registry import family_names, load_family
 
 _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -63,9 +63,12 @@ class Parts:
         labels = [*suite.methods, *(label for block in suite.grid for label in block.methods)]
         self.rows = {label: self._row(label) for label in dict.fromkeys(labels)}
         for name, model in suite.models.items():
+            where = f"models.{name}"
             for family in model.families if isinstance(model, TinyModel) else ():
-                where = f"{path}: models.{name}.families: "
-                check_known("problem family", family, family_names(), where)
+                here = f"{path}: {where}.families: "
+                check_known("problem family", family, family_names(), here)
+            if isinstance(model, PackageModel) and model.warm_up is not None:
+                self._family_options(model.warm_up, f"{where}.warm_up")
         families = {config.family for config in suite.datasets.values()}
         known = [name for family in families for name in load_family(family).benchmark_names()]
         for benchmark in suite.train_on_benchmarks:
@@ -73,10 +76,14 @@ class Parts:
 
     def _options(self, dataset: str) -> BaseModel:
         config, where = self.suite.datasets[dataset], f"datasets.{dataset}"
+        options = self._family_options(config, where)
+        _check_benchmarks(config.family, f"{self.path}: {where}")
+        return options
+
+    def _family_options(self, config: DatasetConfig | WarmUp, where: str) -> BaseModel:
         check_known(
             "problem family", config.family, family_names(), f"{self.path}: {where}.family: "
         )
-        _check_benchmarks(config.family, f"{self.path}: {where}")
         schema: type[BaseModel] = load_family(config.family).Options
         return validate(schema, config.options, self.path, f"{where}.options")
 
@@ -106,6 +113,10 @@ class Parts:
                 except CheckpointError as error:
                     raise ConfigError(f"{self.path}: models.{name}.path: {error}") from None
                 prompts[name] = prompt_hash(Path(model.path))
+            if isinstance(model, PackageModel) and model.warm_up is not None:
+                where = f"models.{name}.warm_up"
+                options = self._family_options(model.warm_up, where)
+                load_family(model.warm_up.family).check(options, f"{self.path}: {where}")
         for name in sorted(datasets):
             family = load_family(self.suite.datasets[name].family)
             family.check(self.options[name], f"{self.path}: datasets.{name}")

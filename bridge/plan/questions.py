@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bridge.plan.grid import RunSpec
+from bridge.store.settings import PackageModel
 from bridge.tasks.base import Dataset, check_disjoint, check_problems
 from bridge.tasks.registry import load_family
 
@@ -17,10 +20,21 @@ def checked_dataset(spec: RunSpec) -> Dataset:
     check_disjoint(
         f"{spec.dataset} train", dataset.train, f"{spec.dataset} validation", dataset.validation
     )
+    warm = spec.model_config.warm_up if isinstance(spec.model_config, PackageModel) else None
+    taught = () if warm is None else _family_dataset(warm.family, warm.options).demonstrations
+    of_warm_up = f"the warm-up of {spec.model}"
+    check_disjoint(of_warm_up, taught, f"{spec.dataset} train", dataset.train)
+    check_disjoint(of_warm_up, taught, f"{spec.dataset} validation", dataset.validation)
     for name in family.benchmark_names():
         questions = family.benchmark(name, options)
         check_problems(name, questions)
+        check_disjoint(of_warm_up, taught, name, questions)
         check_disjoint(f"{spec.dataset} validation", dataset.validation, name, questions)
         if name not in spec.train_on_benchmarks:
             check_disjoint(f"{spec.dataset} train", dataset.train, name, questions)
     return dataset
+
+
+def _family_dataset(name: str, options: dict[str, Any]) -> Dataset:
+    family = load_family(name)
+    return family.dataset(family.Options.model_validate(options))

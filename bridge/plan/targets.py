@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bridge.models.folder import settings
 from bridge.store.schema import ConfigError, shown
-from bridge.store.settings import HubModel, ModelConfig, TinyModel
+from bridge.store.settings import HubModel, ModelConfig, PackageModel, TinyModel
 
 ALL = "all-linear"
 _LAYERS = tuple(
@@ -48,6 +48,8 @@ def check_targets(targets: str, model: ModelConfig, where: str) -> None:
 def _architecture(model: ModelConfig) -> str | None:
     if isinstance(model, HubModel):
         return None
+    if isinstance(model, PackageModel):
+        return "llama"
     if isinstance(model, TinyModel):
         return model.architecture
     return settings(Path(model.path), "config.json").get("model_type")

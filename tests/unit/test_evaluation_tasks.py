@@ -82,6 +82,19 @@ def test_the_configuration_decides_length_temperature_and_repeats() -> None:
     assert [d["question"] for d in greedy.eval_docs] == [p.question for p in expected]
 
 
+def test_a_limit_keeps_the_same_questions_always() -> None:
+    """Drawn over the whole benchmark and in its order, whatever is asked otherwise."""
+    whole = load_family("chains").benchmark("rung2", load_family("chains").Options())
+    few, more = (questions.drawn("rung2", whole, n) for n in (20, 60))
+    assert (len(few), len(more), questions.drawn("rung2", whole, None)) == (20, 60, list(whole))
+    assert [p for p in more if p in few] == few and few != list(whole[:20])
+    assert [p for p in whole if p in few] == few
+    evaluation = make_spec(questions=20, n_samples=2, sampled_questions=5).evaluation
+    for sampled in (False, True):
+        task = load_tasks("chains", {}, evaluation, sampled=sampled).tasks["rung2"]
+        assert [d["id"] for d in task.eval_docs] == [p.id for p in few]
+
+
 def test_the_description_changes_with_the_questions() -> None:
     evaluation = make_spec().evaluation
 

@@ -88,7 +88,7 @@ def test_a_tiny_model_has_the_vocabulary_of_its_families(root: Path) -> None:
     from bridge.tasks.registry import load_family
 
     plan = load_plan("laptop", root=root)
-    for model in plan.tiny_models.values():
+    for model in plan.made_models.values():
         assert isinstance(model, TinyModel)
         words = [w for name in model.families for w in load_family(name).vocabulary()]  # type: ignore[attr-defined]
         tokenizer = build_tokenizer(words, context_tokens=model.context_tokens)

@@ -41,8 +41,8 @@ class Source:
     def jobs(self, root: Path) -> dict[str, str]:
         """Fingerprints of every job of the suite, whatever its seed."""
         found = {name: show_fingerprint(name, root) for name in SHOWN}
-        for name, model in self.plan.tiny_models.items():
-            found[f"prepare/{name}"] = prepare_fingerprint(model.families, root)
+        for name, model in self.plan.made_models.items():
+            found[f"prepare/{name}"] = prepare_fingerprint(model, root)
         for spec in self.plan.runs:
             run = f"{spec.model}/{spec.dataset}/{spec.label}"
             found[f"train/{run}"] = train_fingerprint(spec, root)
@@ -116,9 +116,22 @@ def test_a_family_reruns_what_uses_its_questions(source: Source) -> None:
     on_equations = {
         job for job in source.every("train") | source.every("evaluate") if "/equations/" in job
     }
-    taught = {n for n, model in source.plan.tiny_models.items() if "equations" in model.families}
+    taught = {n for n, model in source.plan.made_models.items() if "equations" in model.families}
     assert changed == on_equations | {f"prepare/{name}" for name in taught}
     assert on_equations and taught
+
+
+def test_a_package_s_model_is_made_again_after_an_edit_of_its_warm_up(
+    source: Source, root: Path
+) -> None:
+    (model,) = load_plan("pocket_smoke", root=root).made_models.values()
+    before = prepare_fingerprint(model, source.original)
+    files = {"models/gguf.py", "step/trainer.py", "methods/sft.py", "tasks/arithmetic.py"}
+    for file in files | {"methods/mixing.py", "tasks/chains.py"}:
+        edited = source.fresh()
+        path = edited / "bridge" / file
+        path.write_text(add_code(path.read_text()))
+        assert (prepare_fingerprint(model, edited) != before) == (file in files), file
 
 
 def test_the_grader_reruns_training_and_evaluation(source: Source) -> None:

@@ -18,7 +18,15 @@ from bridge.plan import grid
 from bridge.plan.grid import Plan, RunSpec, load_plan, load_run
 from bridge.store.records import content_hash
 from bridge.store.schema import ConfigError, read_yaml
-from bridge.store.settings import EvaluationConfig, HubModel, LocalModel, TinyModel, TrainingConfig
+from bridge.store.settings import (
+    EvaluationConfig,
+    HubModel,
+    LocalModel,
+    PackageModel,
+    TinyModel,
+    TrainingConfig,
+    WarmUp,
+)
 from bridge.tasks.registry import family_names, load_family
 from tests.fixtures.tiny_run import make_options
 
@@ -30,6 +38,15 @@ REQUIRED_OPTIONS = {
         for part in ("train", "validation", "test")
     }
 }
+
+PACKAGE = PackageModel(
+    source="package",
+    package="some-model==1.2",
+    wheel_sha256="0" * 64,
+    file="some_model/m.gguf",
+    tensors_sha256="1" * 64,
+    warm_up=WarmUp(family="arithmetic", steps=1, learning_rate=1e-5, max_response_tokens=8),
+)
 
 
 @pytest.fixture
@@ -63,6 +80,8 @@ def other(annotation: Any, value: Any) -> Any:
         return value + "x"
     if isinstance(value, tuple):
         return (*value, *(value[-1:] or ("x",)))
+    if isinstance(value, dict):
+        return {**value, "x": 1}
     if value is None:
         return "x" if str in get_args(annotation) else 1
     raise AssertionError(f"how to change {value!r} of {annotation}?")
@@ -90,7 +109,7 @@ def test_smoke_is_five_methods_on_two_seeds(plan: Plan) -> None:
     assert len(plan.runs) == 10
     assert {s.label for s in plan.runs} == {"base", "sft", "rl_zero", "cold_start", "bridge"}
     assert {s.seed for s in plan.runs} == {0, 1}
-    assert list(plan.tiny_models) == ["tiny-qwen"]
+    assert list(plan.made_models) == ["tiny-qwen"]
 
 
 def test_laptop_is_eight_methods_on_every_model_and_dataset(root: Path) -> None:
@@ -402,8 +421,9 @@ def test_every_evaluation_setting_changes_the_score_hash_alone(plan: Plan) -> No
         TinyModel,
         LocalModel(source="local", path="models/a"),
         HubModel(source="hub", repo="owner/name", revision="0" * 40),
+        PACKAGE,
     ],
-    ids=["tiny", "local", "hub"],
+    ids=["tiny", "local", "hub", "package"],
 )
 def test_every_model_setting_changes_both_hashes(plan: Plan, model: Any) -> None:
     spec = plan.runs[0]
@@ -434,6 +454,37 @@ def test_every_option_of_a_method_changes_both_hashes(plan: Plan, method: str) -
 def test_seed_family_and_method_change_both_hashes(plan: Plan, change: dict[str, Any]) -> None:
     spec = plan.runs[0]
     _differs(spec, replace(spec, **change), str(change), trains=True)
+
+
+def test_no_limit_on_questions_leaves_the_hash_of_older_records(plan: Plan) -> None:
+    spec = plan.runs[0]
+    assert "questions" not in spec.evaluation.hashed
+    limited = spec.evaluation.model_copy(update={"questions": 8})
+    assert limited.hashed == spec.evaluation.hashed | {"questions": 8}
+
+
+@pytest.mark.parametrize(
+    ("name", "warm", "said"),
+    [
+        ("m", {}, ": a model with a warm_up needs 'warm' in its name, .*; call it m-warm"),
+        ("m-warm", {"family": "arithmetics"}, r"\.warm_up\.family: .*did you mean 'arithmetic'"),
+        ("m-warm", {"options": {"prat": 1}}, r"\.warm_up\.options\.prat: unknown key"),
+        ("m-warm", {"family": "word_problems"}, r"\.warm_up: the set \w+ is not on the hub; set"),
+    ],
+)
+def test_a_warm_up_is_checked_when_planned(
+    planned: Any, monkeypatch: pytest.MonkeyPatch, name: str, warm: dict[str, Any], said: str
+) -> None:
+    monkeypatch.delenv("BRIDGE_DATA_ROOT", raising=False)
+
+    def change(raw: dict[str, Any]) -> None:
+        made = PACKAGE.model_dump(mode="json")
+        made["warm_up"] |= warm
+        raw["models"] = {name: made}
+        raw["grid"][0]["models"] = [name]
+
+    with pytest.raises(ConfigError, match=f"models.{name}{said}"):
+        planned(change)
 
 
 def test_prompts_of_a_local_model_are_in_its_hashes(

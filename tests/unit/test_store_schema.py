@@ -276,7 +276,7 @@ def _holds_int(annotation: Any) -> bool:
 
 def test_a_model_may_be_called_like_a_source(tmp_path: Path, raw: Raw) -> None:
     """Pydantic puts the source into the place of a mistake; a model's name is not one."""
-    for name in ("tiny", "hub", "local"):
+    for name in ("tiny", "hub", "local", "package"):
         renamed = {**raw, "models": {name: raw["models"]["tiny-qwen"] | {"hiden": 8}}}
         said = refusal(tmp_path, renamed)
         assert said == f"models.{name}.hiden: unknown key; did you mean 'hidden'?"

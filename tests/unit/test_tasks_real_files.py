@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bridge.tasks.base import check_disjoint, check_problems
+from bridge.tasks.base import ProblemError, check_disjoint, check_problems
 from bridge.tasks.real.family import TWINS
 from bridge.tasks.real.repairs import repaired
 from bridge.tasks.real.sources import DataOptions, load_set, manifest
@@ -36,6 +36,8 @@ ROWS = {
     "math_traces_gptoss": 3496,
     "kk_train": 4500,
     "kk_test": 500,
+    "mawps_asdiv_train": 2759,
+    "svamp": 1000,
 }
 
 
@@ -142,3 +144,28 @@ def test_gpqa_keeps_each_right_option() -> None:
 def option(problem: str, letter: str) -> str:
     following = problem.rpartition(f"\n{letter}. ")[2]
     return following.partition(f"\n{chr(ord(letter) + 1)}. ")[0].strip()
+
+
+def test_word_problems_are_drawn_apart() -> None:
+    """What teaches the form of an answer is trained on by no run, and evaluated by none."""
+    source: Any = load_family("word_problems")
+    options = source.Options(data_root=data_root())
+    runs = source.dataset(options)
+    warm = source.dataset(options.model_copy(update={"part": "warm_up"}))
+    assert (len(runs.train), len(runs.validation), len(warm.train)) == (2219, 100, 240)
+    assert len(warm.demonstrations) == 240 and runs.coverage.wrong == 0
+    assert warm.validation == runs.validation
+    sets = [runs.train, warm.train, runs.validation]
+    sets += [source.benchmark(name, options) for name in source.benchmark_names()]
+    assert [len(s) for s in sets[3:]] == [200, 1000]
+    for i, one in enumerate(sets):
+        for other in sets[i + 1 :]:
+            check_disjoint("one", one, "other", other)
+    shown = next(p for p in runs.train if p.id == "mawps_asdiv/2")
+    assert shown.demonstration == "41 + 57 = 98\n\\boxed{98}"
+
+
+def test_no_problem_may_be_left_to_train_on() -> None:
+    source: Any = load_family("word_problems")
+    with pytest.raises(ProblemError, match="2759 of 2759 problems are held out"):
+        source.dataset(source.Options(data_root=data_root(), held_out_size=2419))

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,10 +67,10 @@ def test_two_that_make_one_base_model_both_end_well(tmp_path: Path) -> None:
     made = []
     original = preparing._make
 
-    def counted(*arguments: object) -> None:
+    def counted(*arguments: Any) -> dict[str, Any]:
         made.append(arguments)
         time.sleep(1.0)
-        original(*arguments)  # type: ignore[arg-type]
+        return original(*arguments)
 
     preparing._make = counted
     errors: list[BaseException] = []

@@ -133,12 +133,13 @@ def _decode_s(
 
 def _evaluate_s(spec: RunSpec, shape: ModelShape, device: Device) -> float:
     evaluation = spec.evaluation
+    asked = min(_QUESTIONS, 5 * (evaluation.questions or _QUESTIONS))
     sampled = 5 * evaluation.sampled_questions * evaluation.n_samples
     tokens = MEAN_SHARE * evaluation.max_response_tokens
     return _decode_s(
         shape,
         device,
-        answers=_QUESTIONS + sampled,
+        answers=asked + sampled,
         tokens=tokens,
         context=tokens,
         room_gib=evaluation.kv_cache_gib if evaluation.engine == "vllm" else None,

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 from pydantic import Field
 
 from bridge.store.schema import Closed, ConfigError, read_yaml, validate
-from bridge.store.settings import HubModel, LocalModel, ModelConfig
+from bridge.store.settings import HubModel, LocalModel, ModelConfig, PackageModel
 from bridge.store.strict import strict_json
 from bridge.tasks.base import SyntheticFamily
 from bridge.tasks.registry import load_family
@@ -86,14 +86,15 @@ def shape_of(model: ModelConfig, where: str) -> ModelShape:
         ConfigError: a hub model that the table does not know, or a folder whose ``config.json``
             is missing or of another architecture; the message begins with ``where``.
     """
-    if isinstance(model, HubModel):
+    if isinstance(model, HubModel | PackageModel):
         table = _table()
-        if model.repo not in table:
+        name = model.repo if isinstance(model, HubModel) else model.package
+        if name not in table:
             raise ConfigError(
-                f"{where}: the shape of {model.repo} is not known; add it to {_TABLE.name} of "
+                f"{where}: the shape of {name} is not known; add it to {_TABLE.name} of "
                 "bridge/jobs/needs from its config.json."
             )
-        return table[model.repo]
+        return table[name]
     if isinstance(model, LocalModel):
         return _from_config(Path(model.path) / "config.json", where)
     words = {

@@ -17,9 +17,11 @@ ACCEPTABLE: Final = (
     "\nIs this sentence acceptable English? Put 1 for yes or 0 for no within \\boxed{}."
 )
 
+EQUATIONS: Final = "\nWrite one equation per line, then the answer within \\boxed{}."
+
 
 def posed(question: str) -> str:
     """A question without the instruction that all questions of its family share."""
-    for instruction in (BOXED, LETTER, ROLES, ACCEPTABLE):
+    for instruction in (BOXED, LETTER, ROLES, ACCEPTABLE, EQUATIONS):
         question = question.removesuffix(instruction)
     return question

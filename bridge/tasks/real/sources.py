@@ -134,15 +134,19 @@ def load_set(name: str, options: DataOptions) -> ProblemSet:
 
 
 def check_files(names: Sequence[str], options: DataOptions, where: str) -> None:
-    """Refuse a data root without the files of some sets; what is on the hub is not looked up.
+    """Refuse sets without a file in the data root, or without a data root and not on the hub; what
+    is on the hub is not looked up.
 
     Raises:
         ConfigError: naming the set and the file.
     """
     root = options.data_root or os.environ.get(DATA_ROOT_VARIABLE)
-    for name in names if root else ():
-        path = Path(root or "") / manifest()[name].file
-        if not path.is_file():
+    for name in names:
+        entry = manifest()[name]
+        path = Path(root or "") / entry.file
+        if not root and entry.hub is None:
+            raise ConfigError(f"{where}: {_not_on_hub(name, entry)}")
+        if root and not path.is_file():
             raise ConfigError(
                 f"{where}: the set {name} is missing: no file {path}; put it there (docs/data.md "
                 "says where it comes from), or name no data root to load it from the hub."
@@ -199,9 +203,7 @@ def _from_folder(name: str, entry: Entry, root: str) -> tuple[str, list[dict[str
 def _from_hub(name: str, entry: Entry, pin: str | None) -> tuple[str, list[dict[str, Any]]]:
     hub = entry.hub
     if hub is None:
-        raise ProblemError(
-            f"{name} is not on the hub; set the option data_root to a folder with {entry.file}."
-        )
+        raise ProblemError(_not_on_hub(name, entry))
     revision = pin or hub.revision
     if revision is None:
         raise ProblemError(
@@ -229,6 +231,13 @@ def _from_hub(name: str, entry: Entry, pin: str | None) -> tuple[str, list[dict[
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
         cause = " ".join(str(error).split())[:160]
         raise ProblemError(f"{name}: {where} cannot be read ({cause}); fetch it again.") from error
+
+
+def _not_on_hub(name: str, entry: Entry) -> str:
+    return (
+        f"the set {name} is not on the hub; set the option data_root, or {DATA_ROOT_VARIABLE}, to "
+        f"a folder with {entry.file} (docs/data.md says where it comes from)."
+    )
 
 
 def _normalised(name: str, raw: Sequence[Mapping[str, Any]], *, choices: bool) -> ProblemSet:

@@ -110,12 +110,16 @@ def build_dataset(
     *,
     steps: Sequence[int],
     alter: Alter,
+    split: Split = "train",
 ) -> Dataset:
     """Draw training and validation problems whose numbers of steps go round ``steps``.
 
     The first ``options.demonstrations`` training problems of at most
     ``options.demonstration_max_steps`` carry a demonstration by an expert who slips; validation
     problems carry one without slips.
+
+    Args:
+        split: that the training problems come from.
 
     Raises:
         ProblemError: the family has no more different questions.
@@ -126,7 +130,7 @@ def build_dataset(
         rng = random.Random(derive_seed(family, split, options.seed))
         return [_draw_in(family, draw, rng, steps[i % len(steps)], split, seen) for i in range(n)]
 
-    train = drawn("train", options.train_size)
+    train = drawn(split, options.train_size)
     limit = options.demonstration_max_steps
     easy = [i for i, question in enumerate(train) if question.steps <= limit]
     shown = set(easy[: options.demonstrations])
@@ -135,7 +139,7 @@ def build_dataset(
     )
     return Dataset(
         tuple(
-            _problem("train", i, q, demonstration=q.reasoning(expert) if i in shown else None)
+            _problem(split, i, q, demonstration=q.reasoning(expert) if i in shown else None)
             for i, q in enumerate(train)
         ),
         tuple(
