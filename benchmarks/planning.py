@@ -1,7 +1,7 @@
 """What it takes before anything is trained, and after everything is: CPU seconds and memory.
 
     python -m benchmarks.planning                      print; about five minutes
-    python -m benchmarks.planning --write NAME         and keep as NAME in benchmarks/planning.json
+    python -m benchmarks.planning --write COMMIT       and keep it in benchmarks/planning.json
     python -m benchmarks.planning --checkout FOLDER    of another checkout, the report left out
 
 The grids are `laptop` with 3, 42 and 417 seeds, hence 72, 1,008 and 10,008 runs, planned with
@@ -148,7 +148,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--checkout", type=Path, default=ROOT)
-    parser.add_argument("--write", metavar="NAME")
+    parser.add_argument("--write", metavar="COMMIT")
     arguments = parser.parse_args()
     checkout = arguments.checkout.resolve()
     numbers: Numbers = {"processor": processor(), "load": os.getloadavg()[0]}

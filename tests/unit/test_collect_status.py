@@ -211,10 +211,18 @@ def test_the_doctor_names_versions_and_the_plan(plan: Plan, mixed: Path) -> None
     assert "GiB free" in said["disk"]
 
 
-def test_asking_needs_no_torch(root: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "unwanted"),
+    [
+        (["status", "--suite", "smoke"], ("torch", "numpy", "pandas")),
+        (["--help"], ("pydantic", "yaml", "bridge.store", "bridge.plan")),
+    ],
+)
+def test_asking_imports_little(root: Path, words: list[str], unwanted: tuple[str, ...]) -> None:
     code = (
-        "import sys; from bridge.jobs.cli import main; main(['status', '--suite', 'smoke'])\n"
-        "print([m for m in ('torch', 'numpy', 'pandas') if m in sys.modules])"
+        "import contextlib, sys; from bridge.jobs.cli import main\n"
+        f"with contextlib.suppress(SystemExit): main({words})\n"
+        f"print([m for m in {unwanted} if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
