@@ -7,9 +7,10 @@ at learning rate 0: nothing moves, so in each repetition every row answers the s
 same rollouts and takes its gradients on the same batch. Repetitions are interleaved and begin with
 another row each time. Seconds are those of a whole step: rollout, grading, update and sync.
 
-The stated ratio is BRIDGE (persistent shadow, shared rollouts) over one RL step plus one backward
-pass of the SFT term, per repetition; it should stay below 1.25. Where other jobs run beside, the
-ratio in CPU seconds of this process is the steadier one (grading workers are not in it).
+BRIDGE (persistent shadow, shared rollouts) takes two gradients more than an RL step: of the SFT
+term, and of the RL term at the shadow. The stated ratio is BRIDGE over the RL step plus these two,
+per repetition; what is above 1 are merges and updates of the further weights. Where other jobs run
+beside, CPU seconds of this process are the steadier ones (grading workers are not in them).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from bridge.step.batches import StepBatch
 from bridge.step.weights import ADAPTER, BASE, SHADOW
 from bridge.store.records import base_folder
 
-SUITE, MODEL, BOUND = "bridge_ablation", "tiny-qwen", 1.25
+SUITE, MODEL, BOUND = "bridge_ablation", "tiny-qwen", 1.04
 ROWS = {
     "rl_zero": "RL step (rl_zero)",
     "mixing": "mixing",
@@ -46,7 +47,8 @@ ROWS = {
     "bridge_m_step": "BRIDGE: m_step, m = 4",
     "bridge_own_rollouts": "BRIDGE: own rollouts for the shadow",
 }
-SFT = "one backward pass of the SFT term"
+SFT = "one gradient of the SFT term"
+RL = "one gradient of the RL term"
 WARM_UP = 2
 
 
@@ -116,7 +118,7 @@ def measure(runs: dict[str, Run], repetitions: int) -> dict[str, Seconds]:
         update(trainer, batch, step)
 
     mixing.method.update = keep  # type: ignore[method-assign]
-    seconds = {label: Seconds() for label in (*runs, "sft")}
+    seconds = {label: Seconds() for label in (*runs, "sft", "rl")}
     for repetition in range(WARM_UP + repetitions):
         order = [*runs][repetition % len(runs) :] + [*runs][: repetition % len(runs)]
         rollouts = set()
@@ -128,6 +130,8 @@ def measure(runs: dict[str, Run], repetitions: int) -> dict[str, Seconds]:
         assert len(rollouts) == 1, "all rows should have had the same rollouts"
         with seconds["sft"].timed():
             mixing.trainer.gradient("demonstration", batches[-1])
+        with seconds["rl"].timed():
+            mixing.trainer.gradient("rl", batches[-1])
     for row in seconds.values():
         del row.whole[:WARM_UP], row.cpu[:WARM_UP], row.update[:WARM_UP]
     return seconds
@@ -140,19 +144,23 @@ def spread(values: Sequence[float]) -> str:
 
 
 def print_times(seconds: dict[str, Seconds], *, threads: int) -> None:
-    rl, sft = seconds["rl_zero"], seconds["sft"]
+    rl, sft, further = seconds["rl_zero"], seconds["sft"], seconds["rl"]
     print(f"Medians (quartiles) of {len(rl.whole)} interleaved repetitions, {threads} thread(s).\n")
-    print("| | step, s | of it update, s | over RL step + SFT backward | in CPU seconds |")
+    print("| | step, s | of it update, s | over RL step + SFT gradient | in CPU seconds |")
     print("|---|---|---|---|---|")
-    for label, name in (*ROWS.items(), ("sft", SFT)):
+    for label, name in (*ROWS.items(), ("sft", SFT), ("rl", RL)):
         row = seconds[label]
         update = spread(row.update) if row.update else "-"
         wall, cpu = ratios(row.whole, rl.whole, sft.whole), ratios(row.cpu, rl.cpu, sft.cpu)
         print(f"| {name} | {spread(row.whole)} | {update} | {spread(wall)} | {spread(cpu)} |")
     bridge = seconds["bridge"]
-    stated = statistics.median(ratios(bridge.whole, rl.whole, sft.whole))
+    parts = [s + r for s, r in zip(sft.cpu, further.cpu, strict=True)]
+    stated = statistics.median(ratios(bridge.cpu, rl.cpu, parts))
     verdict = "holds" if stated <= BOUND else "does NOT hold"
-    print(f"\nBRIDGE over RL step + SFT backward: {stated:.3f}; the bound {BOUND} {verdict}.\n")
+    print(
+        f"\nBRIDGE over RL step + SFT gradient + RL gradient, CPU seconds: {stated:.3f}; ", end=""
+    )
+    print(f"the bound {BOUND} {verdict}.\n")
 
 
 def ratios(row: Sequence[float], rl: Sequence[float], sft: Sequence[float]) -> list[float]:
@@ -206,7 +214,7 @@ def memory_of(run: Run) -> dict[str, int]:
         "shadow theta-hat": n_bytes(policy.parameters.get(SHADOW, [])),
         "AdamW state of theta-hat": optimizers.get(SHADOW, 0),
         "merged weights, sampled and differentiated": n_bytes(policy.sampler.model.parameters()),
-        "reference of the KL term (where used)": n_bytes(trainer.reference.model.parameters()),
+        "reference of the KL term (where used)": n_bytes(trainer.reference.state().values()),
         "only inside a step: copy of theta and its AdamW state": inside,
     }
 

@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MethodType
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -151,8 +153,24 @@ def load_policy(folder: Path, *, dtype: torch.dtype = torch.float32) -> Policy:
         raise CheckpointError(f"{folder}: the tokenizer has no chat template; add one to it.")
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
         raise CheckpointError(f"{folder}: the tokenizer needs an eos_token and a pad_token.")
+    if dtype == torch.float64:
+        _compute_norms_in_float64(model)
     model.eval()  # No dropout anywhere: the log-probs of sampling and of training must agree.
     return Policy(model, tokenizer, folder, end_token_ids(folder, tokenizer))
+
+
+def _compute_norms_in_float64(model: nn.Module) -> None:
+    """Replace the library's norms, which compute in float32 whatever the weights are in: float64 is
+    for comparisons that rounding must not blur."""
+
+    def forward(norm: Any, x: Tensor) -> Tensor:
+        variance = x.pow(2).mean(-1, keepdim=True)
+        scaled: Tensor = norm.weight * (x * torch.rsqrt(variance + norm.variance_epsilon))
+        return scaled
+
+    for module in model.modules():
+        if hasattr(module, "variance_epsilon"):
+            module.forward = MethodType(forward, module)
 
 
 def weights_hash(folder: Path) -> str:

@@ -23,12 +23,12 @@ _FIRST_ROOM = 32
 """Tokens of an answer that the first buffers have room for."""
 
 
-def decoder_of(model: PreTrainedModel) -> type[PlainDecoder] | type[LibraryDecoder]:
-    """The decoder for a model: the plain one where the architecture is known and set as usual."""
+def is_plain(model: PreTrainedModel) -> bool:
+    """Whether the architecture is one of :data:`PLAIN` and set as usual."""
     config: Any = model.config
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    known = (
-        config.model_type in PLAIN
+    return (
+        getattr(config, "model_type", None) in PLAIN
         and config._attn_implementation == "sdpa"
         and config.hidden_act == "silu"
         and all(hasattr(layer.mlp, "down_proj") for layer in model.model.layers)  # no experts
@@ -36,7 +36,11 @@ def decoder_of(model: PreTrainedModel) -> type[PlainDecoder] | type[LibraryDecod
         and rope not in ("dynamic", "longrope")
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
     )
-    return PlainDecoder if known else LibraryDecoder
+
+
+def decoder_of(model: PreTrainedModel) -> type[PlainDecoder] | type[LibraryDecoder]:
+    """The decoder for a model."""
+    return PlainDecoder if is_plain(model) else LibraryDecoder
 
 
 class _Decoder:
@@ -95,11 +99,12 @@ class _Norm:
     def __init__(self, module: Any) -> None:
         self.weight = module.weight
         # As tensors, which are faster to divide by and to add than Python's numbers.
-        self.epsilon = self.weight.new_tensor(module.variance_epsilon, dtype=torch.float32)
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        self.epsilon = self.weight.new_tensor(module.variance_epsilon, dtype=dtype)
         self.size = self.epsilon.new_tensor(len(self.weight))
 
     def __call__(self, x: Tensor) -> Tensor:
-        y = x.float()  # whatever the model computes in, as the library does
+        y = x.to(self.epsilon.dtype)  # at least float32, as the library does
         variance = y.pow(2).sum(-1, keepdim=True).div_(self.size)
         return self.weight * (y * variance.add_(self.epsilon).rsqrt_()).to(x.dtype)
 

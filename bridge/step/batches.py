@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bridge.models.packing import Packed
 from bridge.step.rows import Group, Row, Term
 from bridge.step.scoring import row_slices
 
@@ -66,6 +68,13 @@ class MicroBatch:
     """[rows, 1], float64: the model's precision decides how much of it is used."""
     logprob: Tensor | None = None
     """[rows, tokens], detached, once the forward pass has been made."""
+    packed: Packed | None = None
+    """The same rows for a forward pass that computes each prompt once; None: row by row."""
+
+    def asked(self, temperature: float) -> tuple[Any, ...]:
+        """Arguments of :data:`bridge.step.protocols.Score`."""
+        packed = () if self.packed is None else (self.packed,)
+        return self.input_ids, self.targets, temperature, *packed
 
 
 def empty_micro_batch(pad_token_id: int, device: torch.device) -> MicroBatch:

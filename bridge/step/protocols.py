@@ -23,8 +23,9 @@ from bridge.step.rollouts import Completion, Prompt
 if TYPE_CHECKING:
     from bridge.step.batches import MicroBatch
 
-Score = Callable[[Tensor, Tensor, float], Tensor]
-"""Log-probs [rows, tokens] from input ids, targets and temperature."""
+Score = Callable[..., Tensor]
+"""Log-probs [rows, tokens] from input ids, targets and temperature; whole weights also take the
+packed rows (:mod:`bridge.models.packing`)."""
 
 TokenWeight = Callable[["MicroBatch"], Tensor | None]
 """Detached coefficient c_t [rows, tokens] of the demonstration term; None is 1."""

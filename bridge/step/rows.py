@@ -51,6 +51,11 @@ class Row:
     sampled_logprobs: tuple[float, ...] = ()
     """Log-probs of the sampled tokens under the engine that drew them."""
 
+    @property
+    def pair(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Prompt ids and response ids."""
+        return self.prompt_ids, self.response_ids
+
 
 @dataclass(frozen=True)
 class Group:

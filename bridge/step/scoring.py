@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bridge.models.checkpoint import CheckpointError, Policy
+from bridge.models.packing import Packed
 from bridge.step.objectives.head_logprobs import head_scores
 from bridge.step.objectives.logprobs import token_logprobs
 
@@ -27,11 +28,10 @@ def next_token_logprobs(
     input_ids: Tensor,
     targets: Tensor,
     temperature: float = 1.0,
-    *,
-    cut: bool | None = None,
+    packed: Packed | None = None,
 ) -> Tensor:
     """Log-probs [rows, tokens] alone, see :func:`next_token_scores`."""
-    return next_token_scores(model, input_ids, targets, temperature, cut=cut)[0]
+    return next_token_scores(model, input_ids, targets, temperature, packed=packed)[0]
 
 
 def next_token_scores(
@@ -42,6 +42,7 @@ def next_token_scores(
     *,
     with_entropy: bool = False,
     cut: bool | None = None,
+    packed: Packed | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs [rows, tokens] in nats of the token that follows each position but the last, and
     where wanted the entropies of the distributions it is taken from.
@@ -52,25 +53,50 @@ def next_token_scores(
         targets: [rows, tokens], ``input_ids`` without the first column.
         temperature: that the tokens were sampled at.
         cut: whether logits are made in chunks of tokens; None: where there are too many.
+        packed: the same rows with each prompt once. The scores of tokens that are not scored there
+            are 0.
 
     Raises:
         CheckpointError: the batch has to be cut, and the model's logits are more than one product.
     """
-    vocabulary: int = model.config.vocab_size  # type: ignore[union-attr, assignment]
+    if packed is not None:
+        return _packed_scores(model, packed, targets, temperature, with_entropy)
     if not (too_many_logits(model, targets) if cut is None else cut):
         logits = model(input_ids=input_ids, use_cache=False).logits[:, :-1]
         if with_entropy:
             return token_logprobs(logits, targets, temperature, with_entropy=True)
         return token_logprobs(logits, targets, temperature), None
-    weight = _output_weight(model)
     hidden = model.base_model(input_ids=input_ids, use_cache=False)  # type: ignore[operator]
+    return _head_scores(model, hidden[0][:, :-1], targets, temperature, with_entropy)
+
+
+def _packed_scores(
+    model: nn.Module, packed: Packed, targets: Tensor, temperature: float, with_entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    """See :func:`next_token_scores`; the output layer runs at the scored tokens only."""
+    hidden = model.base_model(  # type: ignore[operator]
+        input_ids=packed.input_ids,
+        attention_mask=packed.attention,
+        position_ids=packed.positions,
+        use_cache=False,
+    )
+    chosen = hidden[0].flatten(0, 1)[packed.places]
+    wanted = targets[packed.scored]
+    found = _head_scores(model, chosen[None], wanted[None], temperature, with_entropy)
+
+    def spread(values: Tensor) -> Tensor:
+        return values.new_zeros(targets.shape).masked_scatter(packed.scored, values)
+
+    return spread(found[0]), None if found[1] is None else spread(found[1])
+
+
+def _head_scores(
+    model: nn.Module, hidden: Tensor, targets: Tensor, temperature: float, with_entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    weight = _output_weight(model)
+    at_once = max(1, LOGITS_AT_ONCE // len(weight))
     return head_scores(
-        hidden.last_hidden_state[:, :-1],
-        weight,
-        targets,
-        temperature,
-        chunk_tokens=max(1, LOGITS_AT_ONCE // vocabulary),
-        with_entropy=with_entropy,
+        hidden, weight, targets, temperature, chunk_tokens=at_once, with_entropy=with_entropy
     )
 
 

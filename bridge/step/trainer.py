@@ -11,11 +11,13 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from bridge.models.decoding import is_plain
+from bridge.models.packing import pack, row_order
 from bridge.models.recomputing import recomputing
 from bridge.step.batches import MicroBatch, StepBatch, empty_micro_batch, micro_batches
 from bridge.step.gradients import Gradient, combined, put_gradient
@@ -25,7 +27,7 @@ from bridge.step.protocols import ReferencePolicy, Score, TokenWeight, Weights
 from bridge.step.rl_loss import RlSums, rl_loss, sampler_gap
 from bridge.step.rows import Phase, Row, Term
 from bridge.step.schedules import lr_factor
-from bridge.step.weights import ADAPTER, BASE, SHADOW
+from bridge.step.weights import ADAPTER, BASE, SHADOW, WholeWeights
 from bridge.store.settings import TrainingConfig
 
 TEACHER = "teacher"
@@ -80,6 +82,7 @@ class Trainer:
         """Tokens, prompt included, that went through a backward pass."""
         self.tokens_scored = 0
         """Tokens that went through a forward pass for the reference policy."""
+        self._packs = isinstance(policy, WholeWeights) and is_plain(policy.sampler.model)
         self._position = (1, 1)
         self._taken: set[Term] = set()
         """Terms of this step whose gradient has been taken."""
@@ -134,8 +137,8 @@ class Trainer:
             # Rows without an advantage contribute nothing; they still count in the means.
             places = [i for i in places if batch.rows[i].advantage != 0.0]
         total_tokens, total_rows = batch.n_tokens(term), batch.n_rows(term)
-        # Rows of like length together: less padding, the same gradient.
-        places.sort(key=lambda i: len(batch.rows[i].prompt_ids) + len(batch.rows[i].response_ids))
+        order = row_order([batch.rows[i].pair for i in places], by_prompt=self._packs)
+        places = [places[i] for i in order]
         rows = [batch.rows[i] for i in places]
         olds = iter(self.ranks.share([old[i] for i in places]) if old and term == "rl" else [])
         references = iter(self._reference_logprobs(rows) if term == "rl" else [])
@@ -199,6 +202,7 @@ class Trainer:
         drawn = [
             (r.sampled_logprobs, o) for r, o in zip(rows, own, strict=True) if r.sampled_logprobs
         ]
+        drawn.sort(key=lambda pair: len(pair[0]))
         self.log(sync_logprob_gap=sampler_gap([s for s, _ in drawn], [o for _, o in drawn]))
         if self.training.kl_coef > 0.0 and rows:
             self.log(kl=sums.kl / max(1, total_tokens))
@@ -229,8 +233,7 @@ class Trainer:
     def _scores(self, micro: MicroBatch, term: Term) -> tuple[Tensor, Tensor | None]:
         """Log-probs [rows, tokens] under the policy and, for the entropy bonus, the entropies."""
         if term == "rl" and self.training.entropy_coeff > 0.0:
-            ids, targets = micro.input_ids, micro.targets
-            return self.policy.score_with_entropy(ids, targets, self.training.temperature)
+            return self.policy.score_with_entropy(*micro.asked(self.training.temperature))
         return self._logprob(self.policy.score, micro, term), None
 
     def _logprob(self, score: Score, micro: MicroBatch, term: Term) -> Tensor:
@@ -240,7 +243,7 @@ class Trainer:
         temperature 1: that is the distribution SFT fits.
         """
         temperature = self.training.temperature if term == "rl" else 1.0
-        return score(micro.input_ids, micro.targets, temperature)
+        return score(*micro.asked(temperature))
 
     def _micro_batches(
         self, rows: list[Row], term: Term, *, size: int | None = None
@@ -258,6 +261,9 @@ class Trainer:
                 device=device,
             )
         )
+        if self._packs:
+            model = self.policy.sampler.model
+            own = [replace(m, packed=pack([r.pair for r in m.rows], m.mask, model)) for m in own]
         missing = self.ranks.most(len(own)) - len(own)
         return own + missing * [empty_micro_batch(pad, device)]
 

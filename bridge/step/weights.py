@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from bridge.machine.ranks import ALONE, Ranks
 from bridge.models.checkpoint import CheckpointError, Policy, cast_weights
+from bridge.models.packing import Packed
 from bridge.step.scoring import next_token_logprobs, next_token_scores
 from bridge.store.seeds import derive_seed
 
@@ -111,15 +112,27 @@ class WholeWeights:
         """Parameters of each group."""
         return {g: sum(p.numel() for p in ps) for g, ps in self.parameters.items()}
 
-    def score(self, input_ids: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    def score(
+        self,
+        input_ids: Tensor,
+        targets: Tensor,
+        temperature: float,
+        packed: Packed | None = None,
+    ) -> Tensor:
         """Log-probs [rows, tokens] of the targets at the current weights."""
-        return next_token_logprobs(self.model, input_ids, targets, temperature)
+        return next_token_logprobs(self.model, input_ids, targets, temperature, packed=packed)
 
     def score_with_entropy(
-        self, input_ids: Tensor, targets: Tensor, temperature: float
+        self,
+        input_ids: Tensor,
+        targets: Tensor,
+        temperature: float,
+        packed: Packed | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The same with the entropies [rows, tokens]."""
-        found = next_token_scores(self.model, input_ids, targets, temperature, with_entropy=True)
+        found = next_token_scores(
+            self.model, input_ids, targets, temperature, with_entropy=True, packed=packed
+        )
         assert found[1] is not None
         return found[0], found[1]
 

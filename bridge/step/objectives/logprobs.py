@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_VALUES_AT_ONCE = 2**23
+"""Logits of a chunk, 32 MiB in float32."""
+
 
 def _blocks(targets: Tensor, chunk_tokens: int) -> Iterator[tuple[slice, slice]]:
     """Cut [rows, len] into rectangles of at most chunk_tokens; views, whatever the strides."""
@@ -80,7 +83,7 @@ def token_logprobs(
     logits: Tensor,
     targets: Tensor,
     temperature: float = ...,
-    chunk_tokens: int = ...,
+    chunk_tokens: int | None = ...,
     *,
     with_entropy: Literal[False] = ...,
 ) -> Tensor: ...
@@ -91,7 +94,7 @@ def token_logprobs(
     logits: Tensor,
     targets: Tensor,
     temperature: float = ...,
-    chunk_tokens: int = ...,
+    chunk_tokens: int | None = ...,
     *,
     with_entropy: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
@@ -101,7 +104,7 @@ def token_logprobs(
     logits: Tensor,
     targets: Tensor,
     temperature: float = 1.0,
-    chunk_tokens: int = 512,
+    chunk_tokens: int | None = None,
     *,
     with_entropy: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -116,7 +119,7 @@ def token_logprobs(
         logits: [rows, len, vocab]; position t already predicts targets[:, t].
         targets: [rows, len], integer ids in [0, vocab), also at masked positions.
         temperature: above 0; the sampling temperature, so that ratios compare like with like.
-        chunk_tokens: tokens upcast at a time.
+        chunk_tokens: tokens upcast at a time; None: as many as 32 MiB hold.
         with_entropy: also return the exact entropy of softmax(logits / temperature).
 
     Returns:
@@ -132,6 +135,8 @@ def token_logprobs(
         )
     if not temperature > 0.0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
+    if chunk_tokens is None:
+        chunk_tokens = max(1, _VALUES_AT_ONCE // logits.shape[-1])
     if chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
     apply: Callable[..., tuple[Tensor, Tensor]] = _TokenScores.apply  # untyped in torch
