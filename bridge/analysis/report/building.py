@@ -9,13 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bridge.analysis.claims.claims import (
-    CLAIMS_HEAD,
-    claims_rows,
-    claims_sheets,
-    judge_claims,
-    load_claims,
-)
+from bridge.analysis.claims.judging import judge_claims
+from bridge.analysis.claims.stating import load_claims
+from bridge.analysis.claims.table import CLAIMS_HEAD, claims_rows, claims_sheets
 from bridge.analysis.numbers.cells import build_blocks
 from bridge.analysis.numbers.frames import Tidy, load_tidy
 from bridge.analysis.tables import overlaps, rates
