@@ -180,7 +180,7 @@ def _copies(block: Block) -> dict[str, str]:
 def _spread(block: Block, column: str) -> SeedSpread | None:
     """From every trained method once; a method that never varies was not trained, or collapsed."""
     scores = {
-        method: dict(zip(tables[0].index, _run_means(tables), strict=True))
+        method: dict(zip(tables[0].index, run_means(tables), strict=True))
         for method in block.methods
         if (tables := block.answers[method, column])
         and method not in block.copies
@@ -193,7 +193,7 @@ def _spread(block: Block, column: str) -> SeedSpread | None:
     return seed_spread(np.nan_to_num(table), np.isfinite(table))
 
 
-def _run_means(tables: list[pd.DataFrame]) -> Array:
+def run_means(tables: list[pd.DataFrame]) -> Array:
     """Accuracy of each run, benchmarks weighing the same."""
     return np.mean([table.to_numpy(float).mean(1) for table in tables], axis=0)
 

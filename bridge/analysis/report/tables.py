@@ -27,6 +27,7 @@ OWN = {"main": "main", "sampled": "sampled", "costs": "cost"}
 TITLES = {
     "differences": "Differences to the baselines",
     "claims": "Claims of papers",
+    "ranks": "Ranks",
     "rates": "Learning rates",
     "contamination": "Contamination",
 }
