@@ -29,7 +29,7 @@ from bridge.analysis.numbers.uncertainty import MARGINS, SIGNIFICANT, equivalenc
 
 SEEDS = (2, 3, 5, 10)
 EFFECT = 10.0
-CHUNK = 50
+CHUNK = 150
 SHOWN = (
     ("family error", "family_errors", "experiments"),
     ("robust", "family_errors_robust", "experiments"),
@@ -154,7 +154,7 @@ def count(world: World, n_seeds: int, experiments: int) -> dict[str, int]:
     margin = at_margin(world)
     total: Counter[str] = Counter()
     random = np.random.default_rng([n_seeds, len(world.sizes), int(1000 * world.accuracy)])
-    chunk = max(CHUNK // (1 if n_seeds < 5 else 2), 1)
+    chunk = CHUNK * 3 // max(n_seeds, 3)
     for start in range(0, experiments, chunk):
         n = min(chunk, experiments - start)
         found = answers(world, random, n_seeds, n)

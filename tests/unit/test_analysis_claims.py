@@ -17,6 +17,7 @@ from bridge.analysis.numbers.frames import load_tidy
 from bridge.analysis.numbers.paired import Estimate
 from bridge.analysis.numbers.uncertainty import Source, Uncertainty
 from bridge.analysis.report.building import build_tables
+from bridge.jobs import cli
 from bridge.store.schema import ConfigError
 from tests.fixtures.tidy import make_tidy, sealed, write_tidy
 
@@ -274,6 +275,21 @@ def test_the_same_runs_in_two_suites_count_once(tmp_path):
     (found,) = judge_suites([first, second], claims)
     assert [f.suite for f in found.findings] == ["first", "first", "second"]
     assert found.reason.startswith("supported in 2 of 2 blocks; 1 with the same runs not counted")
+
+
+def test_the_command_judges_committed_suites_together(tmp_path, capsys, monkeypatch):
+    """A suite's own tables come first, its committed ones serve where it was not run."""
+    change = _answers("bridge", 1.0)
+    tables = make_tidy(**(SMALL | {"suite": "one"}))
+    change(tables)
+    write_tidy(tmp_path / "one" / "tidy", tables)
+    write_tidy(tmp_path / "cached" / "two", make_tidy(**(SMALL | {"suite": "two"})))
+    monkeypatch.chdir(ROOT)
+    cli.main(["claims", "one", "two", "--results", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert re.match(r"one and two: \d+ supported, \d+ contradicted, \d+ equivalent, ", said)
+    assert "[bridge-above-rl-zero] (tested on 0.41 M parameters, 3 seeds)" in " ".join(said.split())
+    assert max(map(len, said.splitlines())) <= 120
 
 
 def test_one_seed_never_decides(tmp_path):

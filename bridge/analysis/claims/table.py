@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
 
 from bridge.analysis.claims.evidence import Evidence
-from bridge.analysis.claims.judging import NOT_RUN, UNDECIDED, Judgement, sign
-from bridge.analysis.numbers.frames import Tidy, cautions
+from bridge.analysis.claims.judging import (
+    NOT_RUN,
+    UNDECIDED,
+    ClaimVerdict,
+    Judgement,
+    judge_suites,
+    sign,
+)
+from bridge.analysis.claims.stating import load_claims
+from bridge.analysis.numbers.frames import Tidy, cautions, load_tidy
 from bridge.analysis.tables.differences import p_text
-from bridge.analysis.tables.render import Sheet, Value
+from bridge.analysis.tables.render import Sheet, Value, printable
 
 CLAIMS_HEAD = (
     "suite",
@@ -94,6 +106,23 @@ def claims_sheets(tidy: Tidy, judgements: Sequence[Judgement]) -> list[Sheet]:
         if rows:
             sheets.append(Sheet(f"{model} trained on {dataset}: claims", head, rows))
     return sheets
+
+
+def verdicts_text(folders: Sequence[Path], claims_file: Path, width: int = 100) -> str:
+    """Verdicts over the suites whose tidy tables lie in `folders`, for a terminal.
+
+    Runs that suites share count once. Raises `frames.TidyError` and `schema.ConfigError`.
+    """
+    suites = [load_tidy(folder) for folder in folders]
+    judgements = judge_suites(suites, load_claims(claims_file))
+    counts = Counter(judgement.verdict for judgement in judgements)
+    told = ", ".join(f"{counts[word]} {word}" for word in get_args(ClaimVerdict))
+    lines = [f"{' and '.join(tidy.suite for tidy in suites)}: {told}."]
+    for j in judgements:
+        on = f" (tested on {j.tested})" if j.tested else ""
+        text = f"{j.verdict}: {j.claim.sentence} [{j.claim.id}]{on} {j.reason}."
+        lines += ["", *textwrap.wrap(printable(text), width, subsequent_indent="    ")]
+    return "\n".join(lines)
 
 
 def _more(item: Evidence) -> str:
