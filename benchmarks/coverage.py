@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from bridge.analysis.numbers.paired import difference_components
+from bridge.analysis.numbers.paired import difference_uncertainty
 from bridge.analysis.numbers.statistics import components, crossed_limits, t_limits
 
 EXPERIMENTS = 2000
@@ -109,9 +109,9 @@ def main() -> None:
         for seed_sd in SEED_SDS:
             random = np.random.default_rng([n, int(1000 * seed_sd), 2])
             first, second = two_arms(random, n, seed_sd)
-            parts = difference_components([first], [second])
-            half = parts.half_width()
-            share = covered((parts.mean - half, parts.mean + half), 0.15)
+            mean, spread = difference_uncertainty([first], [second])
+            half = spread.half_width()
+            share = covered((mean - half, mean + half), 0.15)
             print(f"| {n} | {100 * seed_sd:.0f} | {share:.1f} |", flush=True)
 
 

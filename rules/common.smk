@@ -135,7 +135,7 @@ def tries_rates():
 
 def table_names():
     """Names of the tables that the suite has."""
-    names = ["main", "differences", "cost", "claims"]
+    names = ["main", "differences", "ranks", "cost", "claims"]
     if PLAN.suite.evaluation.n_samples:
         names.append("sampled")
     if "contamination" in shown_tidy():

@@ -3,6 +3,7 @@
     bridge status              what is done, running, failed and why
     bridge summary             the main table, and where the report lies
     bridge compare A B         two methods, runs or suites: accuracy, cost, configuration
+    bridge claims A B ...      verdicts on claims over several suites
     bridge doctor              versions, machine, disk, and the plan of the suite
     bridge train --model tiny-qwen --dataset chains --method sft --seed 0     one job by hand
 
@@ -158,6 +159,18 @@ def compare(args: argparse.Namespace) -> None:
     )
 
 
+def claims(args: argparse.Namespace) -> None:
+    """Print the verdicts on the claims of papers over one or several suites."""
+    from bridge.analysis.claims.table import verdicts_text
+    from bridge.analysis.report.building import CLAIMS
+
+    names = args.suites or [suite_name(args)]
+    folders = [suite_folder(args.results, name) / "tidy" for name in names]
+    known = zip(folders, (cached_folder(args.results, name) for name in names), strict=True)
+    width = min(120, shutil.get_terminal_size((100, 24)).columns)
+    print(verdicts_text([own if own.is_dir() else cached for own, cached in known], CLAIMS, width))
+
+
 def doctor(args: argparse.Namespace) -> None:
     """Print what a bug report needs, and what the suite's runs will need."""
     from bridge.collect.status import doctor_text
@@ -291,6 +304,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--tidy", type=check.folder, metavar="FOLDER", help="read the suite's tables here"
     )
+    sub = add("claims", claims, "print the verdicts on papers' claims over one or several suites")
+    sub.add_argument("suites", nargs="*", type=check.suite, metavar="SUITE")
     text = "write our benchmarks as tasks for lm-eval's own command line"
     sub = commands.add_parser("tasks", help=text, description=text, allow_abbrev=False)
     sub.set_defaults(run=tasks)

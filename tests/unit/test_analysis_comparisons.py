@@ -1,7 +1,4 @@
-"""Paired differences, sign test, Holm and detectable effects."""
-
-from itertools import combinations
-from statistics import median
+"""Paired differences, sign test and Holm."""
 
 import numpy as np
 import pytest
@@ -10,10 +7,8 @@ from scipy import stats
 from bridge.analysis.numbers.paired import (
     Refused,
     holm,
-    minimum_detectable_effect,
     paired_difference,
     sign_test,
-    typical_detectable_effect,
 )
 
 
@@ -39,7 +34,7 @@ def test_difference_changes_sign_with_the_order_of_the_methods():
     there, back = paired_difference(first, second), paired_difference(second, first)
     assert (there.mean, there.low, there.high) == pytest.approx((-back.mean, -back.high, -back.low))
     assert there.p_value == pytest.approx(back.p_value)
-    assert there.n_seeds == (3, 4)
+    assert there.seeds == (3, 4)
     assert there.covers == "seeds and questions"
 
 
@@ -105,20 +100,3 @@ def test_holm_never_lowers_a_p_value_and_keeps_their_order():
 def test_holm_refuses_what_is_no_list_of_p_values(p):
     with pytest.raises(ValueError, match="holm"):
         holm(p)
-
-
-def test_detectable_effect_is_2_80_standard_errors():
-    assert minimum_detectable_effect(1.0) == pytest.approx(2.80, abs=0.005)
-    # Two benchmarks of the size of AIME24 and MATH-500, unpaired, one run (published table).
-    for n, p, points in ((30, 0.5, 36), (500, 0.8, 7.1)):
-        error = np.sqrt(2 * p * (1 - p) / n)
-        assert 100 * minimum_detectable_effect(error) == pytest.approx(points, abs=0.5)
-
-
-def test_typical_detectable_effect_is_the_median_over_pairs():
-    arms = [[_arm(seed, 0.5), _arm(seed + 10, 0.4)] for seed in range(4)]
-    effects = [
-        minimum_detectable_effect(paired_difference(first, second).standard_error)
-        for first, second in combinations(arms, 2)
-    ]
-    assert typical_detectable_effect(arms) == pytest.approx(median(effects))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.coverage import LEVELS, SIZES, covered, simulate, two_arms
-from bridge.analysis.numbers.paired import difference_components
+from bridge.analysis.numbers.paired import difference_uncertainty
 from bridge.analysis.numbers.statistics import components, crossed_limits, t_limits
 
 
@@ -33,9 +33,9 @@ def test_seed_means_alone_would_cover_too_little():
 @pytest.mark.parametrize(("n", "seed_sd"), [(500, 0.05), (272, 0.02), (30, 0.05), (40, 0.0)])
 def test_paired_differences_cover(n, seed_sd):
     first, second = two_arms(np.random.default_rng(n), n, seed_sd)
-    parts = difference_components([first], [second])
-    half = parts.half_width()
-    assert 93 <= covered((parts.mean - half, parts.mean + half), 0.15) <= 98.5
+    mean, spread = difference_uncertainty([first], [second])
+    half = spread.half_width()
+    assert 93 <= covered((mean - half, mean + half), 0.15) <= 98.5
 
 
 def test_the_simulator_has_the_accuracy_and_the_spread_that_it_is_asked_for():

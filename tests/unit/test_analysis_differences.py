@@ -8,6 +8,7 @@ from scipy import stats
 from bridge.analysis.numbers.cells import AVERAGE, build_blocks
 from bridge.analysis.numbers.frames import load_tidy
 from bridge.analysis.numbers.paired import Refused, holm, log_ratio, paired_difference, seed_mean
+from bridge.analysis.numbers.uncertainty import power
 from bridge.analysis.report.building import build_tables
 from bridge.analysis.tables.accuracy import main_table_text
 from bridge.analysis.tables.differences import arm, block_differences, contrast, p_text, signed
@@ -38,6 +39,7 @@ def test_a_difference_is_that_of_the_answers_question_by_question(block, tmp_pat
         part = scores[(scores["method"] == method) & (scores["benchmark"] == "rung1")]
         table = part.pivot(index="seed", columns="question_id", values="greedy_correct")
         arrays.append(table.to_numpy(float))
+    assert block.spreads["rung1"] is not None
     expected = paired_difference(arrays[:1], arrays[1:])
     found = contrast(arm(block, "bridge", "rung1"), arm(block, "rl_zero", "rung1"), "rung1")
     assert found.difference == expected
@@ -45,16 +47,96 @@ def test_a_difference_is_that_of_the_answers_question_by_question(block, tmp_pat
     assert (found.won, found.lost) == ((gaps > 0).sum(), (gaps < 0).sum())
 
 
-def test_averages_and_single_benchmarks_are_two_families_over_both_baselines(block):
+def test_each_baseline_has_a_family_of_averages_and_one_of_benchmarks(block):
     contrasts = block_differences(block)
-    for family in (
-        [item for item in contrasts if item.column == AVERAGE],
-        [item for item in contrasts if item.column != AVERAGE],
-    ):
-        expected = holm([item.difference.p_value for item in family])
-        assert [item.p_adjusted for item in family] == pytest.approx(list(expected))
-        assert {item.second.name for item in family} == {"rl_zero", "cold_start"}
     assert len(contrasts) == 2 * 3 * 3
+    for overall in (True, False):
+        first, second = (
+            [c for c in contrasts if c.second.name == b and (c.column == AVERAGE) is overall]
+            for b in ("rl_zero", "cold_start")
+        )
+        expected = holm([item.difference.p_value for item in first])
+        assert [item.p_adjusted for item in first] == pytest.approx(list(expected))
+        own = [item for item in second if item.first.name != "rl_zero"]
+        expected = holm([item.difference.p_value for item in own])
+        assert [item.p_adjusted for item in own] == pytest.approx(list(expected))
+        assert [item.level for item in own] == pytest.approx([0.05 / len(own)] * len(own))
+
+
+def test_the_pair_of_both_baselines_is_tested_once_and_shown_from_both_sides(block):
+    found = {(c.first.name, c.second.name, c.column): c for c in block_differences(block)}
+    there = found["cold_start", "rl_zero", AVERAGE]
+    back = found["rl_zero", "cold_start", AVERAGE]
+    assert back.p_adjusted == there.p_adjusted
+    assert (back.difference.mean, back.difference.low) == pytest.approx(
+        (-there.difference.mean, -there.difference.high)
+    )
+    assert (back.won, back.lost) == (there.lost, there.won)
+
+
+def _with_rows(**rows):
+    """The small block with further rows, each the copy of a row under another name."""
+    tables = make_tidy(**SMALL)
+    for name, table in tables.items():
+        copies = [table[table["method"] == old].assign(method=new) for new, old in rows.items()]
+        tables[name] = pd.concat([table, *copies], ignore_index=True)
+    return tables
+
+
+def test_copies_differ_by_zero_with_zero_width_and_count_once(block, tmp_path):
+    tables = _with_rows(twin="bridge", baseline_twin="rl_zero")
+    other = _block(tmp_path, tables)
+    assert other.copies == {"twin": "bridge", "baseline_twin": "rl_zero"}
+    found = {
+        (c.first.name, c.second.name): c for c in block_differences(other) if c.column == AVERAGE
+    }
+    same = found["baseline_twin", "rl_zero"].difference
+    assert (same.mean, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+    assert found["baseline_twin", "rl_zero"].verdict == "equivalent"
+    assert found["twin", "rl_zero"].p_adjusted == found["bridge", "rl_zero"].p_adjusted
+    before = {
+        (c.first.name, c.second.name): c for c in block_differences(block) if c.column == AVERAGE
+    }
+    assert other.spreads[AVERAGE].pair == pytest.approx(block.spreads[AVERAGE].pair)
+    assert found["twin", "cold_start"].p_adjusted == pytest.approx(
+        before["bridge", "cold_start"].p_adjusted
+    )
+
+
+def test_the_untrained_model_is_in_no_family_of_trained_rows(block, tmp_path):
+    tables = make_tidy(**(SMALL | {"methods": ("base", *SMALL["methods"])}))
+    other = _block(tmp_path, tables)
+    assert not other.varies("base", AVERAGE)
+    before = {(c.first.name, c.second.name, c.column): c for c in block_differences(block)}
+    for item in block_differences(other):
+        if item.first.name != "base":
+            old = before[item.first.name, item.second.name, item.column]
+            assert item.p_adjusted == pytest.approx(old.p_adjusted)
+        elif item.column == AVERAGE:
+            assert item.p_adjusted == item.difference.p_value and item.significant
+
+
+def test_two_seeds_decide_nothing(tmp_path):
+    tables = make_tidy(**(SMALL | {"seeds": (0, 1), "methods": ("base", *SMALL["methods"])}))
+    found = block_differences(_block(tmp_path, tables))
+    assert min(item.p_adjusted for item in found) < 0.001
+    assert {item.verdict for item in found} == {"undecided"}
+    assert not any(item.significant for item in found)
+
+
+def test_seeds_that_one_side_lacks_leave_the_pairing(tmp_path):
+    missing = {("tiny-qwen", "chains", "bridge", 1): "diverged"}
+    tables = make_tidy(**(SMALL | {"seeds": range(4)}), statuses=missing)
+    block = _block(tmp_path, tables)
+    (found,) = [
+        c for c in block_differences(block)
+        if (c.first.name, c.second.name, c.column) == ("bridge", "rl_zero", "rung1")
+    ]  # fmt: skip
+    left, right = (block.answers[name, "rung1"][0] for name in ("bridge", "rl_zero"))
+    gaps = left.mean(axis=1) - right.mean(axis=1)[[0, 2, 3]]
+    assert found.difference.mean == pytest.approx(gaps.mean())
+    assert found.difference.seeds == (3, 3) and found.difference.paired_by_seed
+    assert found.robust.seeds == (3, 4)
 
 
 def test_a_missing_baseline_has_no_columns_and_a_failed_method_a_reason(tmp_path):
@@ -115,12 +197,21 @@ def test_main_table_shows_the_average_difference_and_its_p(block, tmp_path):
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_every_row_has_its_detectable_effect(tmp_path):
-    build_tables(write_tidy(tmp_path / "tidy", make_tidy(**SMALL)), tmp_path / "tables")
+def test_every_row_has_what_it_could_have_shown_at_the_level_used(tmp_path):
+    folder = write_tidy(tmp_path / "tidy", make_tidy(**SMALL))
+    build_tables(folder, tmp_path / "tables")
     rows = pd.read_csv(tmp_path / "tables" / "differences.csv")
-    assert rows["minimum_detectable_effect"].to_numpy() == pytest.approx(
-        2.8016 * rows["standard_error"].to_numpy(), rel=1e-4
+    found = block_differences(build_blocks(load_tidy(folder))[0])
+    for item in found:
+        assert power(item.difference.spread, item.detectable, item.level) == pytest.approx(
+            0.8, abs=1e-3
+        )
+        if not item.significant:
+            assert abs(item.difference.mean) < item.detectable
+    assert list(rows["minimum_detectable_effect"]) == pytest.approx(
+        [100 * item.detectable for item in found]
     )
+    assert (rows["robust_high"] - rows["robust_low"]).gt(0).all()
     assert "detectable gap" in (tmp_path / "tables" / "differences.md").read_text()
 
 

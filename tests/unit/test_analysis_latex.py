@@ -56,6 +56,7 @@ def tables(tmp_path_factory):
 NAMES = (
     "main",
     "differences",
+    "ranks",
     "cost",
     "claims",
     "sampled",

@@ -167,9 +167,9 @@ def test_a_missing_figure_is_named(evil, tmp_path):
 
 NOTED = "<ul>\n<li>Once.</li>\n</ul>\n"
 CLAIMS = """\
-suite,id,claim,overall,model,dataset,verdict,reason
-fixture,a,BRIDGE wins.,undecided,m,chains,undecided,+1.0 points; 4.0 could have been seen
-fixture,b,<b>Faster</b>.,supported,m,chains,supported,0.6 of the time
+suite,id,claim,overall,model,dataset,verdict,tested,reason
+fixture,a,BRIDGE wins.,undecided,m,chains,undecided,,+1.0 points; 4 more seeds
+fixture,b,<b>Faster</b>.,supported,m,chains,supported,0.34 M parameters,0.6 of the time
 """
 
 
@@ -181,11 +181,12 @@ def test_claims_become_a_summary_in_words(evil, tmp_path):
     )
     build_report(evil / "tidy", tmp_path, evil / "figures", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    said = "Of 2 claims of papers this suite supports 1, contradicts 0, leaves 1 undecided"
+    said = "Of 2 claims of papers this suite supports 1, contradicts 0, finds 0 equivalent, "
     assert said in page
     assert page.index("&lt;b&gt;Faster&lt;/b&gt;") < page.index("BRIDGE wins."), "clear ones first"
     assert "m · chains: 0.6 of the time" in page
-    assert "4.0 could have been seen" not in page, "the table of claims says it"
+    assert page.count("Tested on 0.34 M parameters.") == page.count("Tested on") == 1
+    assert "4 more seeds" not in page, "the table of claims says it"
     assert page.index("<caption>All claims") < page.index("<caption>Overlap")
     assert page.count("<li>Once.</li>") == 1, "a note that stands under each table is said once"
     assert '<a href="#table-claims">Claims of papers</a>' in page

@@ -173,7 +173,7 @@ def test_same_tables_same_bytes(suite, built, tmp_path):
     names = sorted(path.name for path in built.iterdir())
     assert names == sorted(
         f"{table}.{kind}"
-        for table in ("main", "cost", "differences", "sampled", "claims", "rates")
+        for table in ("main", "cost", "differences", "ranks", "sampled", "claims", "rates")
         for kind in ("csv", "html", "md", "tex")
     )
     for name in names:

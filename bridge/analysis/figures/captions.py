@@ -19,10 +19,9 @@ CAPTIONS = {
     ),
     "paired_differences": (
         "Paired differences",
-        "Each method minus a baseline, paired by question, in points of the unweighted mean over "
-        "benchmarks; bars are 95 % intervals over seeds and questions. Filled dots differ from "
-        "zero after Holm's correction over all differences shown for the model and data set, open "
-        "dots do not.",
+        "Each method minus a baseline, paired by question and seed, in points of the unweighted mean "
+        "over benchmarks; bars are 95 % intervals over seeds and questions. Filled dots differ "
+        "from zero after Holm's correction per baseline, open dots do not.",
     ),
     "question_changes": (
         "Questions gained and lost",

@@ -25,19 +25,19 @@ from bridge.analysis.figures.canvas import (
     new_figure,
     say,
 )
+from bridge.analysis.numbers.cells import UNTRAINED
 from bridge.analysis.numbers.frames import DONE, Tidy, block_of
 from bridge.store.columns import KEY
 from bridge.analysis.numbers.palette import ordered_methods, style
 from bridge.analysis.tables.render import between, printable
 from bridge.analysis.numbers.statistics import Array, t_limits
 
-BASE = "base"
 RL_FIGURE_METHODS = ("rl_zero", "cold_start", "bridge")
 SEEDS_FOR_BAND = 3
 MOST_LINES = 9
 """More methods than this are shared out over several panels."""
 LINES_PER_PANEL = 5
-REFERENCES = (BASE, "rl_zero", "cold_start")
+REFERENCES = (UNTRAINED, "rl_zero", "cold_start")
 """Drawn thin in each panel where methods are shared out."""
 TIME_UNITS = ((2 * 3600.0, 3600.0, "h"), (600.0, 60.0, "min"), (0.0, 1.0, "s"))
 
@@ -207,12 +207,12 @@ def _probe_panel(
     plain: tuple[str, ...],
 ) -> list[str]:
     """Draw one panel; returns the methods it shows."""
-    trained = [method for method in methods if method != BASE]
+    trained = [method for method in methods if method != UNTRAINED]
     shown = []
-    untouched = block.loc[block["method"] == BASE, probe.column].dropna()
+    untouched = block.loc[block["method"] == UNTRAINED, probe.column].dropna()
     if len(untouched):
-        shown.append(BASE)
-        axes.axhline(untouched.mean(), **line_keywords(style(BASE), 1.0), zorder=1.5)
+        shown.append(UNTRAINED)
+        axes.axhline(untouched.mean(), **line_keywords(style(UNTRAINED), 1.0), zorder=1.5)
     for curve in block_curves(block, x, probe.column, trained):
         shown.append(curve.method)
         scaled = Curve(curve.method, curve.x / scale, curve.y)

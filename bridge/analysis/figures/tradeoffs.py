@@ -24,8 +24,8 @@ from bridge.analysis.figures.canvas import (
     say,
     suptitle,
 )
-from bridge.analysis.numbers.cells import Block, build_blocks
-from bridge.analysis.figures.curves import BASE, time_unit
+from bridge.analysis.numbers.cells import UNTRAINED, Block, build_blocks
+from bridge.analysis.figures.curves import time_unit
 from bridge.analysis.numbers.frames import DONE, Tidy, block_of
 from bridge.store.columns import KEY
 from bridge.analysis.numbers.palette import ordered_methods, style
@@ -144,7 +144,7 @@ def _scatter(
     axes: Axes, points: list[Point], name: str, unit_of: Callable[[float], tuple[float, str]]
 ) -> list[str]:
     """Draw one panel; returns the methods it shows."""
-    paid = [point for point in points if point.cost > 0 and point.method != BASE]
+    paid = [point for point in points if point.cost > 0 and point.method != UNTRAINED]
     for point in (point for point in points if point not in paid):
         axes.axhline(point.accuracy.mean, **line_keywords(style(point.method), 1.0), zorder=1.5)
     if not paid:

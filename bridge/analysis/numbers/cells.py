@@ -12,24 +12,47 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import numpy as np
 import pandas as pd
 
 from bridge.analysis.numbers.frames import DONE, Tidy, block_of
-from bridge.analysis.numbers.paired import typical_detectable_effect
+from bridge.analysis.numbers.pooled import SeedSpread, seed_spread
 from bridge.analysis.numbers.statistics import Array, Interval, cell_interval
 
 AVERAGE = "average"
+UNTRAINED = "base"
+"""The row of the model before training."""
+FAILURES = ("diverged", "collapsed", "failed", "timeout")
+"""Ends that count as failures by intention to treat; a run that is still to come does not."""
 
 Metric = Callable[[pd.DataFrame], Array]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: an interval over the runs that count, or none, and the words for the others."""
+    """One cell: an interval over the runs that count, or none, and the words for the others.
+
+    `lowest` and `highest` are the accuracies of the worst and the best run, fractions.
+    """
 
     interval: Interval | None
     counts: dict[str, int]
     n_runs: int
+    lowest: float | None = None
+    highest: float | None = None
+
+    @property
+    def n_failed(self) -> int:
+        """Runs that failed."""
+        return sum(self.counts.get(word, 0) for word in FAILURES)
+
+    def intention(self, failed: float) -> float | None:
+        """Mean over all runs that ended when a failure counts as the accuracy `failed`."""
+        n = self.interval.n_seeds if self.interval else 0
+        if n + self.n_failed == 0:
+            return None
+        reached = self.interval.mean if self.interval else 0.0
+        return (n * reached + self.n_failed * failed) / (n + self.n_failed)
 
     @property
     def words(self) -> list[str]:
@@ -47,7 +70,9 @@ class Block:
     """Cells of one (model, dataset); columns are the benchmarks and, last, their average.
 
     `answers` holds, per cell, the seed x question tables behind it, one per benchmark; `graders`
-    the versions that graded the finished runs of a method.
+    the versions that graded the finished runs of a method; `spreads` what the seeds of the trained
+    methods say about the spread of training, per column; `copies` the first method that gave
+    exactly the same answers with the same seeds, for each method that is no other than that one.
     """
 
     model: str
@@ -58,7 +83,8 @@ class Block:
     cells: dict[tuple[str, str], Cell]
     graders: dict[str, tuple[str, ...]]
     answers: dict[tuple[str, str], list[pd.DataFrame]] = field(repr=False)
-    detectable: dict[str, float] = field(default_factory=dict)
+    spreads: dict[str, SeedSpread | None] = field(default_factory=dict)
+    copies: dict[str, str] = field(default_factory=dict)
 
     @property
     def columns(self) -> list[str]:
@@ -70,6 +96,16 @@ class Block:
     def overall(self) -> str:
         """The column that sums a method up: the average, or the only benchmark there is."""
         return self.columns[-1]
+
+    def failed_accuracy(self, column: str) -> float:
+        """What a run without a number counts as, by intention to treat: the untrained model's
+        accuracy, a fraction; zero where the block has no such row."""
+        cell = self.cells.get((UNTRAINED, column))
+        return cell.interval.mean if cell and cell.interval else 0.0
+
+    def varies(self, method: str, column: str) -> bool:
+        """Whether training can have changed a method's answers from seed to seed."""
+        return method != UNTRAINED and _varies(self.answers[method, column])
 
 
 def greedy(answers: pd.DataFrame) -> Array:
@@ -117,15 +153,49 @@ def _block(tidy: Tidy, model: str, dataset: str, metric: Metric) -> Block:
         graders=graders,
         answers=kept,
     )
+    block.copies.update(_copies(block))
     for column in block.columns:
-        arms = [
-            [table.to_numpy(float) for table in kept[method, column]]
-            for method in methods
-            if kept[method, column]
-        ]
-        if len(arms) > 1:
-            block.detectable[column] = typical_detectable_effect(arms)
+        block.spreads[column] = _spread(block, column)
     return block
+
+
+def _varies(tables: list[pd.DataFrame]) -> bool:
+    return any((table.to_numpy() != table.to_numpy()[:1]).any() for table in tables)
+
+
+def _copies(block: Block) -> dict[str, str]:
+    seen: dict[int, str] = {}
+    found = {}
+    for method in block.methods:
+        tables = block.answers[method, block.overall]
+        if not tables:
+            continue
+        key = hash(tuple((tuple(t.index), t.to_numpy(float).tobytes()) for t in tables))
+        first = seen.setdefault(key, method)
+        if first != method:
+            found[method] = first
+    return found
+
+
+def _spread(block: Block, column: str) -> SeedSpread | None:
+    """From every trained method once; a method that never varies was not trained, or collapsed."""
+    scores = {
+        method: dict(zip(tables[0].index, run_means(tables), strict=True))
+        for method in block.methods
+        if (tables := block.answers[method, column])
+        and method not in block.copies
+        and block.varies(method, column)
+    }
+    seeds = sorted({seed for own in scores.values() for seed in own})
+    if not seeds:
+        return None
+    table = np.array([[own.get(seed, np.nan) for seed in seeds] for own in scores.values()])
+    return seed_spread(np.nan_to_num(table), np.isfinite(table))
+
+
+def run_means(tables: list[pd.DataFrame]) -> Array:
+    """Accuracy of each run, benchmarks weighing the same."""
+    return np.mean([table.to_numpy(float).mean(1) for table in tables], axis=0)
 
 
 def _graders(runs: pd.DataFrame) -> tuple[str, ...]:
@@ -163,5 +233,9 @@ def _cell(arrays: list[Array], statuses: list[str], scored: int, one_grader: boo
     unscored = statuses.count(DONE) - scored
     left_out = "partial" if one_grader else "mixed graders"
     counts = unfinished(statuses) | {"unscored": unscored, left_out: scored - counted}
-    interval = cell_interval(arrays) if arrays else None
-    return Cell(interval, {word: n for word, n in counts.items() if n}, len(statuses))
+    words = {word: n for word, n in counts.items() if n}
+    if not arrays:
+        return Cell(None, words, len(statuses))
+    runs = np.mean([array.mean(1) for array in arrays], axis=0)
+    interval = cell_interval(arrays)
+    return Cell(interval, words, len(statuses), float(np.min(runs)), float(np.max(runs)))

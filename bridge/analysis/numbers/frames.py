@@ -8,8 +8,8 @@ listed by `cautions` or marked in the cell.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -35,12 +35,16 @@ class TidyError(ValueError):
 # Told apart by identity, so that what is computed from one can be kept.
 @dataclass(frozen=True, eq=False)
 class Tidy:
-    """The four checked tables of one suite, and the orders everything is shown in."""
+    """The four checked tables of one suite, and the orders everything is shown in.
+
+    `n_demonstrations` has, per data set, how many there were, where contamination was counted.
+    """
 
     runs: pd.DataFrame
     scores: pd.DataFrame
     dynamics: pd.DataFrame
     costs: pd.DataFrame
+    n_demonstrations: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def suite(self) -> str:
@@ -103,7 +107,7 @@ def load_tidy(folder: Path) -> Tidy:
         if (found := impossible(name, table)) is not None:
             raise TidyError(f"{folder / f'{name}.parquet'}: {found}")
     _check_specs(folder, runs, scores)
-    return Tidy(**tables)
+    return Tidy(**tables, n_demonstrations=_demonstrations(folder))
 
 
 def run_name(key: Iterable[object]) -> str:
@@ -159,11 +163,7 @@ def _check_manifest(folder: Path) -> str | None:
 def _read(path: Path, name: str) -> pd.DataFrame:
     if not path.is_file():
         raise TidyError(f"{path} is missing; run `bridge collect` for this suite first")
-    try:
-        table = pd.read_parquet(path)
-    except Exception as error:  # a damaged file makes pyarrow raise nearly every class there is
-        words = " ".join(str(error).split())[:160]
-        raise TidyError(f"{path} cannot be read as parquet: {words}") from error
+    table = _parquet(path)
     if table.empty and name != "runs":
         known = list(needed(name))
         return table.reindex(columns=[*known, *table.columns.difference(known)])
@@ -175,6 +175,27 @@ def _read(path: Path, name: str) -> pd.DataFrame:
         row = table.loc[repeated, list(UNIQUE[name])].iloc[0]
         raise TidyError(f"{path} has more than one row for {'/'.join(map(str, row))}")
     return table
+
+
+def _demonstrations(folder: Path) -> dict[str, int]:
+    path = folder / "contamination.parquet"
+    if not path.is_file():
+        return {}
+    table = _parquet(path)
+    absent = {"dataset", "training_set", "n_training"} - {*table.columns}
+    if absent:
+        raise TidyError(f"{path} lacks the column {', '.join(sorted(absent))}")
+    counted = table[table["training_set"] == "demonstrations"]
+    most = counted.groupby("dataset")["n_training"].max()
+    return {str(name): int(n) for name, n in most.items()}
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except Exception as error:  # a damaged file makes pyarrow raise nearly every class there is
+        words = " ".join(str(error).split())[:160]
+        raise TidyError(f"{path} cannot be read as parquet: {words}") from error
 
 
 def _check_specs(folder: Path, runs: pd.DataFrame, scores: pd.DataFrame) -> None:

@@ -1,54 +1,90 @@
-"""Paired comparisons of two methods: difference, sign test, Holm, minimum detectable effect."""
+"""Comparisons of two methods: paired differences, ratios, sign test, Holm."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from statistics import median
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import bdtr, ndtri, stdtr, stdtrit
+from scipy.special import bdtr
 
-from bridge.analysis.numbers.statistics import LEVEL, Array, Components, IntervalCovers, components
+from bridge.analysis.numbers.pooled import SeedSpread, pooled_uncertainty
+from bridge.analysis.numbers.statistics import Array, IntervalCovers, components
+from bridge.analysis.numbers.uncertainty import Source, Uncertainty
 
 MINIMUM_SHARED_QUESTIONS = 20
-MDE_FACTOR = float(ndtri(0.975) + ndtri(0.8))
-
-
-SIGNIFICANT = 1 - LEVEL
 
 
 class Refused(ValueError):
     """A comparison that would mislead; the message is the reason to print."""
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A minus B as fractions, paired by question, with its 95 % interval and two-sided p."""
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its uncertainty: 95 % interval and two-sided p against zero.
+
+    `n_seeds` is that of the smaller side.
+    """
 
     mean: float
-    low: float
-    high: float
-    standard_error: float
-    p_value: float
+    spread: Uncertainty
+    n_seeds: int
+
+    @cached_property
+    def half_width(self) -> float:
+        """Half-width of the 95 % interval."""
+        return float(self.spread.half_width())
+
+    @property
+    def low(self) -> float:
+        """Lower limit."""
+        return self.mean - self.half_width
+
+    @property
+    def high(self) -> float:
+        """Upper limit."""
+        return self.mean + self.half_width
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean."""
+        return float(self.spread.standard_error)
+
+    @cached_property
+    def p_value(self) -> float:
+        """Two-sided p of the mean against zero; it agrees with the interval."""
+        return float(self.spread.p_value(self.mean))
+
+
+@dataclass(frozen=True)
+class Difference(Estimate):
+    """A minus B as a fraction, on the questions that both answered."""
+
     n_questions: int
-    n_seeds: tuple[int, int]
+    seeds: tuple[int, int]
     covers: IntervalCovers
+    paired_by_seed: bool
 
 
-def paired_difference(first: Sequence[Array], second: Sequence[Array]) -> Difference:
+def paired_difference(
+    first: Sequence[Array],
+    second: Sequence[Array],
+    spread: SeedSpread | None = None,
+    trained: int = 2,
+) -> Difference:
     """Mean difference of two methods on the same questions; benchmarks weigh the same.
 
     `first[b]` and `second[b]` are `[seeds, questions]` answers whose columns are the same
-    questions; the seed counts may differ. Questions are paired (their difference is what varies),
-    training seeds are independent draws for either method, and each of the three sources gets the
-    t quantile of its own degrees of freedom (see `statistics.crossed_limits`).
+    questions. With `spread`, what the methods of the block share, the rows are the same seeds as
+    well and are paired (`pooled.pooled_uncertainty`, which says what `trained` is). Without it the
+    seeds are independent draws for either method, their numbers may differ, and each method's
+    variance is its own: the robust interval.
 
-    Coverage in 2,000 simulated experiments per setting (sizes as in `crossed_limits`): 96.2-98.1 %
-    with 3 seeds, 95.5-97.7 % with 5. A percentile bootstrap over seeds and questions is not used:
-    there it covered 90-92 % with 3 seeds where seeds dominate and 98-100 % where questions do.
+    A percentile bootstrap over seeds and questions is not used: with 3 seeds it covers 90-92 %
+    where seeds dominate and 98-100 % where questions do (docs/statistics.md).
     Raises Refused when a benchmark shares fewer than 20 questions; ValueError on unequal shapes.
     """
     for a, b in zip(first, second, strict=True):
@@ -59,78 +95,41 @@ def paired_difference(first: Sequence[Array], second: Sequence[Array]) -> Differ
                 f"only {a.shape[-1]} shared questions; a paired difference needs "
                 f"{MINIMUM_SHARED_QUESTIONS}"
             )
-    parts = difference_components(first, second)
-    mean = float(parts.mean)
-    half = float(parts.half_width())
-    n_seeds = (first[0].shape[0], second[0].shape[0])
+    if spread is None:
+        mean, uncertainty = difference_uncertainty(first, second)
+    else:
+        mean, uncertainty = pooled_uncertainty(first, second, spread, trained)
+    seeds = (first[0].shape[0], second[0].shape[0])
     return Difference(
-        mean=mean,
-        low=mean - half,
-        high=mean + half,
-        standard_error=float(parts.standard_error),
-        p_value=_p_value(parts, abs(mean)),
+        mean=float(mean),
+        spread=uncertainty,
+        n_seeds=min(seeds),
         n_questions=sum(a.shape[-1] for a in first),
-        n_seeds=n_seeds,
-        covers="seeds and questions" if min(n_seeds) > 1 else "questions",
+        seeds=seeds,
+        covers="seeds and questions" if min(seeds) > 1 else "questions",
+        paired_by_seed=spread is not None,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class DifferenceComponents:
-    """Variance of a paired difference: a seed part per method and one shared question part."""
+def difference_uncertainty(
+    first: Sequence[Array], second: Sequence[Array]
+) -> tuple[Any, Uncertainty]:
+    """Mean difference and its robust uncertainty: a seed part per method, one of the questions.
 
-    mean: Array
-    first: Components
-    second: Components
-    question: Components
-
-    @property
-    def standard_error(self) -> Array:
-        """Standard error of the difference, a fraction."""
-        return np.sqrt(self.first.seed + self.second.seed + self.question.question)
-
-    def half_width(self, level: float = LEVEL) -> Array:
-        """Half-width of the interval at `level`, a fraction."""
-        squares = self.question.half_width(level) ** 2
-        for side in (self.first, self.second):
-            squares = squares + _seed_only(side).half_width(level) ** 2
-        return np.sqrt(squares)
-
-
-def difference_components(first: Sequence[Array], second: Sequence[Array]) -> DifferenceComponents:
-    """Variance components of a paired difference (see `paired_difference`)."""
-    per_question = [
-        a.mean(-2, keepdims=True) - b.mean(-2, keepdims=True)
-        for a, b in zip(first, second, strict=True)
-    ]
-    question = components(per_question)
-    return DifferenceComponents(question.mean, components(first), components(second), question)
-
-
-def typical_detectable_effect(arms: Sequence[Sequence[Array]]) -> float:
-    """Median, over pairs of methods, of the minimum effect their paired difference could show.
-
-    Each arm is one method's answers, `[seeds, questions]` per benchmark; needs two arms or more.
+    Arrays are `[..., seeds, questions]`; coverage 96.2-98.1 % with 3 seeds, 95.5-97.7 % with 5.
     """
-    seed_parts = [float(components(arm).seed) for arm in arms]
-    means = [[stratum.mean(0, keepdims=True) for stratum in arm] for arm in arms]
-    effects = []
-    for first, second in combinations(range(len(arms)), 2):
-        gaps = [a - b for a, b in zip(means[first], means[second], strict=True)]
-        variance = seed_parts[first] + seed_parts[second] + float(components(gaps).question)
-        effects.append(minimum_detectable_effect(variance**0.5))
-    return median(effects)
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A number per training seed, averaged: mean, 95 % t interval and two-sided p against 0."""
-
-    mean: float
-    low: float
-    high: float
-    standard_error: float
-    p_value: float
+    question = components(
+        [
+            a.mean(-2, keepdims=True) - b.mean(-2, keepdims=True)
+            for a, b in zip(first, second, strict=True)
+        ]
+    )
+    sides = [components(first), components(second)]
+    rest = sides[0].rest + sides[1].rest
+    seeds = [Source(side.seed, side.seed_df) for side in sides if side.seed_df]
+    fixed = np.maximum(question.question - rest, 0.0)
+    questions = Source(question.question, question.question_df, fixed)
+    return question.mean, Uncertainty((*seeds, questions))
 
 
 def seed_mean(values: ArrayLike) -> Estimate:
@@ -139,9 +138,9 @@ def seed_mean(values: ArrayLike) -> Estimate:
     Raises Refused for fewer than two values: one run says nothing about the spread of runs.
     """
     seeds = _seeds(values)
-    return _t_estimate(
-        float(seeds.mean()), float(seeds.var(ddof=1)) / len(seeds), float(len(seeds) - 1)
-    )
+    n = len(seeds)
+    source = Source(float(seeds.var(ddof=1)) / n, float(n - 1))
+    return Estimate(float(seeds.mean()), Uncertainty((source,)), n)
 
 
 def log_ratio(first: ArrayLike, second: ArrayLike) -> Estimate:
@@ -157,7 +156,8 @@ def log_ratio(first: ArrayLike, second: ArrayLike) -> Estimate:
     df = np.array([len(side) - 1 for side in logs])
     variance = float(parts.sum())
     welch = variance**2 / float((parts**2 / df).sum()) if variance > 0 else float(df.sum())
-    return _t_estimate(float(logs[0].mean() - logs[1].mean()), variance, welch)
+    spread = Uncertainty((Source(variance, welch),))
+    return Estimate(float(logs[0].mean() - logs[1].mean()), spread, min(map(len, sides)))
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -187,14 +187,6 @@ def holm(p_values: ArrayLike) -> Array:
     return adjusted
 
 
-def minimum_detectable_effect(standard_error: float) -> float:
-    """Effect found in 80 % of repetitions at two-sided 5 %: 2.80 standard errors.
-
-    Normal approximation; with three seeds the truth is somewhat larger.
-    """
-    return MDE_FACTOR * standard_error
-
-
 def _seeds(values: ArrayLike) -> Array:
     seeds = np.asarray(values, float)
     if not np.isfinite(seeds).all():
@@ -202,38 +194,3 @@ def _seeds(values: ArrayLike) -> Array:
     if seeds.size < 2:
         raise Refused("one seed says nothing about the spread of training")
     return seeds
-
-
-def _t_estimate(mean: float, variance: float, df: float) -> Estimate:
-    error = variance**0.5
-    half = float(stdtrit(df, 0.5 + LEVEL / 2)) * error
-    if error > 0:
-        p = 2 * float(stdtr(df, -abs(mean) / error))
-    else:
-        p = 1.0 if mean == 0 else 0.0
-    return Estimate(mean, mean - half, mean + half, error, p)
-
-
-def _seed_only(parts: Components) -> Components:
-    return Components(
-        parts.mean,
-        parts.seed,
-        np.zeros_like(parts.seed),
-        parts.seed_df,
-        parts.question_df,
-        parts.fallback_questions,
-    )
-
-
-def _p_value(parts: DifferenceComponents, size: float) -> float:
-    """The p at which the interval just touches zero, by bisection on the level."""
-    if parts.standard_error == 0:
-        return 1.0 if size == 0 else 0.0
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        if parts.half_width(1 - middle) > size:
-            low = middle
-        else:
-            high = middle
-    return high

@@ -37,7 +37,10 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """Variance of a mean over seeds and questions, split by its source (see `components`)."""
+    """Variance of a mean over seeds and questions, split by its source (see `components`).
+
+    `rest` is the noise of single answers, which `question` contains; 0 with one seed.
+    """
 
     mean: Array
     seed: Array
@@ -45,6 +48,7 @@ class Components:
     seed_df: int
     question_df: Array
     fallback_questions: float
+    rest: Any = 0.0
 
     @property
     def variance(self) -> Array:
@@ -125,7 +129,7 @@ def components(strata: Sequence[Array], weights: Sequence[float] | None = None) 
     effective = 1 / sum(
         share**2 / stratum.shape[-1] for share, stratum in zip(shares, strata, strict=True)
     )
-    return Components(mean, seed, question, n_seeds - 1, question_df, effective)
+    return Components(mean, seed, question, n_seeds - 1, question_df, effective, rest)
 
 
 def crossed_limits(parts: Components) -> tuple[Array, Array]:

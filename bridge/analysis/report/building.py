@@ -1,6 +1,6 @@
 """All tables of a suite, each as CSV, Markdown, LaTeX and HTML.
 
-`main`, `differences`, `cost` and `claims` always; `sampled` where answers were sampled,
+`main`, `differences`, `ranks`, `cost` and `claims` always; `sampled` where answers were sampled,
 `contamination` where it was collected, `rates` where there is a grid of learning rates.
 """
 
@@ -9,13 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bridge.analysis.claims.claims import (
-    CLAIMS_HEAD,
-    claims_rows,
-    claims_sheets,
-    judge_claims,
-    load_claims,
-)
+from bridge.analysis.claims.judging import judge_claims
+from bridge.analysis.claims.stating import load_claims
+from bridge.analysis.claims.table import CLAIMS_HEAD, claims_rows, claims_sheets
 from bridge.analysis.numbers.cells import build_blocks
 from bridge.analysis.numbers.frames import Tidy, load_tidy
 from bridge.analysis.tables import overlaps, rates
@@ -34,6 +30,8 @@ from bridge.analysis.tables.differences import (
     difference_sheets,
 )
 from bridge.analysis.tables.published import load_published
+from bridge.analysis.tables.ranks import HEAD as RANKS_HEAD
+from bridge.analysis.tables.ranks import rank_rows, rank_sheet
 from bridge.analysis.tables.render import Sheet, Value, write_table
 from bridge.store.records import ROOT
 
@@ -71,6 +69,8 @@ def build_tables(
         HEAD,
         [row for block, found in contrasts for row in difference_rows(tidy.suite, block, found)],
     )
+    ranks = [row for block in blocks for row in rank_rows(tidy.suite, block)]
+    write_table(out_dir, "ranks", [rank_sheet(block) for block in blocks], RANKS_HEAD, ranks)
     costs = cost_rows(tidy, blocks)
     write_table(out_dir, "cost", cost_sheets(tidy, costs), COST_HEAD, costs)
     judgements = judge_claims(tidy, load_claims(claims_file), blocks)

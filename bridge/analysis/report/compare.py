@@ -172,7 +172,9 @@ def _pair(
     contrasts, means = [], {}
     for column in shared:
         sides = [_named(left_block, left, column), _named(right_block, right, column)]
-        contrasts.append(contrast(sides[1], sides[0], column))
+        # Seeds are paired and pooled within a block; two suites or two runs share neither.
+        spread = left_block.spreads[column] if left_block is right_block else None
+        contrasts.append(contrast(sides[1], sides[0], column, spread))
         cells = [left_block.cells[left, column], right_block.cells[right, column]]
         low, high = (100 * c.interval.mean if c.interval else None for c in cells)
         means[column] = (low, high)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bridge.analysis.figures.curves import BASE, SEEDS_FOR_BAND, with_status
+from bridge.analysis.figures.curves import SEEDS_FOR_BAND, with_status
+from bridge.analysis.numbers.cells import UNTRAINED
 from bridge.analysis.numbers.frames import DONE, Tidy, TidyError, block_of
 from bridge.analysis.numbers.palette import benchmark_label, label, style
 from bridge.analysis.numbers.statistics import Array, t_limits
@@ -90,7 +91,7 @@ def curve_data(tidy: Tidy, classes: dict[str, str]) -> dict[str, Any]:
         found = [
             _method_curves(block, method, metrics) | {"method": method, "class": classes[method]}
             for method in tidy.methods(model, dataset)
-            if method != BASE
+            if method != UNTRAINED
         ]
         blocks.append(
             {

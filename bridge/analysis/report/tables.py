@@ -27,6 +27,7 @@ OWN = {"main": "main", "sampled": "sampled", "costs": "cost"}
 TITLES = {
     "differences": "Differences to the baselines",
     "claims": "Claims of papers",
+    "ranks": "Ranks",
     "rates": "Learning rates",
     "contamination": "Contamination",
 }
@@ -38,10 +39,11 @@ END_OF_TABLE = ("</table>", "</table>\n</div>")
 VERDICTS = {
     "supported": "supported",
     "contradicted": "contradicted",
+    "equivalent": "equivalent",
     "undecided": "undecided",
     "not run": "notrun",
 }
-DECIDED = ("supported", "contradicted")
+DECIDED = ("supported", "contradicted", "equivalent")
 
 Part = dict[str, Any]
 
@@ -123,8 +125,8 @@ def summary(tables_dir: Path, blocks: Sequence[Block]) -> Part:
     counts = {word: int((overall == word).sum()) for word in VERDICTS}
     found["sentences"].append(
         f"Of {len(overall)} claims of papers this suite supports {counts['supported']}, "
-        f"contradicts {counts['contradicted']}, leaves {counts['undecided']} undecided and did "
-        f"not run {counts['not run']}."
+        f"contradicts {counts['contradicted']}, finds {counts['equivalent']} equivalent, leaves "
+        f"{counts['undecided']} undecided and did not run {counts['not run']}."
     )
     found["tally"] = [
         {"n": count, "word": word, "class": VERDICTS[word]} for word, count in counts.items()
@@ -136,6 +138,7 @@ def summary(tables_dir: Path, blocks: Sequence[Block]) -> Part:
                 "verdict": verdict,
                 "class": VERDICTS[verdict],
                 "sentence": rows["claim"].iloc[0],
+                "tested": "; ".join(word for word in rows["tested"].unique() if word),
                 "lines": _findings(rows) if verdict in DECIDED else [],
             }
         )

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from bridge.analysis.numbers.cells import Block, Cell, build_blocks
+from bridge.analysis.numbers.cells import UNTRAINED, Block, Cell, build_blocks
 from bridge.analysis.numbers.frames import DONE, Tidy, block_of, cautions, load_tidy
 from bridge.analysis.numbers.palette import benchmark_label, label
 from bridge.analysis.numbers.statistics import Array, Interval, average_at_n, pass_at_k
 from bridge.analysis.tables.differences import (
     BASELINES,
     block_differences,
+    detectable_gap,
     short_value,
 )
 from bridge.analysis.tables.published import PublishedNumber, load_published, published_numbers
@@ -49,6 +50,9 @@ MAIN_HEAD = (
     "n_runs",
     "n_questions",
     "without_number",
+    "lowest_seed",
+    "highest_seed",
+    "intention_to_treat",
     "interval_covers",
     "minimum_detectable_effect",
     "published_points",
@@ -60,10 +64,14 @@ INTERVAL_NOTE = (
     "score limits); for a single run, over questions only (Wilson's for one benchmark)."
 )
 DETECTABLE = "detectable gap"
+SEEDS_NOTE = (
+    "Seeds: how many have a number, and the lowest and highest of them in the last accuracy column."
+)
 HIGHEST_NOTE = "Bold: highest mean of the column, which is not a test."
 DIFFERENCE_NOTE = (
-    "Minus columns: difference in the last accuracy column, paired by question, with p adjusted by "
-    "Holm over these columns; the table of differences has the intervals and every benchmark."
+    "Minus columns: difference in the last accuracy column, on the same questions and the seeds "
+    "that both rows have, with p adjusted by Holm per column; the table of differences has the "
+    "intervals and every benchmark."
 )
 PUBLISHED_NOTE = (
     "Published columns are what papers print, with their own data, graders and sampling, mostly "
@@ -213,8 +221,8 @@ def _accuracies(tidy: Tidy, block: Block, published: pd.DataFrame | None) -> She
         ]
         for method in block.methods
     ]
-    if block.detectable:
-        effects = [block.detectable.get(column) for column in block.columns]
+    effects = [detectable_gap(block, column) for column in block.columns]
+    if any(effect is not None for effect in effects):
         rows.append([Value("" if e is None else f"{100 * e:.1f}") for e in effects])
     cautioned = [f"Caution: {text}." for text in cautions(tidy)]
     return Sheet("", head, rows, [*notes(block), *cautioned])
@@ -240,10 +248,10 @@ def notes(block: Block) -> list[str]:
         "mean of the benchmarks.",
         INTERVAL_NOTE,
     ]
-    if block.detectable:
+    if detectable_gap(block, block.overall) is not None:
         found.append(
-            f"{DETECTABLE.capitalize()}: smallest difference of two methods found with 80 % power "
-            "at two-sided 5 % (2.80 standard errors of the paired difference, median over pairs; "
+            f"{DETECTABLE.capitalize()}: smallest difference to a baseline found with 80 % power "
+            "at the strictest level of Holm's adjustment (noncentral t, median over the rows; "
             "with one seed each, of the questions only)."
         )
     if any(cell.words for cell in block.cells.values()):
@@ -251,7 +259,26 @@ def notes(block: Block) -> list[str]:
             "Words count runs that have no number; means are over the other runs, which favours "
             "methods whose bad runs stop."
         )
-    return [*found, HIGHEST_NOTE]
+    if (treated := _intention_to_treat(block)) is not None:
+        found.append(treated)
+    return [*found, SEEDS_NOTE, HIGHEST_NOTE]
+
+
+def _intention_to_treat(block: Block) -> str | None:
+    """Means in the last accuracy column with failed runs counted; None where none failed."""
+    column = block.overall
+    failed = block.failed_accuracy(column)
+    cells = {method: block.cells[method, column] for method in block.methods if method != UNTRAINED}
+    means = [
+        f"{label(method)} {100 * mean:.1f}"
+        for method, cell in cells.items()
+        if cell.n_failed and (mean := cell.intention(failed)) is not None
+    ]
+    if not means:
+        return None
+    name = benchmark_label(column, block.dataset)
+    as_what = f"as the untrained model ({100 * failed:.1f})" if failed else "as zero"
+    return f"Intention to treat, {name}, failed runs counted {as_what}: {', '.join(means)}."
 
 
 def source(tidy: Tidy, block: Block) -> str:
@@ -289,11 +316,13 @@ def _value(cell: Cell, highest: bool) -> Value:
 
 
 def _seeds(cells: list[Cell], n_runs: int) -> Value:
-    """Seeds behind a row, and what became of the others."""
+    """Seeds behind a row, their range in the last column, and what became of the others."""
     counts = [cell.interval.n_seeds if cell.interval else 0 for cell in cells]
-    words = max((cell.words for cell in cells), key=len)
+    low, high = cells[-1].lowest, cells[-1].highest
+    spread = [] if low is None or high is None else [f"{100 * low:.0f}–{100 * high:.0f}"]
+    said = [*spread, *max((cell.words for cell in cells), key=len)]
     text = between(counts) if min(counts) == n_runs else f"{between(counts)}/{n_runs}"
-    return Value(text, ", ".join(words), tuple(words))
+    return Value(text, ", ".join(said), tuple(said))
 
 
 def _highest(block: Block, column: str) -> str | None:
@@ -317,7 +346,8 @@ def accuracy_rows(
         for method in block.methods:
             for column in block.columns:
                 cell = block.cells[method, column]
-                effect = block.detectable.get(column)
+                effect = detectable_gap(block, column)
+                treated = cell.intention(block.failed_accuracy(column))
                 row: dict[str, object] = {
                     "suite": tidy.suite,
                     "model": block.model,
@@ -329,6 +359,7 @@ def accuracy_rows(
                     "n_runs": block.n_runs[method],
                     "n_questions": block.n_questions.get(column, sum(block.n_questions.values())),
                     "without_number": ", ".join(cell.words),
+                    "intention_to_treat": None if treated is None else 100 * treated,
                     "minimum_detectable_effect": None if effect is None else 100 * effect,
                 }
                 if cell.interval is not None:
@@ -339,6 +370,8 @@ def accuracy_rows(
                         "standard_error": 100 * cell.interval.standard_error,
                         "n_seeds": cell.interval.n_seeds,
                         "interval_covers": cell.interval.covers,
+                        "lowest_seed": 100 * (cell.lowest or 0.0),
+                        "highest_seed": 100 * (cell.highest or 0.0),
                     }
                 printed = numbers.get((method, column))
                 if printed is not None:

@@ -34,6 +34,7 @@ LATEX_SPECIAL = {
     "β": r"$\beta$",
     "λ": r"$\lambda$",
     "×": r"$\times$",
+    "≥": r"$\geq$",
     "–": "--",
     "—": "---",
 }
