@@ -163,6 +163,7 @@ def claims(args: argparse.Namespace) -> None:
     """Print the verdicts on the claims of papers over one or several suites."""
     from bridge.analysis.claims.table import verdicts_text
     from bridge.analysis.report.building import CLAIMS
+    from bridge.store.records import cached_folder, suite_folder
 
     names = args.suites or [suite_name(args)]
     folders = [suite_folder(args.results, name) / "tidy" for name in names]

@@ -66,7 +66,7 @@ def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALON
     # On a GPU some operations have no deterministic form; byte for byte is promised on the CPU.
     torch.use_deterministic_algorithms(True, warn_only=training_device().type == "cuda")
     # The deterministic mode also fills new tensors; none here is read before it is written.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     folder = spec.folder(results)
     # One process writes; to the others its folder is to be read.
     held = exclusive(folder, wait_s=patience_s(), on_wait=_stop_waiting)
