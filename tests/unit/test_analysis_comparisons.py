@@ -58,6 +58,21 @@ def test_identical_arms_do_not_differ():
     assert (found.mean, found.low, found.high, found.p_value) == (0, 0, 0, 1)
 
 
+def test_copies_do_not_differ_whatever_their_seeds_do():
+    arm = _arm(1, 0.5)
+    found = paired_difference([arm], [arm.copy()])
+    assert (found.mean, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+    assert paired_difference([arm], [arm[::-1]]).half_width > 0
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_answers_that_are_all_wrong_or_all_right_are_no_proof_of_equality(score):
+    """0 of 30 twice would be a difference of 0 with zero width."""
+    arm = np.full((3, 30), score)
+    with pytest.raises(Refused, match=f"both sides score {score:g}: too hard or too easy"):
+        paired_difference([arm], [arm])
+
+
 def test_fewer_than_twenty_shared_questions_are_refused_with_the_reason():
     arm = _arm(1, 0.5, n_questions=19)
     with pytest.raises(Refused, match="only 19 shared questions"):

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import bdtr
 
-from bridge.analysis.numbers.pooled import SeedSpread, pooled_uncertainty
+from bridge.analysis.numbers.pooled import SeedSpread, pooled_uncertainty, same_answers
 from bridge.analysis.numbers.statistics import Array, IntervalCovers, components
-from bridge.analysis.numbers.uncertainty import Source, Uncertainty
+from bridge.analysis.numbers.uncertainty import Source, Uncertainty, without_spread
 
 MINIMUM_SHARED_QUESTIONS = 20
 
@@ -85,7 +85,8 @@ def paired_difference(
 
     A percentile bootstrap over seeds and questions is not used: with 3 seeds it covers 90-92 %
     where seeds dominate and 98-100 % where questions do (docs/statistics.md).
-    Raises Refused when a benchmark shares fewer than 20 questions; ValueError on unequal shapes.
+    Raises Refused when a benchmark shares fewer than 20 questions, or when all answers are equally
+    right or wrong, which would look like certainty; ValueError on unequal shapes.
     """
     for a, b in zip(first, second, strict=True):
         if a.shape[-1] != b.shape[-1]:
@@ -95,6 +96,9 @@ def paired_difference(
                 f"only {a.shape[-1]} shared questions; a paired difference needs "
                 f"{MINIMUM_SHARED_QUESTIONS}"
             )
+    every = np.concatenate([table.ravel() for table in (*first, *second)])
+    if every.min() == every.max():
+        raise Refused(f"all answers of both sides score {every[0]:g}: too hard or too easy to tell")
     if spread is None:
         mean, uncertainty = difference_uncertainty(first, second)
     else:
@@ -129,7 +133,7 @@ def difference_uncertainty(
     seeds = [Source(side.seed, side.seed_df) for side in sides if side.seed_df]
     fixed = np.maximum(question.question - rest, 0.0)
     questions = Source(question.question, question.question_df, fixed)
-    return question.mean, Uncertainty((*seeds, questions))
+    return question.mean, without_spread((*seeds, questions), same_answers(first, second))
 
 
 def seed_mean(values: ArrayLike) -> Estimate:

@@ -107,8 +107,15 @@ def pooled_uncertainty(
     rest = np.minimum(parts.rest, parts.question)
     seed = np.maximum(variance / k - rest, 0.0)
     question = Source(parts.question, parts.question_df, parts.question - rest)
-    same = np.all([np.all(gap == 0, axis=(-1, -2)) for gap in gaps], axis=0)
-    return parts.mean, without_spread((Source(seed, df), question), same)
+    return parts.mean, without_spread((Source(seed, df), question), same_answers(first, second))
+
+
+def same_answers(first: Sequence[Array], second: Sequence[Array]) -> Any:
+    """Whether both sides gave the same answer to every question with every seed."""
+    if first[0].shape != second[0].shape:
+        return False
+    pairs = zip(first, second, strict=True)
+    return np.all([np.all(a == b, axis=(-1, -2)) for a, b in pairs], axis=0)
 
 
 def moderated(
