@@ -228,7 +228,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     measured: dict[str, Any] = {
         "processor": device_name(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
