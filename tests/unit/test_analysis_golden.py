@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
+from benchmarks import study_tables
 from bridge.analysis.figures.curves import block_curves, with_status
 from bridge.analysis.figures.dots import main_scores
 from bridge.analysis.numbers.cells import build_blocks
@@ -86,6 +87,12 @@ def test_the_golden_tables_would_show_the_known_mistakes() -> None:
 
 def test_the_page_of_columns_is_fresh(root: Path) -> None:
     assert (root / "docs" / "columns.md").read_text() == columns.page()
+
+
+@pytest.mark.parametrize("suite", ["zoo", "bridge_ablation"])
+def test_the_tables_in_the_pages_of_the_studies_are_fresh(root: Path, suite: str) -> None:
+    page = (root / "docs" / "studies" / f"{suite}.md").read_text(encoding="utf-8")
+    assert study_tables.table(suite) in page
 
 
 def test_no_column_is_listed_twice() -> None:

@@ -271,13 +271,8 @@ def block_differences(block: Block) -> list[Contrast]:
     groups = [[block.overall], [c for c in block.columns if c != block.overall]]
     tested: dict[tuple[str, str, str], Contrast] = {}
     for place, baseline in enumerate(baselines):
-        rivals = [m for m in block.methods if m not in (*baselines[: place + 1], *block.copies)]
         for columns in groups:
-            for family in (
-                [m for m in rivals if m != UNTRAINED],
-                [m for m in rivals if m == UNTRAINED],
-            ):
-                tested |= _family(block, [(m, baseline, c) for m in family for c in columns])
+            tested |= _against(block, baseline, columns, baselines[:place])
     for method, baseline, column in list(tested):
         if method in baselines:
             tested[baseline, method, column] = tested[method, baseline, column].mirrored()
@@ -289,6 +284,28 @@ def block_differences(block: Block) -> list[Contrast]:
         if method != baseline
         for column in columns
     ]
+
+
+def differences_to(block: Block, baseline: str) -> list[Contrast]:
+    """All other methods against any row in the overall column, in families of their own."""
+    tested = _against(block, baseline, [block.overall])
+    return [
+        _copied(block, tested, (method, baseline, block.overall))
+        for method in block.methods
+        if method != baseline
+    ]
+
+
+def _against(
+    block: Block, baseline: str, columns: Sequence[str], left_out: Sequence[str] = ()
+) -> dict[tuple[str, str, str], Contrast]:
+    """The families of one baseline: the trained methods, and the untrained one."""
+    out = (baseline, *left_out, *block.copies)
+    rivals = [method for method in block.methods if method not in out]
+    untrained = [method for method in rivals if method == UNTRAINED]
+    trained = [method for method in rivals if method != UNTRAINED]
+    families = [[(m, baseline, c) for m in part for c in columns] for part in (trained, untrained)]
+    return _family(block, families[0]) | _family(block, families[1])
 
 
 def _family(
