@@ -1,7 +1,7 @@
 """How long do a rollout, an update and a whole GRPO step take, beside TRL and transformers?
 
     python -m pip install --no-deps trl==1.16.0
-    python benchmarks/against_trl.py POLICY > benchmarks/measured/against_trl.json
+    python -m benchmarks.against_trl POLICY --write benchmarks/against_trl.json
 
 POLICY is a checkpoint folder of a tiny model, such as ``results/laptop/models/tiny-llama`` (not
 ``tiny-qwen``: TRL looks for experts in its architecture). First both trainers take the loss and the
@@ -27,7 +27,8 @@ from datasets import Dataset
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
-from bridge.machine.provenance import device_name, versions
+from benchmarks.processor import processor
+from bridge.machine.provenance import versions
 from bridge.models.checkpoint import Policy, load_policy
 from bridge.step.batches import StepBatch
 from bridge.step.objectives.advantages import group_advantages
@@ -224,15 +225,14 @@ def main() -> None:
     )
     parser.add_argument("policy", type=Path)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--write", type=Path, help="file to keep the numbers in; printed anyway")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     measured: dict[str, Any] = {
-        "processor": device_name(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "bfloat16_instructions": torch.cpu._is_avx512_bf16_supported(),
+        "processor": processor(),
         "threads": arguments.threads,
         "rounds": arguments.rounds,
         "versions": versions("trl"),
@@ -256,7 +256,10 @@ def main() -> None:
             }
             for what, pair in pairs.items():
                 measured[name][what] = by_turns(pair, arguments.rounds)
-    print(json.dumps(measured, indent=2))
+    text = json.dumps(measured, indent=2) + "\n"
+    print(text)
+    if arguments.write is not None:
+        arguments.write.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
