@@ -15,13 +15,15 @@ from pydantic import BaseModel
 
 from bridge.methods.registry import load_method, method_names
 from bridge.models import CheckpointError
-from bridge.models.folder import check_folder, prompt_hash
+from bridge.models.folder import check_folder, checkpoint_hash
 from bridge.plan.config import DatasetConfig, MethodConfig, Suite
 from bridge.store.plugins import check_known
 from bridge.store.schema import ConfigError, merge, validate
 from bridge.store.settings import LocalModel, PackageModel, TinyModel, TrainingConfig, WarmUp
 from bridge.tasks.registry import family_names, load_family
 
+MEMORY = Path("results", ".hashes")
+"""Below the root: hashes of files of local models, so that they are read once; may be deleted."""
 _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -57,8 +59,8 @@ class CheckedRow:
 class Parts:
     """What a suite declares, checked whether or not its grid uses it."""
 
-    def __init__(self, suite: Suite, path: Path) -> None:
-        self.suite, self.path = suite, path
+    def __init__(self, suite: Suite, path: Path, root: Path) -> None:
+        self.suite, self.path, self.root = suite, path, root
         self.options = {name: self._options(name) for name in suite.datasets}
         labels = [*suite.methods, *(label for block in suite.grid for label in block.methods)]
         self.rows = {label: self._row(label) for label in dict.fromkeys(labels)}
@@ -103,8 +105,8 @@ class Parts:
 
     def check_disk(self, models: set[str], datasets: set[str]) -> dict[str, str]:
         """Refuse files that these parts need and that are not there, or are others; return the hash
-        of the prompt files of each model that is a folder."""
-        prompts = {}
+        of each model that is a folder."""
+        hashes = {}
         for name in sorted(models):
             model = self.suite.models[name]
             if isinstance(model, LocalModel):
@@ -112,7 +114,7 @@ class Parts:
                     check_folder(Path(model.path))
                 except CheckpointError as error:
                     raise ConfigError(f"{self.path}: models.{name}.path: {error}") from None
-                prompts[name] = prompt_hash(Path(model.path))
+                hashes[name] = checkpoint_hash(Path(model.path), self.root / MEMORY)
             if isinstance(model, PackageModel) and model.warm_up is not None:
                 where = f"models.{name}.warm_up"
                 options = self._family_options(model.warm_up, where)
@@ -120,4 +122,4 @@ class Parts:
         for name in sorted(datasets):
             family = load_family(self.suite.datasets[name].family)
             family.check(self.options[name], f"{self.path}: datasets.{name}")
-        return prompts
+        return hashes

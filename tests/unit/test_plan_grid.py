@@ -487,24 +487,56 @@ def test_a_warm_up_is_checked_when_planned(
         planned(change)
 
 
-def test_prompts_of_a_local_model_are_in_its_hashes(
-    root: Path, tmp_path: Path, checkpoint: Path
+@pytest.fixture
+def own(root: Path, tmp_path: Path, checkpoint: Path) -> Callable[..., RunSpec]:
+    """The first run of a suite on the local checkpoint, planned anew at each call."""
+    raw = read_yaml(root / "suites/smoke.yaml")
+    (tmp_path / "suites").mkdir()
+
+    def load(folder: Path = checkpoint) -> RunSpec:
+        raw["models"] = {"tiny-qwen": {"source": "local", "path": str(folder)}}
+        (tmp_path / "suites/own.yaml").write_text(yaml.safe_dump(raw))
+        return load_plan("own", root=tmp_path).runs[0]
+
+    return load
+
+
+def test_a_local_model_is_hashed_by_what_it_holds(
+    own: Callable[..., RunSpec], checkpoint: Path
 ) -> None:
     """Edited between two plans: what was trained before is not taken for what would be now."""
-    folder = checkpoint
-    raw = read_yaml(root / "suites/smoke.yaml")
-    raw["models"] = {"tiny-qwen": {"source": "local", "path": str(folder)}}
-    (tmp_path / "suites").mkdir()
-    (tmp_path / "suites/own.yaml").write_text(yaml.safe_dump(raw))
-    first = load_plan("own", root=tmp_path).runs[0]
-    assert load_plan("own", root=tmp_path).runs[0].train_hash == first.train_hash
-    for name in ("chat_template.jinja", "tokenizer_config.json", "generation_config.json"):
-        (folder / name).write_text('{"a": 1}')
-        changed = load_plan("own", root=tmp_path).runs[0]
+    first = own()
+    assert own().train_hash == first.train_hash
+    texts = {"model.safetensors": "other weights", "chat_template.jinja": "{{ other }}"}
+    for name in (*texts, "tokenizer_config.json", "generation_config.json"):
+        (checkpoint / name).write_text(texts.get(name, '{"a": 1}'))
+        changed = own()
         _differs(first, changed, name, trains=True)
         first = changed
-    (folder / "notes.txt").write_text("no part of a prompt")
-    assert load_plan("own", root=tmp_path).runs[0].train_hash == first.train_hash
+    (checkpoint / "notes.txt").write_text("nothing that a policy is loaded from")
+    assert own().train_hash == first.train_hash
+
+
+def test_shards_of_a_local_model_are_in_its_hashes(
+    own: Callable[..., RunSpec], checkpoint: Path
+) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"w": "a.safetensors"}}'
+    )
+    (checkpoint / "a.safetensors").write_text("weights")
+    first = own()
+    (checkpoint / "a.safetensors").write_text("weightz")
+    _differs(first, own(), "a shard", trains=True)
+
+
+def test_a_moved_local_model_keeps_its_hashes(
+    own: Callable[..., RunSpec], checkpoint: Path, tmp_path: Path
+) -> None:
+    first = own()
+    moved = own(checkpoint.rename(tmp_path / "elsewhere"))
+    assert (moved.train_hash, moved.spec_hash) == (first.train_hash, first.spec_hash)
+    assert moved.as_dict()["model_config"]["path"] == str(tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize("name", ["suite", "dataset", "label"])
@@ -520,7 +552,7 @@ def test_a_new_field_of_a_run_has_to_be_thought_about() -> None:
     assert set(RunSpec.__dataclass_fields__) == {
         *("suite", "model", "dataset", "label", "seed", "model_config", "family"),
         *("dataset_options", "method", "method_options", "training", "evaluation"),
-        *("train_on_benchmarks", "prompt_hash"),
+        *("train_on_benchmarks", "checkpoint_hash"),
     }
 
 
