@@ -138,7 +138,7 @@ def _measure(
         answers += stage.ask(lm, sampled, limit=evaluation.sampled_questions, seed=seed)
     sampled_s = time.perf_counter()
     try:
-        with GraderPool(GraderLimits(workers=threads)) as pool:
+        with GraderPool(GraderLimits(workers=threads), spec.reward) as pool:
             rows = stage.grade(answers, pool, thinking=lm.prompt_opens_thinking)
     except GraderError as error:
         raise EvaluationError(f"The answers could not be graded: {error}") from error

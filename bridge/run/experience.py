@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from bridge.grading import GradeItem
-from bridge.grading.verdicts import Verdict
+from bridge.grading.verdicts import Graded, Verdict
 from bridge.machine.telemetry import Stopwatch
 from bridge.methods.base import Method
 from bridge.models.checkpoint import Policy
@@ -116,20 +116,23 @@ class Collector:
         ]
         requests = [Request(p, n) for p in problems]
         prompts, drawn = self._generate(requests, seeds)
-        verdicts = self._verdicts(requests, drawn)
-        return self._groups(requests, prompts, drawn, verdicts, flips=False)
+        graded = self._grade(requests, drawn)
+        return self._groups(requests, prompts, drawn, graded, flips=False)
 
     def demonstration_rewards(self, problems: Sequence[Problem]) -> list[float]:
         """Reward that each problem's demonstration earns under the same grader."""
         graded = self.grader.grade(
             [
                 GradeItem(
-                    p.demonstration or "", p.answer, thinking=self.policy.prompt_opens_thinking
+                    p.demonstration or "",
+                    p.answer,
+                    thinking=self.policy.prompt_opens_thinking,
+                    question=p.question,
                 )
                 for p in problems
             ]
         )
-        return [self._reward(g.verdict) for g in graded]
+        return [self._reward(g) for g in graded]
 
     def _draw(
         self, requests: Sequence[Request], stream: tuple[str | int, ...]
@@ -148,12 +151,12 @@ class Collector:
         self.tokens_prefilled += sum(len(p.ids) for p in prompts)
         self.tokens_generated += sum(len(c.ids) for cs in drawn for c in cs)
         with self.stopwatch.stage("grade"):
-            verdicts = self._verdicts(requests, drawn)
+            graded = self._grade(requests, drawn)
         entropies = [e for cs in drawn for c in cs for e in c.entropies or ()]
         return (
-            self._groups(requests, prompts, drawn, verdicts, flips=True),
+            self._groups(requests, prompts, drawn, graded, flips=True),
             entropies,
-            Counter(verdicts),
+            Counter(g.verdict for g in graded),
         )
 
     def _generate(
@@ -169,26 +172,26 @@ class Collector:
             temperature=self.training.temperature,
         )
 
-    def _verdicts(
+    def _grade(
         self, requests: Sequence[Request], drawn: Sequence[Sequence[Completion]]
-    ) -> list[Verdict]:
+    ) -> list[Graded]:
         items = [
             self._item(r.problem, c, r.prefix_ids)
             for r, completions in zip(requests, drawn, strict=True)
             for c in completions
         ]
-        return [graded.verdict for graded in self.grader.grade(items)]
+        return self.grader.grade(items)
 
     def _groups(
         self,
         requests: Sequence[Request],
         prompts: Sequence[Prompt],
         drawn: Sequence[Sequence[Completion]],
-        verdicts: Sequence[Verdict],
+        graded: Sequence[Graded],
         *,
         flips: bool,
     ) -> list[Group]:
-        left = iter(verdicts)
+        left = iter(graded)
         groups = []
         for request, prompt, completions in zip(requests, prompts, drawn, strict=True):
             given = len(request.prefix_ids)
@@ -216,11 +219,15 @@ class Collector:
             gold=problem.answer,
             truncated=completion.truncated,
             thinking=self.policy.prompt_opens_thinking,
+            question=problem.question,
         )
 
-    def _reward(self, verdict: Verdict, *, flipped: bool = False) -> float:
-        right = (verdict == "correct") != flipped
-        return self.training.reward_correct if right else self.training.reward_wrong
+    def _reward(self, graded: Graded, *, flipped: bool = False) -> float:
+        wrong, correct = self.training.reward_wrong, self.training.reward_correct
+        if graded.verdict != "correct" and graded.score:  # a part of it, by the user's function
+            score = 1 - graded.score if flipped else graded.score
+            return wrong + score * (correct - wrong)
+        return correct if (graded.verdict == "correct") != flipped else wrong
 
     def _flipped(self, seed: int) -> bool:
         """Whether noise turns the reward of the training rollout with this sampling seed."""

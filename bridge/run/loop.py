@@ -12,7 +12,6 @@ import shutil
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,6 @@ from bridge.store.records import (
     write_json,
     writing,
 )
-from bridge.tasks.base import Dataset
 
 
 def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALONE) -> Status:
@@ -71,7 +69,7 @@ def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALON
     # One process writes; to the others its folder is to be read.
     held = exclusive(folder, wait_s=patience_s(), on_wait=_stop_waiting)
     lock = held if ranks.first else nullcontext(False)
-    with lock as waited, GraderPool() as grader:
+    with lock as waited, GraderPool(reward=spec.reward) as grader:
         # Whoever held the folder meanwhile may have finished the run.
         ended = ranks.from_first(lambda: _ended(spec, folder) if waited else None)
         if ended is not None:
@@ -226,13 +224,11 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
         "decoder": _decoder(run),
         "versions": versions(*extra),
         "git": git_state(),
-        "demonstrations": _demonstrations(run.dataset),
+        "demonstrations": run.dataset.demonstrated,
         "hashes": {
             "base_model": weights_hash(base_path),
             "prompt": content_hash(run.policy.sampler.prompt("What is 1 + 1?")),  # of the template
-            "data": content_hash(
-                [[p.id, p.question, p.answer, p.demonstration] for p in run.dataset.train]
-            ),
+            "data": content_hash([list(p.content) for p in run.dataset.train]),
             "grader_version": GRADER_VERSION,
         },
         "n_parameters": n,
@@ -245,10 +241,3 @@ def _decoder(run: Run) -> str:
     """What makes the forward passes of rollouts."""
     native = run.spec.training.engine == "native"
     return decoder_of(run.policy.sampler.model).name if native else run.spec.training.engine
-
-
-def _demonstrations(dataset: Dataset) -> dict[str, Any]:
-    """How many training prompts have a demonstration and, where they were matched, why not all."""
-    if dataset.coverage is not None:
-        return asdict(dataset.coverage)
-    return {"prompts": len(dataset.train), "demonstrated": len(dataset.demonstrations)}

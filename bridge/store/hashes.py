@@ -24,13 +24,15 @@ def remembered_hashes(paths: Iterable[Path], memory: Path) -> dict[str, str]:
             time and nothing else.
     """
     known = _known(memory)
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for path in paths:
         stat = path.stat()
         mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         old = known.get(path.name)
-        same = isinstance(old, dict) and old.get("mark") == mark and "sha256" in old
-        found[path.name] = old if same else {"mark": mark, "sha256": file_hash(path)}
+        if isinstance(old, dict) and old.get("mark") == mark and "sha256" in old:
+            found[path.name] = old
+        else:
+            found[path.name] = {"mark": mark, "sha256": file_hash(path)}
     if found != known:
         with contextlib.suppress(RecordError, OSError):
             write_json(memory, found)

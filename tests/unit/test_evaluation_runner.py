@@ -260,7 +260,7 @@ def test_lm_eval_scores_all_samples_by_our_grader(tmp_path: Path) -> None:
     def reply(question: str, gold: str, k: int) -> tuple[str, bool]:
         return (f"\\boxed{{{gold}.0}}" if k in (5, 7) else "\\boxed{}"), False
 
-    write_tasks(tmp_path, ["chains"])
+    write_tasks(tmp_path, {"chains": None})
     manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
     found = evaluate(
         lm=Table(make_spec(scale=1.0), reply),
