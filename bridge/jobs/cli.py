@@ -5,6 +5,7 @@
     bridge compare A B         two methods, runs or suites: accuracy, cost, configuration
     bridge claims A B ...      verdicts on claims over several suites
     bridge doctor              versions, machine, disk, and the plan of the suite
+    bridge init mine --model FOLDER --train a.jsonl --test b.jsonl     a suite of one's own
     bridge train --model tiny-qwen --dataset chains --method sft --seed 0     one job by hand
 
 Run it in the repository's folder, where ``config.yaml`` is. A problem that has a remedy is one
@@ -199,6 +200,30 @@ def tasks(args: argparse.Namespace) -> None:
     print(f"{write_tasks(args.folder)} tasks in {args.folder}")
 
 
+# -- a suite of one's own --------------------------------------------------------------------------
+
+
+def init(args: argparse.Namespace) -> None:
+    """Write a suite for a model and data files."""
+    from bridge.jobs.beginning import begin_suite
+    from bridge.plan.config import config_path
+
+    config_path()
+    path = Path("suites", f"{args.name}.yaml")
+    print(
+        begin_suite(path, args.model, args.train, args.test, reward=args.reward, tokens=args.tokens)
+    )
+
+
+def pin(args: argparse.Namespace) -> None:
+    """Write the hashes of a suite's data files into it."""
+    from bridge.jobs.pinning import pin_suite
+    from bridge.plan.config import suite_file
+
+    path = suite_file(suite_name(args), Path())
+    print("\n".join(pin_suite(path)))
+
+
 # -- shared ----------------------------------------------------------------------------------------
 
 
@@ -311,6 +336,18 @@ def parser() -> argparse.ArgumentParser:
     sub = commands.add_parser("tasks", help=text, description=text, allow_abbrev=False)
     sub.set_defaults(run=tasks)
     sub.add_argument("folder", type=check.folder, help="for lm_eval --include_path")
+    add("pin", pin, "write the hashes of a suite's own data files into the suite")
+    text = "write a suite for your model and data; docs/how-to/your-own.md"
+    sub = commands.add_parser("init", help=text, description=text, allow_abbrev=False)
+    sub.set_defaults(run=init)
+    sub.add_argument("name", type=check.suite, help="of the suite, and of its data set")
+    sub.add_argument(
+        "--model", required=True, metavar="MODEL", help="a checkpoint folder, or owner/name@commit"
+    )
+    sub.add_argument("--train", type=Path, required=True, metavar="FILE", help=".jsonl or .csv")
+    sub.add_argument("--test", type=Path, nargs="+", required=True, metavar="FILE")
+    sub.add_argument("--reward", metavar="MODULE:FUNCTION", help="judges answers instead of ours")
+    sub.add_argument("--tokens", type=check.tokens, default=256, help="longest answer")
     sub = add("doctor", doctor, "print versions, machine, disk, predicted memory and hours")
     sub.add_argument(
         "--device",
