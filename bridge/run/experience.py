@@ -77,8 +77,8 @@ class Collector:
             requests = method.followup(groups, round_, draw)
         return groups, _statistics(groups, entropies, verdicts)
 
-    def greedy_accuracy(self, problems: Sequence[Problem], *, limit_tokens: int) -> float:
-        """Share of problems answered correctly by greedy decoding."""
+    def greedy_verdicts(self, problems: Sequence[Problem], *, limit_tokens: int) -> list[Verdict]:
+        """Verdict on the greedy answer to each problem."""
         prompts = [Prompt(tuple(self.policy.prompt_ids(p.question)), (0,)) for p in problems]
         completions = [
             c[0]
@@ -87,7 +87,7 @@ class Collector:
         graded = self.grader.grade(
             [self._item(p, c) for p, c in zip(problems, completions, strict=True)]
         )
-        return sum(g.verdict == "correct" for g in graded) / len(problems)
+        return [g.verdict for g in graded]
 
     def sampled_reward(self, problems: Sequence[Problem], *, name: str, step: int) -> float:
         """Mean reward of one sample per problem (the J probe)."""

@@ -157,6 +157,7 @@ def _loop(run: Run, sizes: tuple[int, int] | None) -> None:
         if sizes is None:
             first = {"step": 0, "kind": "probe", "rl_step": 0, "progress": 0.0}
             recorder.log(first | run.probes.measure(0))
+            _say_signal(run)
         while run.counters.step < n_steps:
             # Ranks may have been told at different steps; all stop at this one or none does.
             signals = [name for name in ranks.join([requested()]) if name is not None]
@@ -172,10 +173,21 @@ def _loop(run: Run, sizes: tuple[int, int] | None) -> None:
             step = run.counters.step
             if step % config.probe_every == 0 or step == n_steps:
                 line |= run.probes.measure(step)
+                _say_signal(run)
             recorder.log(line)
             if step % config.checkpoint_every == 0 and step < n_steps:
                 saved_step = save()
             recorder.show(line)
+
+
+def _say_signal(run: Run) -> None:
+    """Before the first RL step, where a measurement has just shown that it would learn nothing."""
+    following = run.counters.step + 1
+    if run.counters.rl_batches or following > run.method.n_steps or not run.policy.ranks.first:
+        return
+    missing = run.probes.missing_signal(run.spec.reward)
+    if missing is not None and run.method.phase(following).kind == "rl":
+        print(f"{run.spec.label}, step {following}: {missing}", file=sys.stderr, flush=True)
 
 
 def _save(run: Run, base_path: Path) -> str:
