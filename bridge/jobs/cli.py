@@ -4,6 +4,7 @@
     bridge summary             the main table, and where the report lies
     bridge compare A B         two methods, runs or suites: accuracy, cost, configuration
     bridge claims A B ...      verdicts on claims over several suites
+    bridge compare --samples A.jsonl B.jsonl     two files of lm_eval --log_samples
     bridge doctor              versions, machine, disk, and the plan of the suite
     bridge init mine --model FOLDER --train a.jsonl --test b.jsonl     a suite of one's own
     bridge train --model tiny-qwen --dataset chains --method sft --seed 0     one job by hand
@@ -150,7 +151,16 @@ def status(args: argparse.Namespace) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Print what differs between two runs, methods or suites."""
+    """Print what differs between two runs, methods or suites, or two files of lm-eval's."""
+    if args.samples:
+        from bridge.analysis.report.compare_samples import run_compare_samples
+
+        print(run_compare_samples(*args.samples, as_json=args.json))
+        return
+    if args.right is None:
+        from bridge.store.schema import ConfigError
+
+        raise ConfigError("compare: name two methods, runs or suites, or two files by --samples.")
     from bridge.analysis.report.compare import run_compare
 
     print(
@@ -176,7 +186,7 @@ def claims(args: argparse.Namespace) -> None:
 def doctor(args: argparse.Namespace) -> None:
     """Print what a bug report needs, and what the suite's runs will need."""
     from bridge.collect.status import doctor_text
-    from bridge.jobs.needs.devices import device
+    from bridge.jobs.needs.devices import CPU, device
     from bridge.jobs.needs.report import prediction_text, refusals
     from bridge.jobs.run_jobs import load
     from bridge.plan.config import config_path, load_user_config
@@ -184,9 +194,9 @@ def doctor(args: argparse.Namespace) -> None:
     plan = load(args)
     print(doctor_text(plan, results=args.results), flush=True)
     name = args.device or load_user_config(config_path()).device
-    chosen = None if name is None else device(name)
+    chosen = device(name or CPU)
     print(f"\n{prediction_text(plan, chosen)}", flush=True)
-    refused = [] if chosen is None else list(refusals(plan, chosen))
+    refused = [] if name is None else list(refusals(plan, chosen))
     for sentence in refused:
         print(f"bridge: {sentence}", file=sys.stderr)
     if refused:
@@ -324,8 +334,15 @@ def parser() -> argparse.ArgumentParser:
     sub = add(
         "compare", compare, "compare two methods, runs (model/dataset/method/seed0) or suites"
     )
-    sub.add_argument("left", type=check.side, metavar="A")
-    sub.add_argument("right", type=check.side, metavar="B")
+    sub.add_argument("left", type=check.side, nargs="?", metavar="A")
+    sub.add_argument("right", type=check.side, nargs="?", metavar="B")
+    sub.add_argument(
+        "--samples",
+        type=Path,
+        nargs=2,
+        metavar=("A.jsonl", "B.jsonl"),
+        help="instead: two files that lm_eval wrote with --log_samples",
+    )
     sub.add_argument("--json", action="store_true", help="every number, as JSON")
     sub.add_argument(
         "--tidy", type=check.folder, metavar="FOLDER", help="read the suite's tables here"
@@ -353,7 +370,7 @@ def parser() -> argparse.ArgumentParser:
         "--device",
         type=check.name,
         metavar="NAME",
-        help="a GPU, e.g. h100-80gb; a run that cannot fit is refused",
+        help="a GPU like h100-80gb, or cpu (the default); a run that cannot fit is refused",
     )
     return top
 

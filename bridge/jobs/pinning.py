@@ -13,8 +13,6 @@ import yaml
 from bridge.store.records import file_hash, write_text
 from bridge.store.schema import ConfigError, read_yaml
 
-Pair = tuple[yaml.ScalarNode, yaml.ScalarNode]
-
 
 def pin_suite(path: Path) -> list[str]:
     """Write the hash of every data file that the suite names beside its path; return a line of
@@ -47,7 +45,9 @@ def pin_suite(path: Path) -> list[str]:
     return words
 
 
-def _files(node: yaml.Node | None, inside: bool = False) -> Iterator[tuple[yaml.Node, ...]]:
+def _files(
+    node: yaml.Node | None, inside: bool = False
+) -> Iterator[tuple[yaml.ScalarNode, yaml.Node | None]]:
     """(path, hash or None) of each mapping below ``datasets`` with a path of a data file."""
     if not isinstance(node, yaml.MappingNode):
         return

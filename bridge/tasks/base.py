@@ -150,6 +150,15 @@ class WithOwnGolds(Protocol):
         ...
 
 
+@runtime_checkable
+class OnDisk(Protocol):
+    """A family whose problems may all lie on this machine, so that planning can look at them."""
+
+    def problems_on_disk(self, options: BaseModel) -> tuple[Problem, ...] | None:
+        """All problems; None where some would have to be fetched."""
+        ...
+
+
 class SyntheticFamily(Family, Protocol):
     """A family that can also pre-train a base model from scratch."""
 

@@ -90,6 +90,12 @@ class Own:
         assert isinstance(options, OwnOptions)
         return _problems(options.benchmarks[name], options)
 
+    def problems_on_disk(self, options: BaseModel) -> tuple[Problem, ...] | None:
+        assert isinstance(options, OwnOptions)
+        if any(source.path is None for source in options.sources):
+            return None
+        return tuple(p for source in options.sources for p in _problems(source, options))
+
     def check_golds(self, name: str, problems: Sequence[Problem]) -> None:
         """Nobody has read these gold answers before: refuse one that the grader cannot read."""
         check_golds(name, problems)
