@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from bridge.grading.extraction import last_boxed
 from bridge.models import CheckpointError
 from bridge.models.folder import check_folder, settings
 from bridge.plan.grid import load_plan
@@ -106,7 +107,10 @@ def begin_suite(
         raise ConfigError(str(error)) from None
     if len(benchmarks) < len(tests):
         raise ConfigError("two test files have one name; benchmarks are named after their files.")
-    shown = any(p.demonstration for p in problems)
+    demonstrations = [p.demonstration for p in problems if p.demonstration]
+    shown = bool(demonstrations)
+    if shown and reward is None and all(last_boxed(text) is None for text in demonstrations):
+        source = source.model_copy(update={"append_box": True})
     methods = {"rl_zero": "steps: 20"}
     if shown:
         methods = {"sft": "steps: 20", **methods, "cold_start": "sft_steps: 20, rl_steps: 20"}
@@ -193,5 +197,6 @@ def _written(source: OwnSource) -> str:
         [f'path: "{source.path}"']
         + ([f"columns: {{{mapping}}}"] if mapping else [])
         + ([f"answer_after: '{source.answer_after}'"] if source.answer_after else [])
+        + (["append_box: true"] if source.append_box else [])
         + [f"sha256: {source.sha256}"]
     )

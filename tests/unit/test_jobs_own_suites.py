@@ -12,6 +12,8 @@ import pytest
 from bridge.jobs import cli
 from bridge.plan.grid import Plan, load_plan
 from bridge.store.schema import read_yaml
+from bridge.tasks.own import OwnOptions
+from bridge.tasks.registry import load_family
 
 ROWS = [
     {"question": f"{i} ?", "answer": str(i), "demonstration": f"\\boxed{{{i}}}"} for i in range(9)
@@ -79,11 +81,18 @@ def test_columns_of_other_names_are_guessed_and_written_out(here: Path) -> None:
     train = plan.runs[0].dataset_options["train"]
     named = {"question": "problem", "answer": "solution", "demonstration": "solution"}
     assert {k: v for k, v in train["columns"].items() if v} == named
-    assert train["answer_after"] == "####"
+    assert train["answer_after"] == "####" and not train["append_box"], "a reward of one's own"
     assert (
         plan.runs[0].reward == "rewards:mine" and plan.runs[0].dataset_options["instruction"] == ""
     )
     assert plan.runs[0].model_config.source == "hub"
+
+
+def test_demonstrations_without_a_box_get_one(here: Path) -> None:
+    write("train", [{**row, "demonstration": "so it is"} for row in ROWS])
+    (spec, *_) = init().runs
+    shown = load_family("own").dataset(OwnOptions.model_validate(spec.dataset_options)).train[0]
+    assert shown.demonstration == f"so it is\n\\boxed{{{shown.answer}}}"
 
 
 def test_without_demonstrations_there_is_no_sft(here: Path) -> None:

@@ -113,6 +113,13 @@ def test_each_of_several_demonstrations_is_taught(tmp_path: Path) -> None:
     ]
 
 
+def test_a_box_is_put_behind_demonstrations_that_have_none(tmp_path: Path) -> None:
+    row = {**GOOD, "demonstration": ["2 + 2 = 4 ", "\\boxed{4}, so there"]}
+    (problem,) = read(named(tmp_path / "p.jsonl", lines(row), append_box=True))
+    assert problem.demonstration == "2 + 2 = 4\n\\boxed{4}"
+    assert problem.more_demonstrations == ("\\boxed{4}, so there",)
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

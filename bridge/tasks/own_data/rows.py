@@ -76,10 +76,13 @@ def _problem(source: OwnSource, where: str, raw: dict[str, Any], instruction: st
         demonstrations = demonstrations or spoken
     if question is None:
         raise ProblemError(f"{where}: question: this key is required, or messages.")
+    answer = _answer(source, where, fields.answer, demonstrations)
+    if source.append_box:
+        demonstrations = tuple(_boxed(text, answer) for text in demonstrations)
     problem = Problem(
         id=str(fields.id) if fields.id is not None else _place(source, where),
         question=question + instruction if question.strip() else question,
-        answer=_answer(source, where, fields.answer, demonstrations),
+        answer=answer,
         difficulty=fields.difficulty,
         demonstration=demonstrations[0] if demonstrations else None,
         more_demonstrations=demonstrations[1:],
@@ -87,6 +90,10 @@ def _problem(source: OwnSource, where: str, raw: dict[str, Any], instruction: st
     check_problems(where, [problem])
     check_storable(where, problem)
     return problem
+
+
+def _boxed(text: str, answer: str) -> str:
+    return text if last_boxed(text) is not None else f"{text.rstrip()}\n\\boxed{{{answer}}}"
 
 
 def _place(source: OwnSource, where: str) -> str:

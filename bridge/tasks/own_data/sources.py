@@ -60,6 +60,8 @@ class OwnSource(Closed):
     """Where the columns have other names than the keys of this mapping."""
     answer_after: str | None = Field(None, min_length=1)
     """The gold answer is what follows the last one of these, as ``####`` in GSM8K."""
+    append_box: bool = False
+    """Put the gold answer in a box behind each demonstration that has none."""
 
     @model_validator(mode="after")
     def _file_or_hub(self) -> OwnSource:
