@@ -78,6 +78,11 @@ class Graded:
     score: float | None = None
     """What a reward function of the user's returned, from 0 to 1; None where there is no such."""
 
+    @property
+    def worth(self) -> float:
+        """The score; without one 1 for a correct answer and 0 for any other."""
+        return float(self.verdict == "correct") if self.score is None else self.score
+
 
 @dataclass(frozen=True, slots=True)
 class GraderLimits:

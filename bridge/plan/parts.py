@@ -93,7 +93,7 @@ class Parts:
     def _options(self, dataset: str) -> BaseModel:
         config, where = self.suite.datasets[dataset], f"datasets.{dataset}"
         options = self._family_options(config, where)
-        _check_benchmarks(config.family, f"{self.path}: {where}")
+        _check_benchmarks(config.family, options, f"{self.path}: {where}")
         return options
 
     def _family_options(self, config: DatasetConfig | WarmUp, where: str) -> BaseModel:
@@ -101,9 +101,7 @@ class Parts:
             "problem family", config.family, family_names(), f"{self.path}: {where}.family: "
         )
         schema: type[BaseModel] = load_family(config.family).Options
-        options = validate(schema, config.options, self.path, f"{where}.options")
-        _check_benchmarks(config.family, options, f"{self.path}: {where}")
-        return options
+        return validate(schema, config.options, self.path, f"{where}.options")
 
     def _row(self, label: str) -> CheckedRow:
         config, where = self.suite.methods.get(label, MethodConfig()), f"methods.{label}"

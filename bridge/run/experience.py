@@ -121,18 +121,12 @@ class Collector:
 
     def demonstration_rewards(self, problems: Sequence[Problem]) -> list[float]:
         """Reward that each problem's demonstration earns under the same grader."""
-        graded = self.grader.grade(
-            [
-                GradeItem(
-                    p.demonstration or "",
-                    p.answer,
-                    thinking=self.policy.prompt_opens_thinking,
-                    question=p.question,
-                )
-                for p in problems
-            ]
-        )
-        return [self._reward(g) for g in graded]
+        thinking = self.policy.prompt_opens_thinking
+        items = [
+            GradeItem(p.demonstration or "", p.answer, False, thinking, p.question)
+            for p in problems
+        ]
+        return [self._reward(graded) for graded in self.grader.grade(items)]
 
     def _draw(
         self, requests: Sequence[Request], stream: tuple[str | int, ...]
@@ -223,11 +217,7 @@ class Collector:
         )
 
     def _reward(self, graded: Graded, *, flipped: bool = False) -> float:
-        wrong, correct = self.training.reward_wrong, self.training.reward_correct
-        if graded.verdict != "correct" and graded.score:  # a part of it, by the user's function
-            score = 1 - graded.score if flipped else graded.score
-            return wrong + score * (correct - wrong)
-        return correct if (graded.verdict == "correct") != flipped else wrong
+        return self.training.reward(1 - graded.worth if flipped else graded.worth)
 
     def _flipped(self, seed: int) -> bool:
         """Whether noise turns the reward of the training rollout with this sampling seed."""

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from bridge.grading.pool import GraderPool
+from bridge.grading.signal import missing_signal
 from bridge.grading.verdicts import GRADER_VERSION
 from bridge.machine.interruption import Interrupted, requested
 from bridge.machine.provenance import device_name, git_state, training_device, versions
@@ -182,11 +183,10 @@ def _loop(run: Run, sizes: tuple[int, int] | None) -> None:
 
 def _say_signal(run: Run) -> None:
     """Before the first RL step, where a measurement has just shown that it would learn nothing."""
-    following = run.counters.step + 1
-    if run.counters.rl_batches or following > run.method.n_steps or not run.policy.ranks.first:
-        return
-    missing = run.probes.missing_signal(run.spec.reward)
-    if missing is not None and run.method.phase(following).kind == "rl":
+    following, limit = run.counters.step + 1, run.spec.training.max_response_tokens
+    missing = missing_signal(run.probes.verdicts, run.spec.reward, limit)
+    begun = run.counters.rl_batches > 0 or following > run.method.n_steps
+    if missing and not begun and run.method.phase(following).kind == "rl":
         print(f"{run.spec.label}, step {following}: {missing}", file=sys.stderr, flush=True)
 
 

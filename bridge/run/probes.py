@@ -49,8 +49,7 @@ class Probes:
         self.policy, self.trainer, self.collector = policy, trainer, collector
         self.training = training
         self.plain = training.model_copy(update=_PLAIN)
-        self.verdicts: Counter[Verdict] = Counter()
-        """On the greedy answers of the last measurement."""
+        self.verdicts: Counter[Verdict] = Counter()  # of the last greedy answers
         size = training.probe_size
         self.heldout = dataset.validation[:size]
         self.train = dataset.train[:size]
@@ -85,18 +84,6 @@ class Probes:
                 out["shadow_distance"] = self.policy.shadow_distance()
                 out["cooperative_gain"] = self._cooperative_gain(step)
         return out
-
-    def missing_signal(self, reward: str | None) -> str | None:
-        """What keeps RL from a signal, where no answer of the last measurement could be read."""
-        n, cut = self.verdicts.total(), self.verdicts["truncated"]
-        if self.verdicts["unparsed"] + cut < n:
-            return None
-        what = "had a box" if reward is None else f"could be read by {reward}"
-        length = f" ({cut} were cut at {self.training.max_response_tokens} tokens)" if cut else ""
-        return (
-            f"0 of {n} answers {what}{length}: RL has no signal; begin with SFT (cold_start, mixing"
-            ", bridge), or ask for the box in the questions and allow for longer answers."
-        )
 
     def _expectations(
         self, step: int, per_token: dict[str, float | None]

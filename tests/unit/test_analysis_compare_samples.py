@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import nct, t, ttest_rel
 
 from bridge.analysis.numbers.frames import TidyError
 from bridge.analysis.report.compare_samples import compare_samples
@@ -58,7 +58,8 @@ def test_the_difference_is_paired_by_question(
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-6)
     assert found.p_value == pytest.approx(reference.pvalue, rel=1e-6)
     error = (b - a).std(ddof=1) / np.sqrt(60)
-    assert found.detectable == pytest.approx(2.8016 * error, rel=1e-4)
+    power = nct.sf(t.ppf(0.975, 59), 59, found.detectable / error)
+    assert power == pytest.approx(0.8, abs=1e-6)
     assert (found.right_only, found.left_only) == (int((b > a).sum()), int((b < a).sum()))
 
 

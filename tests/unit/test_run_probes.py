@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from bridge.grading.lenient import last_number_is
-from bridge.grading.verdicts import Graded, GradeItem
+from bridge.grading.signal import missing_signal
+from bridge.grading.verdicts import Graded, GradeItem, Verdict
 from bridge.machine.telemetry import Stopwatch
 from bridge.models.checkpoint import Policy
 from bridge.plan.grid import RunSpec
@@ -224,9 +225,17 @@ def test_a_base_that_writes_no_box_is_named_before_rl_begins(
     assert all(f"0 of {n} answers had a box: RL has no signal" in line for line in said)
 
 
-def test_a_single_readable_answer_is_a_signal(probes: Probes) -> None:
-    probes.verdicts = Counter({"unparsed": 40, "truncated": 7, "wrong": 1})
-    assert probes.missing_signal(None) is None
-    probes.verdicts["wrong"] = 0
-    assert "0 of 47 answers had a box (7 were cut at" in str(probes.missing_signal(None))
-    assert "could be read by mine:score" in str(probes.missing_signal("mine:score"))
+def test_a_single_readable_answer_is_a_signal() -> None:
+    verdicts: Counter[Verdict] = Counter({"unparsed": 40, "truncated": 7, "wrong": 1})
+    assert missing_signal(verdicts, None, 9) is None
+    del verdicts["wrong"]
+    said = str(missing_signal(verdicts, None, 9))
+    assert said.startswith("0 of 47 answers had a box (7 were cut at 9 tokens)")
+    assert "could be read by mine:score" in str(missing_signal(verdicts, "mine:score", 9))
+
+
+def test_a_part_of_the_reward_lies_between_wrong_and_correct() -> None:
+    training = make_training(reward_correct=2.0, reward_wrong=-1.0)
+    assert [training.reward(worth) for worth in (0.0, 0.5, 1.0)] == [-1.0, 0.5, 2.0]
+    graded = [Graded("correct", "1"), Graded("wrong", "1"), Graded("wrong", None, 0.3)]
+    assert [g.worth for g in graded] == [1.0, 0.0, 0.3]

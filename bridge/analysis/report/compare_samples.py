@@ -19,12 +19,8 @@ from typing import Any
 import numpy as np
 
 from bridge.analysis.numbers.frames import TidyError
-from bridge.analysis.numbers.paired import (
-    Refused,
-    minimum_detectable_effect,
-    paired_difference,
-    sign_test,
-)
+from bridge.analysis.numbers.paired import Refused, paired_difference, sign_test
+from bridge.analysis.numbers.uncertainty import detectable_effect
 
 Key = tuple[str, str]
 """Metric and filter."""
@@ -116,7 +112,7 @@ def _compare(
         low=found.low,
         high=found.high,
         p_value=found.p_value,
-        detectable=minimum_detectable_effect(found.standard_error),
+        detectable=detectable_effect(found.spread),
         n_questions=found.n_questions,
         right_only=wins,
         left_only=losses,
