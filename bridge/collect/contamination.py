@@ -56,7 +56,7 @@ def _family_rows(name: str, options_json: str) -> tuple[Row, ...]:
     family = load_family(name)
     options = family.Options.model_validate(json.loads(options_json))
     dataset = family.dataset(options)
-    evaluation = {b: family.benchmark(b, options) for b in family.benchmark_names()}
+    evaluation = {b: family.benchmark(b, options) for b in family.benchmark_names(options)}
     evaluation["validation"] = dataset.validation
     shown = dataset.demonstrations
     training = {

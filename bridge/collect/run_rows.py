@@ -283,7 +283,7 @@ def _problems(family_name: str, options_json: str) -> dict[tuple[str, str], Prob
     options = family.Options.model_validate(json.loads(options_json))
     return {
         (benchmark, problem.id): problem
-        for benchmark in family.benchmark_names()
+        for benchmark in family.benchmark_names(options)
         for problem in family.benchmark(benchmark, options)
     }
 

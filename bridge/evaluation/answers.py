@@ -34,6 +34,7 @@ class Answer:
     question_id: str
     difficulty: int
     gold: str
+    question: str
     sample: int
     text: str
     generated: Generated
@@ -74,9 +75,11 @@ def load_tasks(
     sampled: bool,
 ) -> TaskSet:
     """The tasks of a family's benchmarks, with what the configuration decides."""
-    names = {b: task_name(b, sampled=sampled) for b in load_family(family).benchmark_names()}
+    source = load_family(family)
+    options = source.Options.model_validate(dict(family_options))
+    names = {b: task_name(b, sampled=sampled) for b in source.benchmark_names(options)}
     with tempfile.TemporaryDirectory() as folder:
-        write_tasks(Path(folder), [family])
+        write_tasks(Path(folder), {family: options})
         # Without lm-eval's own 14,000 task files, which take seconds to index.
         manager = TaskManager(
             include_path=folder,
@@ -136,6 +139,7 @@ def ask(lm: Any, task_set: TaskSet, *, limit: int | None, seed: int) -> Iterator
                     question_id=instance.doc["id"],
                     difficulty=instance.doc["difficulty"],
                     gold=instance.doc["answer"],
+                    question=instance.doc["question"],
                     sample=GREEDY if greedy else sample,
                     text=text,
                     generated=next(notes),
@@ -153,7 +157,7 @@ def grade(
         order.setdefault((answer.benchmark, answer.question_id), len(order))
     ranked = sorted(answers, key=lambda a: (order[a.benchmark, a.question_id], a.sample))
     verdicts = pool.grade(
-        [GradeItem(a.text, a.gold, a.generated.truncated, thinking) for a in ranked]
+        [GradeItem(a.text, a.gold, a.generated.truncated, thinking, a.question) for a in ranked]
     )
     return [
         {

@@ -17,11 +17,13 @@ from typing import Any
 from bridge.evaluation import EvaluationError, scores
 from bridge.grading import GraderError, GraderLimits, GraderPool
 from bridge.machine.requeue import patience_s
+from bridge.models.adapting import prepare_local_model
 from bridge.plan.grid import RunSpec
 from bridge.store.records import (
     RESULTS,
     RunFolder,
     Status,
+    base_folder,
     exclusive,
     jsonl,
     write_json,
@@ -29,7 +31,7 @@ from bridge.store.records import (
     writing,
 )
 from bridge.store.seeds import derive_seed
-from bridge.store.settings import EvaluationConfig
+from bridge.store.settings import EvaluationConfig, LocalModel
 from bridge.store.shapes import Done, Scores, read_record
 
 log = logging.getLogger(__name__)
@@ -89,7 +91,7 @@ def evaluate_run(
             )
         if not done.get("policy"):
             raise EvaluationError(f"{folder.done} names no policy; train the run again.")
-        return _measure(spec, folder, done, threads, load)
+        return _measure(spec, results, done, threads, load)
 
 
 def _ended(spec: RunSpec, folder: RunFolder) -> Status | None:
@@ -102,10 +104,11 @@ def _ended(spec: RunSpec, folder: RunFolder) -> Status | None:
 
 
 def _measure(
-    spec: RunSpec, folder: RunFolder, done: dict[str, Any], threads: int, load: LoadPolicy
+    spec: RunSpec, results: Path, done: dict[str, Any], threads: int, load: LoadPolicy
 ) -> Status:
     start_s = time.perf_counter()
-    checkpoint = folder.path / done["policy"]
+    folder = spec.folder(results)
+    checkpoint = _checkpoint(spec, results, done)
     # Before anything of Hugging Face is imported. Checkpoint and questions are local, always.
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ[name] = "1"
@@ -135,7 +138,7 @@ def _measure(
         answers += stage.ask(lm, sampled, limit=evaluation.sampled_questions, seed=seed)
     sampled_s = time.perf_counter()
     try:
-        with GraderPool(GraderLimits(workers=threads)) as pool:
+        with GraderPool(GraderLimits(workers=threads), spec.reward) as pool:
             rows = stage.grade(answers, pool, thinking=lm.prompt_opens_thinking)
     except GraderError as error:
         raise EvaluationError(f"The answers could not be graded: {error}") from error
@@ -182,6 +185,16 @@ def _measure(
         },
     )
     return status
+
+
+def _checkpoint(spec: RunSpec, results: Path, done: dict[str, Any]) -> Path:
+    """The policy. A run that trained nothing measures its base, and a local one lies where the
+    suite says now, wherever it lay when the record was written."""
+    folder = spec.folder(results)
+    if spec.checkpoint_hash is None or done["policy"] == folder.policy.name:
+        return folder.path / done["policy"]
+    assert isinstance(spec.model_config, LocalModel)
+    return prepare_local_model(spec.model_config, base_folder(results, spec.suite, spec.model))
 
 
 def _complete_card(

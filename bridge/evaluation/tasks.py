@@ -6,11 +6,12 @@ The runner loads them from a folder that lives as long as the loading. For other
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from bridge.tasks.base import Family
 from bridge.tasks.registry import family_names, load_family
@@ -23,13 +24,17 @@ def task_name(benchmark: str, *, sampled: bool = False) -> str:
     return f"bridge_{benchmark}" + ("_sampled" if sampled else "")
 
 
-def write_tasks(folder: Path, families: Iterable[str] | None = None) -> int:
-    """Write the task files of some families, all of them by default; return their number."""
+def write_tasks(folder: Path, families: Mapping[str, BaseModel | None] | None = None) -> int:
+    """Write the task files of some families, all of them by default; return their number.
+
+    Args:
+        families: name -> options, which name the benchmarks of some families.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
-    for name in family_names() if families is None else families:
+    for name, options in (families or dict.fromkeys(family_names())).items():
         family = load_family(name)
-        for benchmark in family.benchmark_names():
+        for benchmark in family.benchmark_names(options):
             for sampled in (False, True):
                 path = folder / f"{task_name(benchmark, sampled=sampled)}.yaml"
                 path.write_text(_yaml(_task(name, family, benchmark, sampled)), encoding="utf-8")

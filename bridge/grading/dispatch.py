@@ -1,4 +1,4 @@
-"""Sends pairs of gold and answer to worker processes and sees that each gets a verdict in time.
+"""Sends gold and answer to worker processes and sees that each gets a verdict in time.
 
 The parent is the only authority on time: a late worker is killed and replaced, and the batch goes
 on. Late is a worker that has had its limit of processor time, so that a verdict does not depend on
@@ -22,8 +22,11 @@ from typing import Any, Final
 from bridge.grading.verdicts import VERDICTS, GraderError, GraderLimits, Verdict
 from bridge.grading.worker import Worker, WorkerLost
 
-Pair = tuple[str, str]
-"""Gold answer and extracted answer."""
+Job = tuple[str, str, str]
+"""Gold answer, extracted answer and an empty text; for a reward function of the user's gold answer,
+response and question."""
+Judged = tuple[Verdict, float | None]
+"""Verdict, and the score where a reward function gave one."""
 
 WALL_FACTOR: Final = 4
 """Times the limit that an answer may take by the clock while it does not get the processor."""
@@ -34,16 +37,17 @@ _MAX_LOSSES: Final = 2  # deaths from outside, of one start or on one answer, be
 
 @dataclass(slots=True)
 class _Batch:
-    waiting: deque[Pair]
-    verdicts: dict[Pair, Verdict] = field(default_factory=dict)
-    losses: Counter[Pair] = field(default_factory=Counter)
+    waiting: deque[Job]
+    verdicts: dict[Job, Judged] = field(default_factory=dict)
+    losses: Counter[Job] = field(default_factory=Counter)
 
 
 class Dispatcher:
     """The workers of one pool. Not thread-safe; one batch at a time."""
 
-    def __init__(self, limits: GraderLimits) -> None:
+    def __init__(self, limits: GraderLimits, reward: str | None = None) -> None:
         self._limits = limits
+        self._reward = reward
         self._workers: list[Worker] = []
         self._failed_starts = 0
         self.respawns = 0
@@ -59,15 +63,15 @@ class Dispatcher:
         while self._workers:
             self._workers.pop().kill()
 
-    def judge(self, pairs: Sequence[Pair]) -> dict[Pair, Verdict]:
-        """Verdict of math-verify on each pair; the pairs must differ from each other.
+    def judge(self, jobs: Sequence[Job]) -> dict[Job, Judged]:
+        """Verdict of math-verify, or of the reward function, on each job; no two may be equal.
 
         Raises ``GraderError`` for a failure that no answer caused, and ``ValueError`` for a gold
         answer of which math-verify makes nothing at all.
         """
-        batch = _Batch(waiting=deque(pairs))
+        batch = _Batch(waiting=deque(jobs))
         try:
-            while len(batch.verdicts) < len(pairs):
+            while len(batch.verdicts) < len(jobs):
                 self._staff(len(batch.waiting))
                 for worker in self._workers:
                     if worker.idle and batch.waiting:
@@ -92,7 +96,7 @@ class Dispatcher:
         busy = sum(worker.job is not None for worker in sound)
         for _ in range(min(self._limits.workers, busy + waiting) - len(sound)):
             deadline_s = time.monotonic() + self._limits.startup_s
-            self._workers.append(Worker(self._limits.memory_gib, deadline_s))
+            self._workers.append(Worker(self._limits.memory_gib, deadline_s, self._reward))
 
     def _doubt_s(self, worker: Worker) -> float:
         return worker.assigned_s + self._limits.time_s / 2
@@ -128,6 +132,11 @@ class Dispatcher:
             return
         if reply is None:
             return
+        if "failed" in reply and self._reward is not None:
+            raise GraderError(
+                f"the reward {self._reward} cannot be loaded in a grading worker "
+                f"({reply['failed']}); repair it, or raise GraderLimits.memory_gib"
+            )
         if "failed" in reply:
             raise GraderError(
                 f"a grading worker could not load math-verify ({reply['failed']}); "
@@ -136,7 +145,7 @@ class Dispatcher:
         if worker.job is None:
             worker.ready, self._failed_starts = True, 0
             return
-        batch.verdicts[worker.job] = _verdict(reply, worker.job)
+        batch.verdicts[worker.job] = self._judged(reply, worker.job)
         worker.job = None
         if reply["retire"]:
             self._discard(worker)
@@ -151,7 +160,7 @@ class Dispatcher:
                     "this job and that its Python can import math_verify"
                 )
         elif not loss.from_outside:
-            batch.verdicts[worker.job] = "timeout"
+            batch.verdicts[worker.job] = ("timeout", None)
         else:
             batch.losses[worker.job] += 1
             if batch.losses[worker.job] >= _MAX_LOSSES:
@@ -174,7 +183,7 @@ class Dispatcher:
                     f"a grading worker did not start within {self._limits.startup_s:g} s; "
                     "raise GraderLimits.startup_s if the file system is slow"
                 )
-            batch.verdicts[worker.job] = "timeout"
+            batch.verdicts[worker.job] = ("timeout", None)
 
     def _left_s(self, worker: Worker, now_s: float) -> float:
         """What a worker at its deadline may still use: it need not have had the processor."""
@@ -188,14 +197,18 @@ class Dispatcher:
         worker.kill()
         self.respawns += 1
 
-
-def _verdict(reply: dict[str, Any], pair: Pair) -> Verdict:
-    if "gold_unreadable" in reply:
-        raise ValueError(
-            f"math-verify cannot parse the gold answer {pair[0][:80]!r}: "
-            "repair it in the data set, or drop the question"
-        )
-    verdict: Verdict = reply["verdict"]
-    if verdict not in VERDICTS:
-        raise GraderError(f"a grading worker replied {verdict!r}, which is not a verdict")
-    return verdict
+    def _judged(self, reply: dict[str, Any], job: Job) -> Judged:
+        if "gold_unreadable" in reply:
+            raise ValueError(
+                f"math-verify cannot parse the gold answer {job[0][:80]!r}: "
+                "repair it in the data set, or drop the question"
+            )
+        if "fault" in reply:
+            raise GraderError(
+                f"the reward {self._reward} {reply['fault']}, for the response {job[1][:80]!r} to "
+                f"{job[2][:80]!r}; repair it (None says that a response cannot be read)"
+            )
+        verdict: Verdict = reply["verdict"]
+        if verdict not in VERDICTS:
+            raise GraderError(f"a grading worker replied {verdict!r}, which is not a verdict")
+        return verdict, reply.get("score")

@@ -15,9 +15,10 @@ import os
 import resource
 import signal
 import sys
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
-from bridge.grading.mathematics import Comparison
+from bridge.grading.own_reward import OwnReward
 
 _PR_SET_PDEATHSIG: Final = 1  # from linux/prctl.h
 
@@ -46,7 +47,7 @@ def peak_address_space_bytes() -> int:
     return int(peak.split()[1]) * 1024
 
 
-def serve(memory_bytes: int, parent_pid: int) -> int:
+def serve(memory_bytes: int, parent_pid: int, reward: str | None = None) -> int:
     """Answer requests until stdin ends. Returns the exit status."""
     confine(memory_bytes, parent_pid)
     # Only replies may reach the pipe: libraries print warnings and parse errors.
@@ -55,20 +56,20 @@ def serve(memory_bytes: int, parent_pid: int) -> int:
     os.dup2(null, 1)
     os.dup2(null, 2)
     try:
-        comparison = Comparison()
-    except Exception as error:  # whatever it is, the parent must be told in words
+        judge = _comparison() if reward is None else OwnReward(reward).judge
+    except (Exception, SystemExit) as error:  # whatever it is, the parent must be told in words
         print(json.dumps({"failed": f"{type(error).__name__}: {error}"}), file=replies)
         return 1
     print(json.dumps({"ready": True}), file=replies)
     start = peak_address_space_bytes()
     room = memory_bytes - start
     for line in sys.stdin.buffer:
-        request = json.loads(line)
-        reply = comparison.judge(request["gold"], request["answer"])
+        reply = judge(*json.loads(line))
         peak = peak_address_space_bytes()
         # Sympy catches most failed allocations itself and goes on, so that a comparison which ran
         # out of memory would come back as unequal. The peak betrays it.
-        if peak > start + room // 2 and reply.get("verdict") in ("wrong", "unparsed"):
+        suspect = reward is None and reply.get("verdict") in ("wrong", "unparsed")
+        if suspect and peak > start + room // 2:
             reply = {"verdict": "timeout"}
         # Results stay in sympy's caches. A worker that has used a quarter of its room is replaced,
         # so that no answer runs out of memory because of the one before it.
@@ -77,5 +78,13 @@ def serve(memory_bytes: int, parent_pid: int) -> int:
     return 0
 
 
+def _comparison() -> Callable[[str, str, str], dict[str, Any]]:
+    # Here and not above: a reward function of the user's need not wait for math-verify.
+    from bridge.grading.mathematics import Comparison
+
+    comparison = Comparison()
+    return lambda gold, answer, _: dict(comparison.judge(gold, answer))
+
+
 if __name__ == "__main__":
-    raise SystemExit(serve(memory_bytes=int(sys.argv[1]), parent_pid=int(sys.argv[2])))
+    raise SystemExit(serve(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))

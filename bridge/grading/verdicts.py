@@ -57,6 +57,8 @@ class GradeItem:
     """Whether generation stopped at the token limit."""
     thinking: bool = False
     """Whether the prompt opened a block of thinking that the text begins in."""
+    question: str = ""
+    """What was asked; only a reward function of the user's is told."""
 
     def __post_init__(self) -> None:
         if not self.gold or not self.gold.strip():
@@ -73,6 +75,13 @@ class Graded:
     verdict: Verdict
     extracted: str | None
     """Content of the last box; None when there is none, or when it exceeds the length cap."""
+    score: float | None = None
+    """What a reward function of the user's returned, from 0 to 1; None where there is no such."""
+
+    @property
+    def worth(self) -> float:
+        """The score; without one 1 for a correct answer and 0 for any other."""
+        return float(self.verdict == "correct") if self.score is None else self.score
 
 
 @dataclass(frozen=True, slots=True)

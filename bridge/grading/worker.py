@@ -55,7 +55,7 @@ class Worker:
     Times are of ``time.monotonic``. Raises ``GraderError`` when the process cannot be started.
     """
 
-    def __init__(self, memory_gib: float, deadline_s: float) -> None:
+    def __init__(self, memory_gib: float, deadline_s: float, reward: str | None = None) -> None:
         command = [
             sys.executable,
             "-P",  # keep the working folder off sys.path: its files must not shadow other modules
@@ -63,6 +63,7 @@ class Worker:
             "bridge.grading.program",
             str(int(memory_gib * 2**30)),
             str(os.getpid()),
+            *([] if reward is None else [reward]),
         ]
         try:
             self._process = subprocess.Popen(
@@ -83,7 +84,7 @@ class Worker:
         self._outgoing, self._incoming = b"", b""
         self.pid = self._process.pid
         self.ready = False
-        self.job: tuple[str, str] | None = None
+        self.job: tuple[str, str, str] | None = None
         self.deadline_s = deadline_s
         self.assigned_s = 0.0
         self._cpu_before_s = 0.0
@@ -102,13 +103,13 @@ class Worker:
         """Descriptor to wait on before more of the request can be written; None if all is."""
         return self._stdin.fileno() if self._outgoing else None
 
-    def assign(self, job: tuple[str, str], time_s: float) -> None:
-        """Send a pair (gold, answer) to an idle worker; look at it again after ``time_s``."""
+    def assign(self, job: tuple[str, str, str], time_s: float) -> None:
+        """Send (gold, answer, question) to an idle worker; look at it again after ``time_s``."""
         self.job, self.assigned_s = job, time.monotonic()
         self.deadline_s = self.assigned_s + time_s
         self._cpu_before_s = self._cpu_s()
         # ASCII with escapes: JSON carries lone surrogates and null bytes through.
-        self._outgoing = json.dumps({"gold": job[0], "answer": job[1]}).encode("ascii") + b"\n"
+        self._outgoing = json.dumps(job).encode("ascii") + b"\n"
         self.write()
 
     def job_cpu_s(self) -> float:

@@ -50,6 +50,11 @@ def threads(text: str) -> int:
     return _whole(text, 1, MOST_THREADS)
 
 
+def tokens(text: str) -> int:
+    """Length of an answer."""
+    return _whole(text, 1, 1_000_000)
+
+
 def side(text: str) -> str:
     """One side of a comparison: a suite, a method, or a run by its folder's names."""
     parts = text.split("/")

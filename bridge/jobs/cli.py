@@ -4,7 +4,9 @@
     bridge summary             the main table, and where the report lies
     bridge compare A B         two methods, runs or suites: accuracy, cost, configuration
     bridge claims A B ...      verdicts on claims over several suites
+    bridge compare --samples A.jsonl B.jsonl     two files of lm_eval --log_samples
     bridge doctor              versions, machine, disk, and the plan of the suite
+    bridge init mine --model FOLDER --train a.jsonl --test b.jsonl     a suite of one's own
     bridge train --model tiny-qwen --dataset chains --method sft --seed 0     one job by hand
 
 Run it in the repository's folder, where ``config.yaml`` is. A problem that has a remedy is one
@@ -149,7 +151,16 @@ def status(args: argparse.Namespace) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Print what differs between two runs, methods or suites."""
+    """Print what differs between two runs, methods or suites, or two files of lm-eval's."""
+    if args.samples:
+        from bridge.analysis.report.compare_samples import run_compare_samples
+
+        print(run_compare_samples(*args.samples, as_json=args.json))
+        return
+    if args.right is None:
+        from bridge.store.schema import ConfigError
+
+        raise ConfigError("compare: name two methods, runs or suites, or two files by --samples.")
     from bridge.analysis.report.compare import run_compare
 
     print(
@@ -175,7 +186,7 @@ def claims(args: argparse.Namespace) -> None:
 def doctor(args: argparse.Namespace) -> None:
     """Print what a bug report needs, and what the suite's runs will need."""
     from bridge.collect.status import doctor_text
-    from bridge.jobs.needs.devices import device
+    from bridge.jobs.needs.devices import CPU, device
     from bridge.jobs.needs.report import prediction_text, refusals
     from bridge.jobs.run_jobs import load
     from bridge.plan.config import config_path, load_user_config
@@ -183,9 +194,9 @@ def doctor(args: argparse.Namespace) -> None:
     plan = load(args)
     print(doctor_text(plan, results=args.results), flush=True)
     name = args.device or load_user_config(config_path()).device
-    chosen = None if name is None else device(name)
+    chosen = device(name or CPU)
     print(f"\n{prediction_text(plan, chosen)}", flush=True)
-    refused = [] if chosen is None else list(refusals(plan, chosen))
+    refused = [] if name is None else list(refusals(plan, chosen))
     for sentence in refused:
         print(f"bridge: {sentence}", file=sys.stderr)
     if refused:
@@ -197,6 +208,30 @@ def tasks(args: argparse.Namespace) -> None:
     from bridge.evaluation.tasks import write_tasks
 
     print(f"{write_tasks(args.folder)} tasks in {args.folder}")
+
+
+# -- a suite of one's own --------------------------------------------------------------------------
+
+
+def init(args: argparse.Namespace) -> None:
+    """Write a suite for a model and data files."""
+    from bridge.jobs.beginning import begin_suite
+    from bridge.plan.config import config_path
+
+    config_path()
+    path = Path("suites", f"{args.name}.yaml")
+    print(
+        begin_suite(path, args.model, args.train, args.test, reward=args.reward, tokens=args.tokens)
+    )
+
+
+def pin(args: argparse.Namespace) -> None:
+    """Write the hashes of a suite's data files into it."""
+    from bridge.jobs.pinning import pin_suite
+    from bridge.plan.config import suite_file
+
+    path = suite_file(suite_name(args), Path())
+    print("\n".join(pin_suite(path)))
 
 
 # -- shared ----------------------------------------------------------------------------------------
@@ -299,8 +334,15 @@ def parser() -> argparse.ArgumentParser:
     sub = add(
         "compare", compare, "compare two methods, runs (model/dataset/method/seed0) or suites"
     )
-    sub.add_argument("left", type=check.side, metavar="A")
-    sub.add_argument("right", type=check.side, metavar="B")
+    sub.add_argument("left", type=check.side, nargs="?", metavar="A")
+    sub.add_argument("right", type=check.side, nargs="?", metavar="B")
+    sub.add_argument(
+        "--samples",
+        type=Path,
+        nargs=2,
+        metavar=("A.jsonl", "B.jsonl"),
+        help="instead: two files that lm_eval wrote with --log_samples",
+    )
     sub.add_argument("--json", action="store_true", help="every number, as JSON")
     sub.add_argument(
         "--tidy", type=check.folder, metavar="FOLDER", help="read the suite's tables here"
@@ -311,12 +353,24 @@ def parser() -> argparse.ArgumentParser:
     sub = commands.add_parser("tasks", help=text, description=text, allow_abbrev=False)
     sub.set_defaults(run=tasks)
     sub.add_argument("folder", type=check.folder, help="for lm_eval --include_path")
+    add("pin", pin, "write the hashes of a suite's own data files into the suite")
+    text = "write a suite for your model and data; docs/how-to/your-own.md"
+    sub = commands.add_parser("init", help=text, description=text, allow_abbrev=False)
+    sub.set_defaults(run=init)
+    sub.add_argument("name", type=check.suite, help="of the suite, and of its data set")
+    sub.add_argument(
+        "--model", required=True, metavar="MODEL", help="a checkpoint folder, or owner/name@commit"
+    )
+    sub.add_argument("--train", type=Path, required=True, metavar="FILE", help=".jsonl or .csv")
+    sub.add_argument("--test", type=Path, nargs="+", required=True, metavar="FILE")
+    sub.add_argument("--reward", metavar="MODULE:FUNCTION", help="judges answers instead of ours")
+    sub.add_argument("--tokens", type=check.tokens, default=256, help="longest answer")
     sub = add("doctor", doctor, "print versions, machine, disk, predicted memory and hours")
     sub.add_argument(
         "--device",
         type=check.name,
         metavar="NAME",
-        help="a GPU, e.g. h100-80gb; a run that cannot fit is refused",
+        help="a GPU like h100-80gb, or cpu (the default); a run that cannot fit is refused",
     )
     return top
 

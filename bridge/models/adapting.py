@@ -70,8 +70,8 @@ def prepare_local_model(model: LocalModel, folder: Path) -> Path:
         return Path(model.path)
     if not source.is_dir():
         raise CheckpointError(f"There is no folder {source}; correct the model's path.")
-    wanted = content_hash([model.model_dump(mode="json"), folder_hash(source)])
-    if _hash(folder) == wanted:
+    wanted = content_hash([model.model_dump(mode="json", exclude={"path"}), folder_hash(source)])
+    if _hash(folder) == wanted and read_json(folder / "base.json").get("path") == model.path:
         return folder
     return _linked(model, str(source), source, folder, wanted)
 
@@ -84,6 +84,7 @@ def _linked(
             f"{name} has no *.safetensors; other weight formats can run code when loaded and are "
             "refused: take a copy that has them."
         )
+    record = {**model.model_dump(mode="json"), "hash": wanted}
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -91,8 +92,8 @@ def _linked(
         (temporary / path.name).symlink_to(path.resolve())
     try:
         _adapt(model, name, temporary)
-        write_json(temporary / "base.json", {**model.model_dump(mode="json"), "hash": wanted})
-        if folder.exists() and _hash(folder) != wanted:
+        write_json(temporary / "base.json", record)
+        if folder.exists() and read_json(folder / "base.json") != record:
             shutil.rmtree(folder)
         temporary.rename(folder)
     except OSError:

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from bridge.models import CheckpointError
-from bridge.store.records import content_hash, file_hash, read_json
+from bridge.store.hashes import remembered_hashes
+from bridge.store.records import content_hash, read_json
 from bridge.store.settings import MadeModel
 from bridge.store.strict import strict_json
 
 _SETTINGS = ("config.json", "tokenizer_config.json", "generation_config.json")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-_PROMPT_FILES = ("chat_template.jinja", "tokenizer.json", *_SETTINGS)
+_INDEX = "model.safetensors.index.json"
+_OTHERS = ("chat_template.jinja", "tokenizer.json", "special_tokens_map.json", _INDEX, *_SETTINGS)
 
 
 def check_folder(folder: Path) -> None:
@@ -54,12 +56,11 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         CheckpointError: the index of a model in several files is damaged.
     """
-    index = "model.safetensors.index.json"
-    if not (folder / index).is_file():
+    if not (folder / _INDEX).is_file():
         return [folder / "model.safetensors"]
-    shards = settings(folder, index).get("weight_map")
+    shards = settings(folder, _INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:
-        raise CheckpointError(f"{folder / index} is damaged; make the checkpoint again.")
+        raise CheckpointError(f"{folder / _INDEX} is damaged; make the checkpoint again.")
     return [folder / name for name in sorted({str(name) for name in shards.values()})]
 
 
@@ -115,8 +116,13 @@ def is_made(model: MadeModel, folder: Path) -> bool:
     return path.is_file() and read_json(path).get("config_hash") == expected
 
 
-def prompt_hash(folder: Path) -> str:
-    """Hash of the files that decide a prompt's tokens and the end of an answer: chat template,
-    tokenizer, settings."""
-    found = {n: file_hash(folder / n) for n in _PROMPT_FILES if (folder / n).is_file()}
-    return content_hash(found)
+def checkpoint_hash(folder: Path, memory: Path) -> str:
+    """Hash of what a policy is loaded from: weights, tokenizer, chat template, settings. Where the
+    folder lies, and what else is in it, does not count.
+
+    Args:
+        memory: folder for the hashes of files seen before, see :mod:`bridge.store.hashes`.
+    """
+    others = [folder / name for name in _OTHERS if (folder / name).is_file()]
+    known = memory / f"{content_hash(str(folder.resolve()))}.json"
+    return content_hash(remembered_hashes([*others, *weight_files(folder)], known))

@@ -36,6 +36,9 @@ class DatasetConfig(Closed):
     family: Name
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the family, see the ``Options`` class of its file in ``bridge/tasks/``."""
+    reward: str | None = Field(None, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
+    """``package.module:function`` beside ``config.yaml``, which judges answers instead of the
+    comparison with the gold answer; see ``docs/how-to/your-own.md``."""
 
 
 class MethodConfig(Closed):

@@ -23,13 +23,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bridge.plan.grid import RunSpec
 from bridge.store.records import ROOT, content_hash, file_hash
 from bridge.store.settings import MadeModel, TinyModel
 
+if TYPE_CHECKING:
+    from bridge.plan.grid import RunSpec
+
 # Started as a program by its path, so no import statement leads to it.
-GRADER = "bridge.grading.mathematics"
+GRADER = "bridge.grading.program"
 _MANIFEST = "bridge/tasks/real/manifest.yaml"
 _PUBLISHED = "results/published/*.csv"
 _TUNED = "results/cached/tune/*.parquet"
@@ -113,8 +116,8 @@ def closure(entries: tuple[str, ...], *, root: Path = ROOT) -> frozenset[str]:
         if name in found:
             continue
         found.add(name)
-        # Importing a module runs the __init__ of each package above it.
-        waiting += _parents(name)
+        # Importing a module runs the __init__ of each package above it that has one.
+        waiting += (parent for parent in _parents(name) if _find(parent, root) is not None)
         waiting += _module(name, root).imports
     return frozenset(found)
 

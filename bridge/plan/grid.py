@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.plan.config import Suite, load_suite, suite_file
-from bridge.plan.parts import Parts
+from bridge.plan.parts import DiskHashes, Parts
 from bridge.plan.targets import check_targets
 from bridge.store.plugins import check_known
 from bridge.store.records import RunFolder, content_hash, run_folder
@@ -54,9 +54,13 @@ class RunSpec:
     evaluation: EvaluationConfig
     train_on_benchmarks: tuple[str, ...] = ()
     """A permission that changes no number, so it is in no hash."""
-    prompt_hash: str | None = None
-    """Of the files of a local checkpoint that decide prompts and the end of answers; other sources
-    are pinned by their own settings."""
+    checkpoint_hash: str | None = None
+    """Of the files of a local checkpoint, which stands in the hashes instead of its path; other
+    sources are pinned by their own settings."""
+    reward: str | None = None
+    """The user's function that judges answers, see :class:`bridge.plan.config.DatasetConfig`."""
+    reward_hash: str | None = None
+    """Of its source."""
 
     def as_dict(self) -> dict[str, Any]:
         """The merged configuration as plain JSON values, as ``spec.json`` holds it."""
@@ -74,7 +78,9 @@ class RunSpec:
             "training": self.training.model_dump(mode="json"),
             "evaluation": self.evaluation.model_dump(mode="json"),
             "train_on_benchmarks": list(self.train_on_benchmarks),
-            "prompt_hash": self.prompt_hash,
+            "checkpoint_hash": self.checkpoint_hash,
+            "reward": self.reward,
+            "reward_hash": self.reward_hash,
             "train_hash": self.train_hash,
             "spec_hash": self.spec_hash,
         }
@@ -85,15 +91,23 @@ class RunSpec:
         return content_hash(
             {
                 "seed": self.seed,
-                "model": self.model_config.model_dump(mode="json"),
+                "model": self._hashed_model,
                 "family": self.family,
                 "dataset": self.dataset_options,
                 "method": self.method,
                 "options": self.method_options,
                 "training": self.training.hashed,
-                **({} if self.prompt_hash is None else {"prompt": self.prompt_hash}),
+                **({} if self.reward is None else {"reward": [self.reward, self.reward_hash]}),
             }
         )
+
+    @property
+    def _hashed_model(self) -> dict[str, Any]:
+        """A folder counts by what it holds: moved it is the same model, edited another one."""
+        model = self.model_config.model_dump(mode="json")
+        if self.checkpoint_hash is None:
+            return model
+        return {**model, "path": None, "checkpoint": self.checkpoint_hash}
 
     @cached_property
     def spec_hash(self) -> str:
@@ -171,8 +185,8 @@ def load_run(
     if not any(all(map(contains, block, cell)) for block in lists):
         raise _no_run(name, cell)
     model, dataset, label, seed = cell
-    row = _checked_row(parts, name, model, dataset, label, parts.check_disk({model}, {dataset}))
-    return row(seed)
+    found = parts.check_disk({model}, {dataset})
+    return _checked_row(parts, name, model, dataset, label, found)(seed)
 
 
 def _no_run(suite: str, cell: Cell) -> ConfigError:
@@ -185,7 +199,7 @@ def _no_run(suite: str, cell: Cell) -> ConfigError:
 def _load_parts(name: str, root: Path, overrides: dict[str, Any] | None) -> Parts:
     """The checked parts of a suite, and a grid that names no others."""
     path = suite_file(name, root)
-    parts = Parts(load_suite(path, overrides, root=root), path)
+    parts = Parts(load_suite(path, overrides, root=root), path, root)
     suite = parts.suite
     size = sum(len(b.models) * len(b.datasets) * len(b.methods) * len(b.seeds) for b in suite.grid)
     if size > MOST_RUNS:
@@ -202,14 +216,14 @@ def _load_parts(name: str, root: Path, overrides: dict[str, Any] | None) -> Part
 
 def _expand(name: str, parts: Parts) -> tuple[RunSpec, ...]:
     grid = parts.suite.grid
-    prompts = parts.check_disk(
+    found = parts.check_disk(
         {model for block in grid for model in block.models},
         {dataset for block in grid for dataset in block.datasets},
     )
     runs: dict[Cell, RunSpec] = {}
     for i, block in enumerate(grid):
         for names in itertools.product(block.models, block.datasets, block.methods):
-            row = _checked_row(parts, name, *names, prompts)
+            row = _checked_row(parts, name, *names, found)
             for seed in block.seeds:
                 cell = (*names, seed)
                 if cell in runs:
@@ -222,7 +236,7 @@ def _expand(name: str, parts: Parts) -> tuple[RunSpec, ...]:
 
 
 def _checked_row(
-    parts: Parts, suite: str, model: str, dataset: str, label: str, prompts: dict[str, str]
+    parts: Parts, suite: str, model: str, dataset: str, label: str, found: DiskHashes
 ) -> Callable[[int], RunSpec]:
     """What makes the run of each seed: all else is checked, and written out, once.
 
@@ -252,5 +266,7 @@ def _checked_row(
         training=row.training,
         evaluation=parts.suite.evaluation,
         train_on_benchmarks=parts.suite.train_on_benchmarks,
-        prompt_hash=prompts.get(model),
+        checkpoint_hash=found.models.get(model),
+        reward=parts.suite.datasets[dataset].reward,
+        reward_hash=found.rewards.get(dataset),
     )

@@ -15,19 +15,22 @@ from pydantic import BaseModel
 
 from bridge.methods.registry import load_method, method_names
 from bridge.models import CheckpointError
-from bridge.models.folder import check_folder, prompt_hash
+from bridge.models.folder import check_folder, checkpoint_hash
 from bridge.plan.config import DatasetConfig, MethodConfig, Suite
+from bridge.plan.rewards import reward_hash
 from bridge.store.plugins import check_known
 from bridge.store.schema import ConfigError, merge, validate
 from bridge.store.settings import LocalModel, PackageModel, TinyModel, TrainingConfig, WarmUp
 from bridge.tasks.registry import family_names, load_family
 
+MEMORY = Path("results", ".hashes")
+"""Below the root: hashes of files of local models, so that they are read once; may be deleted."""
 _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
-def _check_benchmarks(family: str, where: str) -> None:
+def _check_benchmarks(family: str, options: BaseModel, where: str) -> None:
     """Refuse a family whose policies could not be evaluated."""
-    names = load_family(family).benchmark_names()
+    names = load_family(family).benchmark_names(options)
     if not names:
         raise ConfigError(
             f"{where}: the family '{family}' names no benchmark, so what is trained on it could "
@@ -54,11 +57,21 @@ class CheckedRow:
     """Layers that its adapter changes, if it has one."""
 
 
+@dataclass(frozen=True)
+class DiskHashes:
+    """Of what lies on disk and is the user's."""
+
+    models: dict[str, str]
+    """Of each model that is a folder."""
+    rewards: dict[str, str]
+    """Of the reward function of each data set that has one."""
+
+
 class Parts:
     """What a suite declares, checked whether or not its grid uses it."""
 
-    def __init__(self, suite: Suite, path: Path) -> None:
-        self.suite, self.path = suite, path
+    def __init__(self, suite: Suite, path: Path, root: Path) -> None:
+        self.suite, self.path, self.root = suite, path, root
         self.options = {name: self._options(name) for name in suite.datasets}
         labels = [*suite.methods, *(label for block in suite.grid for label in block.methods)]
         self.rows = {label: self._row(label) for label in dict.fromkeys(labels)}
@@ -69,15 +82,18 @@ class Parts:
                 check_known("problem family", family, family_names(), here)
             if isinstance(model, PackageModel) and model.warm_up is not None:
                 self._family_options(model.warm_up, f"{where}.warm_up")
-        families = {config.family for config in suite.datasets.values()}
-        known = [name for family in families for name in load_family(family).benchmark_names()]
+        known = [
+            benchmark
+            for name, config in suite.datasets.items()
+            for benchmark in load_family(config.family).benchmark_names(self.options[name])
+        ]
         for benchmark in suite.train_on_benchmarks:
             check_known("benchmark", benchmark, known, f"{path}: train_on_benchmarks: ")
 
     def _options(self, dataset: str) -> BaseModel:
         config, where = self.suite.datasets[dataset], f"datasets.{dataset}"
         options = self._family_options(config, where)
-        _check_benchmarks(config.family, f"{self.path}: {where}")
+        _check_benchmarks(config.family, options, f"{self.path}: {where}")
         return options
 
     def _family_options(self, config: DatasetConfig | WarmUp, where: str) -> BaseModel:
@@ -101,10 +117,10 @@ class Parts:
         targets = None if made.adapter is None or made.adapter.full else made.adapter.targets
         return CheckedRow(name, options, training, targets)
 
-    def check_disk(self, models: set[str], datasets: set[str]) -> dict[str, str]:
-        """Refuse files that these parts need and that are not there, or are others; return the hash
-        of the prompt files of each model that is a folder."""
-        prompts = {}
+    def check_disk(self, models: set[str], datasets: set[str]) -> DiskHashes:
+        """Refuse files that these parts need and that are not there, or are others; hash those that
+        their settings do not pin."""
+        hashes, rewards = {}, {}
         for name in sorted(models):
             model = self.suite.models[name]
             if isinstance(model, LocalModel):
@@ -112,12 +128,14 @@ class Parts:
                     check_folder(Path(model.path))
                 except CheckpointError as error:
                     raise ConfigError(f"{self.path}: models.{name}.path: {error}") from None
-                prompts[name] = prompt_hash(Path(model.path))
+                hashes[name] = checkpoint_hash(Path(model.path), self.root / MEMORY)
             if isinstance(model, PackageModel) and model.warm_up is not None:
                 where = f"models.{name}.warm_up"
                 options = self._family_options(model.warm_up, where)
                 load_family(model.warm_up.family).check(options, f"{self.path}: {where}")
         for name in sorted(datasets):
-            family = load_family(self.suite.datasets[name].family)
-            family.check(self.options[name], f"{self.path}: datasets.{name}")
-        return prompts
+            config, where = self.suite.datasets[name], f"{self.path}: datasets.{name}"
+            load_family(config.family).check(self.options[name], where)
+            if config.reward is not None:
+                rewards[name] = reward_hash(config.reward, self.root, f"{where}.reward")
+        return DiskHashes(hashes, rewards)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from bridge.grading import GradeItem
-from bridge.grading.verdicts import Verdict
+from bridge.grading.verdicts import Graded, Verdict
 from bridge.machine.telemetry import Stopwatch
 from bridge.methods.base import Method
 from bridge.models.checkpoint import Policy
@@ -77,8 +77,8 @@ class Collector:
             requests = method.followup(groups, round_, draw)
         return groups, _statistics(groups, entropies, verdicts)
 
-    def greedy_accuracy(self, problems: Sequence[Problem], *, limit_tokens: int) -> float:
-        """Share of problems answered correctly by greedy decoding."""
+    def greedy_verdicts(self, problems: Sequence[Problem], *, limit_tokens: int) -> list[Verdict]:
+        """Verdict on the greedy answer to each problem."""
         prompts = [Prompt(tuple(self.policy.prompt_ids(p.question)), (0,)) for p in problems]
         completions = [
             c[0]
@@ -87,7 +87,7 @@ class Collector:
         graded = self.grader.grade(
             [self._item(p, c) for p, c in zip(problems, completions, strict=True)]
         )
-        return sum(g.verdict == "correct" for g in graded) / len(problems)
+        return [g.verdict for g in graded]
 
     def sampled_reward(self, problems: Sequence[Problem], *, name: str, step: int) -> float:
         """Mean reward of one sample per problem (the J probe)."""
@@ -116,20 +116,17 @@ class Collector:
         ]
         requests = [Request(p, n) for p in problems]
         prompts, drawn = self._generate(requests, seeds)
-        verdicts = self._verdicts(requests, drawn)
-        return self._groups(requests, prompts, drawn, verdicts, flips=False)
+        graded = self._grade(requests, drawn)
+        return self._groups(requests, prompts, drawn, graded, flips=False)
 
     def demonstration_rewards(self, problems: Sequence[Problem]) -> list[float]:
         """Reward that each problem's demonstration earns under the same grader."""
-        graded = self.grader.grade(
-            [
-                GradeItem(
-                    p.demonstration or "", p.answer, thinking=self.policy.prompt_opens_thinking
-                )
-                for p in problems
-            ]
-        )
-        return [self._reward(g.verdict) for g in graded]
+        thinking = self.policy.prompt_opens_thinking
+        items = [
+            GradeItem(p.demonstration or "", p.answer, False, thinking, p.question)
+            for p in problems
+        ]
+        return [self._reward(graded) for graded in self.grader.grade(items)]
 
     def _draw(
         self, requests: Sequence[Request], stream: tuple[str | int, ...]
@@ -148,12 +145,12 @@ class Collector:
         self.tokens_prefilled += sum(len(p.ids) for p in prompts)
         self.tokens_generated += sum(len(c.ids) for cs in drawn for c in cs)
         with self.stopwatch.stage("grade"):
-            verdicts = self._verdicts(requests, drawn)
+            graded = self._grade(requests, drawn)
         entropies = [e for cs in drawn for c in cs for e in c.entropies or ()]
         return (
-            self._groups(requests, prompts, drawn, verdicts, flips=True),
+            self._groups(requests, prompts, drawn, graded, flips=True),
             entropies,
-            Counter(verdicts),
+            Counter(g.verdict for g in graded),
         )
 
     def _generate(
@@ -169,26 +166,26 @@ class Collector:
             temperature=self.training.temperature,
         )
 
-    def _verdicts(
+    def _grade(
         self, requests: Sequence[Request], drawn: Sequence[Sequence[Completion]]
-    ) -> list[Verdict]:
+    ) -> list[Graded]:
         items = [
             self._item(r.problem, c, r.prefix_ids)
             for r, completions in zip(requests, drawn, strict=True)
             for c in completions
         ]
-        return [graded.verdict for graded in self.grader.grade(items)]
+        return self.grader.grade(items)
 
     def _groups(
         self,
         requests: Sequence[Request],
         prompts: Sequence[Prompt],
         drawn: Sequence[Sequence[Completion]],
-        verdicts: Sequence[Verdict],
+        graded: Sequence[Graded],
         *,
         flips: bool,
     ) -> list[Group]:
-        left = iter(verdicts)
+        left = iter(graded)
         groups = []
         for request, prompt, completions in zip(requests, prompts, drawn, strict=True):
             given = len(request.prefix_ids)
@@ -216,11 +213,11 @@ class Collector:
             gold=problem.answer,
             truncated=completion.truncated,
             thinking=self.policy.prompt_opens_thinking,
+            question=problem.question,
         )
 
-    def _reward(self, verdict: Verdict, *, flipped: bool = False) -> float:
-        right = (verdict == "correct") != flipped
-        return self.training.reward_correct if right else self.training.reward_wrong
+    def _reward(self, graded: Graded, *, flipped: bool = False) -> float:
+        return self.training.reward(1 - graded.worth if flipped else graded.worth)
 
     def _flipped(self, seed: int) -> bool:
         """Whether noise turns the reward of the training rollout with this sampling seed."""

@@ -12,7 +12,6 @@ import shutil
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from bridge.grading.pool import GraderPool
+from bridge.grading.signal import missing_signal
 from bridge.grading.verdicts import GRADER_VERSION
 from bridge.machine.interruption import Interrupted, requested
 from bridge.machine.provenance import device_name, git_state, training_device, versions
@@ -47,7 +47,6 @@ from bridge.store.records import (
     write_json,
     writing,
 )
-from bridge.tasks.base import Dataset
 
 
 def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALONE) -> Status:
@@ -71,7 +70,7 @@ def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALON
     # One process writes; to the others its folder is to be read.
     held = exclusive(folder, wait_s=patience_s(), on_wait=_stop_waiting)
     lock = held if ranks.first else nullcontext(False)
-    with lock as waited, GraderPool() as grader:
+    with lock as waited, GraderPool(reward=spec.reward) as grader:
         # Whoever held the folder meanwhile may have finished the run.
         ended = ranks.from_first(lambda: _ended(spec, folder) if waited else None)
         if ended is not None:
@@ -159,6 +158,7 @@ def _loop(run: Run, sizes: tuple[int, int] | None) -> None:
         if sizes is None:
             first = {"step": 0, "kind": "probe", "rl_step": 0, "progress": 0.0}
             recorder.log(first | run.probes.measure(0))
+            _say_signal(run)
         while run.counters.step < n_steps:
             # Ranks may have been told at different steps; all stop at this one or none does.
             signals = [name for name in ranks.join([requested()]) if name is not None]
@@ -174,10 +174,20 @@ def _loop(run: Run, sizes: tuple[int, int] | None) -> None:
             step = run.counters.step
             if step % config.probe_every == 0 or step == n_steps:
                 line |= run.probes.measure(step)
+                _say_signal(run)
             recorder.log(line)
             if step % config.checkpoint_every == 0 and step < n_steps:
                 saved_step = save()
             recorder.show(line)
+
+
+def _say_signal(run: Run) -> None:
+    """Before the first RL step, where a measurement has just shown that it would learn nothing."""
+    following, limit = run.counters.step + 1, run.spec.training.max_response_tokens
+    missing = missing_signal(run.probes.verdicts, run.spec.reward, limit)
+    begun = run.counters.rl_batches > 0 or following > run.method.n_steps
+    if missing and not begun and run.method.phase(following).kind == "rl":
+        print(f"{run.spec.label}, step {following}: {missing}", file=sys.stderr, flush=True)
 
 
 def _save(run: Run, base_path: Path) -> str:
@@ -226,13 +236,11 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
         "decoder": _decoder(run),
         "versions": versions(*extra),
         "git": git_state(),
-        "demonstrations": _demonstrations(run.dataset),
+        "demonstrations": run.dataset.demonstrated,
         "hashes": {
             "base_model": weights_hash(base_path),
             "prompt": content_hash(run.policy.sampler.prompt("What is 1 + 1?")),  # of the template
-            "data": content_hash(
-                [[p.id, p.question, p.answer, p.demonstration] for p in run.dataset.train]
-            ),
+            "data": content_hash([list(p.content) for p in run.dataset.train]),
             "grader_version": GRADER_VERSION,
         },
         "n_parameters": n,
@@ -245,10 +253,3 @@ def _decoder(run: Run) -> str:
     """What makes the forward passes of rollouts."""
     native = run.spec.training.engine == "native"
     return decoder_of(run.policy.sampler.model).name if native else run.spec.training.engine
-
-
-def _demonstrations(dataset: Dataset) -> dict[str, Any]:
-    """How many training prompts have a demonstration and, where they were matched, why not all."""
-    if dataset.coverage is not None:
-        return asdict(dataset.coverage)
-    return {"prompts": len(dataset.train), "demonstrated": len(dataset.demonstrations)}

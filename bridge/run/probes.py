@@ -8,11 +8,13 @@ from training seconds.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from bridge.grading.extraction import last_boxed
 from bridge.grading.labels import matthews
 from bridge.grading.lenient import last_number_is
+from bridge.grading.verdicts import Verdict
 from bridge.methods.base import Method
 from bridge.run.experience import Collector
 from bridge.run.streams import demonstration_row
@@ -47,6 +49,7 @@ class Probes:
         self.policy, self.trainer, self.collector = policy, trainer, collector
         self.training = training
         self.plain = training.model_copy(update=_PLAIN)
+        self.verdicts: Counter[Verdict] = Counter()  # of the last greedy answers
         size = training.probe_size
         self.heldout = dataset.validation[:size]
         self.train = dataset.train[:size]
@@ -65,12 +68,12 @@ class Probes:
         """Return the probe's numbers at the current weights."""
         with self.collector.stopwatch.stage("probe"):
             limit = self.training.max_response_tokens
-            out: dict[str, float | None] = {
-                "heldout_accuracy": self.collector.greedy_accuracy(
-                    self.heldout, limit_tokens=limit
-                ),
-                "train_accuracy": self.collector.greedy_accuracy(self.train, limit_tokens=limit),
-            }
+            self.verdicts = Counter()
+            out: dict[str, float | None] = {}
+            for name, problems in (("heldout", self.heldout), ("train", self.train)):
+                found = Counter(self.collector.greedy_verdicts(problems, limit_tokens=limit))
+                out[f"{name}_accuracy"] = found["correct"] / len(problems)
+                self.verdicts += found
             for name, rows in self.demonstrations.items():
                 out[name] = self.trainer.demonstration_loss(rows) if rows else None
             if self.training.probe_samples:

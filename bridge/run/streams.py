@@ -53,8 +53,7 @@ def check_lengths(
     """
     for problem in problems:
         needed = len(policy.prompt_ids(problem.question)) + max_response_tokens
-        if problem.demonstration is not None:
-            row = demonstration_row(policy, problem)
+        for row in (demonstration_row(policy, one) for one in problem.demonstrated()):
             needed = max(needed, len(row.prompt_ids) + len(row.response_ids))
         if needed > context_tokens:
             raise ProblemError(

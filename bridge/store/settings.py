@@ -232,6 +232,12 @@ class TrainingConfig(Closed):
         _check_temperature(self.engine, self.temperature)
         return self
 
+    def reward(self, worth: float) -> float:
+        """Reward of an answer that is worth so much, from 0 (wrong) to 1 (correct)."""
+        if worth in (0, 1):
+            return self.reward_correct if worth else self.reward_wrong
+        return self.reward_wrong + worth * (self.reward_correct - self.reward_wrong)
+
     @property
     def several_updates(self) -> bool:
         """Whether a batch of rollouts is used for more than one optimiser step."""

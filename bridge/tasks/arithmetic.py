@@ -100,7 +100,7 @@ class Arithmetic:
     def check(self, options: BaseModel, where: str) -> None:
         """Nothing is read that could be missing."""
 
-    def benchmark_names(self) -> tuple[str, ...]:
+    def benchmark_names(self, options: BaseModel | None = None) -> tuple[str, ...]:
         return tuple(_RUNGS)
 
     def dataset(self, options: BaseModel) -> Dataset:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import random
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -40,6 +41,21 @@ class Problem:
     """Number of reasoning steps (synthetic families) or the level of the origin (real ones)."""
     demonstration: str | None = None
     """Expert completion (assistant turn), or None where no expert wrote one."""
+    more_demonstrations: tuple[str, ...] = ()
+    """Further completions of the same question."""
+
+    @property
+    def content(self) -> tuple[str | None, ...]:
+        """What a record of the training data is hashed from."""
+        shown = (self.demonstration, *self.more_demonstrations)
+        return (self.id, self.question, self.answer, *shown)
+
+    def demonstrated(self) -> Iterator[Problem]:
+        """The problem once with each of its demonstrations; the first time under its own id."""
+        if self.demonstration is not None:
+            yield self
+        for number, text in enumerate(self.more_demonstrations, 2):
+            yield replace(self, id=f"{self.id}#{number}", demonstration=text)
 
 
 @dataclass(frozen=True)
@@ -73,10 +89,20 @@ class Dataset:
     coverage: Coverage | None = None
     """Where demonstrations were matched to prompts: how many were found, and why not the others."""
 
-    @property
+    @cached_property
     def demonstrations(self) -> tuple[Problem, ...]:
-        """Training problems that carry a demonstration."""
-        return tuple(p for p in self.train if p.demonstration is not None)
+        """Training problems that carry a demonstration; one that carries several stands here as
+        often."""
+        return tuple(one for p in self.train for one in p.demonstrated())
+
+    @property
+    def demonstrated(self) -> dict[str, Any]:
+        """How many training prompts have a demonstration and, where they were matched, why not all;
+        JSON values."""
+        if self.coverage is not None:
+            return asdict(self.coverage)
+        shown = sum(p.demonstration is not None for p in self.train)
+        return {"prompts": len(self.train), "demonstrated": shown}
 
 
 class Family(Protocol):
@@ -97,8 +123,9 @@ class Family(Protocol):
         """
         ...
 
-    def benchmark_names(self) -> tuple[str, ...]:
-        """Names of the five benchmarks, from the easiest to the hardest."""
+    def benchmark_names(self, options: BaseModel | None = None) -> tuple[str, ...]:
+        """Names of the benchmarks, from the easiest to the hardest; a family whose benchmarks are
+        the user's names none without options."""
         ...
 
     def dataset(self, options: BaseModel) -> Dataset:
@@ -107,6 +134,28 @@ class Family(Protocol):
 
     def benchmark(self, name: str, options: BaseModel) -> tuple[Problem, ...]:
         """The questions of one benchmark."""
+        ...
+
+
+@runtime_checkable
+class WithOwnGolds(Protocol):
+    """A family whose gold answers are the user's."""
+
+    def check_golds(self, name: str, problems: Sequence[Problem]) -> None:
+        """Refuse a gold answer that the grader cannot read.
+
+        Raises:
+            ProblemError: naming the set and the problem.
+        """
+        ...
+
+
+@runtime_checkable
+class OnDisk(Protocol):
+    """A family whose problems may all lie on this machine, so that planning can look at them."""
+
+    def problems_on_disk(self, options: BaseModel) -> tuple[Problem, ...] | None:
+        """All problems; None where some would have to be fetched."""
         ...
 
 
@@ -161,7 +210,7 @@ def check_storable(name: str, problem: Problem) -> None:
     texts = {
         "question": problem.question,
         "answer": problem.answer,
-        "demonstration": problem.demonstration or "",
+        "demonstration": "".join((problem.demonstration or "", *problem.more_demonstrations)),
     }
     for part, text in texts.items():
         if len(text) > MOST_CHARS:

@@ -44,7 +44,7 @@ class ChainsLabels(Chains):
     name = "chains_labels"
     Options = ChainsLabelsOptions
 
-    def benchmark_names(self) -> tuple[str, ...]:
+    def benchmark_names(self, options: BaseModel | None = None) -> tuple[str, ...]:
         return tuple(_PREFIX + name for name in super().benchmark_names())
 
     def benchmark(self, name: str, options: BaseModel) -> tuple[Problem, ...]:

@@ -60,7 +60,7 @@ class Cola:
         assert isinstance(options, ColaOptions)
         check_files(("cola_train", "cola_validation"), options, where)
 
-    def benchmark_names(self) -> tuple[str, ...]:
+    def benchmark_names(self, options: BaseModel | None = None) -> tuple[str, ...]:
         return (BENCHMARK,)
 
     def dataset(self, options: BaseModel) -> Dataset:

@@ -34,7 +34,7 @@ class Gpqa:
         assert isinstance(options, DataOptions)
         check_files(("gpqa_diamond",), options, where)
 
-    def benchmark_names(self) -> tuple[str, ...]:
+    def benchmark_names(self, options: BaseModel | None = None) -> tuple[str, ...]:
         return (BENCHMARK,)
 
     def dataset(self, options: BaseModel) -> Dataset:

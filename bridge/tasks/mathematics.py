@@ -48,7 +48,7 @@ class Mathematics:
         names = set(self.benchmark_names()) - {"olympiadbench"} | {options.olympiadbench}
         check_files((options.train, *sorted(names)), options, where)
 
-    def benchmark_names(self) -> tuple[str, ...]:
+    def benchmark_names(self, options: BaseModel | None = None) -> tuple[str, ...]:
         return ("math500", "minerva_math", "olympiadbench", "aime24", "amc23")
 
     def dataset(self, options: BaseModel) -> Dataset:

@@ -53,7 +53,7 @@ class WordProblems:
         assert isinstance(options, WordProblemsOptions)
         check_files((TRAIN, TEST), options, where)
 
-    def benchmark_names(self) -> tuple[str, ...]:
+    def benchmark_names(self, options: BaseModel | None = None) -> tuple[str, ...]:
         return (HELD_OUT, TEST)
 
     def dataset(self, options: BaseModel) -> Dataset:

@@ -267,7 +267,7 @@ def test_lm_eval_s_own_command_line(checkpoint: Path, tmp_path: Path, root: Path
     options = {"family_options": make_spec().dataset_options}
     command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--device", "cpu"]
     command += ["--model_args", f"pretrained={checkpoint}", "--apply_chat_template"]
-    write_tasks(tmp_path / "tasks", ["chains"])
+    write_tasks(tmp_path / "tasks", {"chains": None})
     command += [
         "--include_path",
         str(tmp_path / "tasks"),

@@ -49,15 +49,16 @@ def plan(root: Path, tmp_path: Path) -> Plan:
             _line("t3", "it is shown in the solution only , word by word"),
         ],
     }
-    files = {}
+    files: dict[str, Any] = {}
     for name, lines in sets.items():
         path = tmp_path / f"{name}.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         files[name] = {"path": str(path), "sha256": digest}
+    files["benchmarks"] = {"own_test": files.pop("test")}
     plan = load_plan("smoke", root=root)
     run = plan.runs[0]
-    changed = type(run)(**{**vars(run), "family": "jsonl", "dataset_options": files})
+    changed = type(run)(**{**vars(run), "family": "own", "dataset_options": files})
     return Plan("small", plan.suite, (changed,))
 
 
@@ -65,19 +66,19 @@ def test_shared_texts_are_counted_per_pair_of_sets(plan: Plan) -> None:
     contamination._family_rows.cache_clear()
     rows = {(r["training_set"], r["benchmark"]): r for r in contamination_rows(plan)}
     assert list(rows) == [
-        ("prompts", "jsonl_test"),
+        ("prompts", "own_test"),
         ("prompts", "validation"),
-        ("demonstrations", "jsonl_test"),
+        ("demonstrations", "own_test"),
         ("demonstrations", "validation"),
     ]
-    prompts = rows["prompts", "jsonl_test"]
+    prompts = rows["prompts", "own_test"]
     assert (prompts["suite"], prompts["dataset"]) == ("small", plan.runs[0].dataset)
     assert (prompts["n_training"], prompts["n_questions"]) == (2, 4)
     assert (prompts["n_exact"], prompts["n_renamed"]) == (1, 2)
     # t0: all 3; t1: none, its letters differ; t2: 1 of 5; t3: none.
     assert prompts["n_overlapping"] == 2
     assert prompts["overlap"] == pytest.approx((1 + 0 + 1 / 5 + 0) / 4)
-    demonstrations = rows["demonstrations", "jsonl_test"]
+    demonstrations = rows["demonstrations", "own_test"]
     assert demonstrations["n_training"] == 1
     assert (demonstrations["n_exact"], demonstrations["n_renamed"]) == (1, 1)
     assert demonstrations["n_overlapping"] == 3, "the text of a solution counts"

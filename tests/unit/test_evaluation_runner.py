@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from bridge.evaluation.tasks import write_tasks
 from bridge.models import CheckpointError
 from bridge.plan.grid import RunSpec
 from bridge.store.records import RecordError, exclusive
+from bridge.store.settings import LocalModel
 from bridge.tasks.registry import load_family
 from tests.fixtures.evaluation import finish, make_spec, read_rows
 
@@ -231,13 +233,34 @@ def test_a_missing_checkpoint_keeps_an_earlier_evaluation(tmp_path: Path, checkp
     assert spec.folder(tmp_path).scores.read_bytes() == before
 
 
+def test_the_base_of_an_untrained_run_is_where_the_suite_says(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    """Also where the record names the place that the model was moved from."""
+    path = str(checkpoint.rename(tmp_path / "moved"))
+    spec = replace(
+        make_spec(),
+        model_config=LocalModel(source="local", path=path),
+        checkpoint_hash="a" * 16,
+    )
+    loaded: list[Path] = []
+
+    def load(folder: Path, _: object) -> Table:
+        loaded.append(folder)
+        return Table(spec, right)
+
+    finish(spec, tmp_path, checkpoint)
+    assert evaluate_run(spec, results=tmp_path, threads=1, load=load) == "done"
+    assert loaded == [Path(path)]
+
+
 def test_lm_eval_scores_all_samples_by_our_grader(tmp_path: Path) -> None:
     """The task file as it is, the way lm-eval's command line runs it."""
 
     def reply(question: str, gold: str, k: int) -> tuple[str, bool]:
         return (f"\\boxed{{{gold}.0}}" if k in (5, 7) else "\\boxed{}"), False
 
-    write_tasks(tmp_path, ["chains"])
+    write_tasks(tmp_path, {"chains": None})
     manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
     found = evaluate(
         lm=Table(make_spec(scale=1.0), reply),

@@ -136,7 +136,7 @@ def test_workers_start_only_when_mathematics_is_needed(fresh: GraderPool) -> Non
 
 def test_a_worker_holds_only_math_verify() -> None:
     program = (
-        "import sys; from bridge.grading import program; program.Comparison();"
+        "import sys; from bridge.grading import program; program._comparison();"
         "print(*sorted({name.split('.')[0] for name in sys.modules}))"
     )
     done = subprocess.run(
@@ -166,21 +166,21 @@ def test_counts(fresh: GraderPool) -> None:
 
 
 def test_each_pair_is_judged_once(fresh: GraderPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str]] = []
+    asked: list[tuple[str, str, str]] = []
     judge = fresh._dispatcher.judge
     monkeypatch.setattr(
         fresh._dispatcher, "judge", lambda pairs: asked.extend(pairs) or judge(pairs)
     )
     first = fresh.grade([HALF, THIRD, HALF])
     assert fresh.grade([THIRD, HALF]) == [first[1], first[0]]
-    assert asked == [("0.5", r"\frac{2}{4}"), ("0.5", r"\frac{1}{3}")]
+    assert asked == [("0.5", r"\frac{2}{4}", ""), ("0.5", r"\frac{1}{3}", "")]
     # The same answer to another question is another pair.
     fresh.grade([boxed(r"\frac{2}{4}", "x")])
-    assert asked[2:] == [("x", r"\frac{2}{4}")]
+    assert asked[2:] == [("x", r"\frac{2}{4}", "")]
     # Another grader's verdicts are not ours.
     monkeypatch.setattr(pool_module, "GRADER_VERSION", "another")
     fresh.grade([HALF])
-    assert asked[3:] == [("0.5", r"\frac{2}{4}")]
+    assert asked[3:] == [("0.5", r"\frac{2}{4}", "")]
 
 
 def test_the_cache_forgets_the_least_recently_used() -> None:
@@ -188,7 +188,7 @@ def test_the_cache_forgets_the_least_recently_used() -> None:
         pool.grade([HALF, THIRD])
         pool.grade([HALF])
         pool.grade([boxed("x", "x")])
-        kept = {pool_module._key(pair) for pair in [("0.5", r"\frac{2}{4}"), ("x", "x")]}
+        kept = {pool_module._key(pair) for pair in [("0.5", r"\frac{2}{4}", ""), ("x", "x", "")]}
         assert set(pool._cache) == kept
 
 

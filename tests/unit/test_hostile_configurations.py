@@ -351,7 +351,7 @@ COMMANDS: list[tuple[str, str | None]] = [
     ("cache --suite /tmp", NO_NAME),
     ("cache --suite=", NO_NAME),
     ("cache --suite published", "holds what is committed"),
-    ("compare sft", "the following arguments are required: B"),
+    ("compare sft", "name two methods, runs or suites"),
     ("compare sft ..", NO_NAME),
     ("compare sft a/b", "expected a suite, a method or a run"),
     ("compare sft ../../../etc", NO_NAME),

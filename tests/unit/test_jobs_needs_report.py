@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from bridge.jobs.needs import predict
-from bridge.jobs.needs.devices import device
+from bridge.jobs.needs.devices import CPU, device
 from bridge.jobs.needs.report import kinds_of_runs, prediction_text, refusals
+from bridge.jobs.needs.rows import rows_of
+from bridge.jobs.needs.shapes import shape_of
 from bridge.plan.grid import Plan, load_plan
+from bridge.store.records import file_hash
+from bridge.store.settings import LocalModel
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +105,40 @@ def test_a_plan_that_cannot_fit_the_named_device_is_refused_before_any_job(root:
     assert done.returncode != 0
     assert "bridge: qwen2.5-3b/limr/sft needs" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_this_machine_s_processor_is_a_device(root: Path) -> None:
+    """As it is now: its rates are timed, its memory is the machine's."""
+    found = device(CPU)
+    assert found.float32_tflops is not None and found.tflops("float32") == found.float32_tflops
+    assert found.bf16_tflops <= found.float32_tflops
+    assert 1e-3 < found.float32_tflops < 100 and 0.1 < found.bandwidth_gbs < 10_000
+    assert found.memory_gib == pytest.approx(psutil.virtual_memory().total / 2**30)
+    plan = load_plan("smoke", root=root)
+    text = prediction_text(plan, found)
+    assert "GFLOPS" in text.splitlines()[0] and "device-hours of cpu" in text
+    assert "runtime" not in predict(plan.runs[-1], found).memory_gib, "that is CUDA's"
+
+
+def test_lengths_are_those_of_the_data_where_it_is_at_hand(tmp_path: Path, root: Path) -> None:
+    rows = [{"question": "one two three", "answer": "4", "demonstration": "w " * 20 + "\\boxed{4}"}]
+    rows.append({"question": "word " * 300, "answer": "4"})
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"path": str(path), "sha256": file_hash(path)}
+    options = {"train": source, "benchmarks": {"same": source}}
+    spec = load_plan("single_gpu", root=root).runs[0]
+    shape = shape_of(spec.model_config, "here")
+    before = rows_of(spec, shape)
+    assert (before.prompt, before.mean_prompt) == (256, 128)
+    own = replace(spec, family="own", dataset_options=options)
+    found = rows_of(own, shape)
+    # No tokenizer at hand: three bytes a token, and 32 tokens of a chat template.
+    assert (found.prompt, found.demonstration) == (500 + 32, 17)
+    assert found.mean_prompt == (500 + 5) / 2 + 32
+    words = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.save(str(tmp_path / "tokenizer.json"))
+    local = replace(own, model_config=LocalModel(source="local", path=str(tmp_path)))
+    found = rows_of(local, shape)
+    assert (found.prompt, found.demonstration, found.mean_prompt) == (300 + 32, 21, 303 / 2 + 32)

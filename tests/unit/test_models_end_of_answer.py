@@ -121,14 +121,15 @@ def test_training_and_evaluation_see_one_world(tmp_path: Path) -> None:
         "validation": ["five plus two", "four plus three"],
         "test": ["six plus one", "three plus four"],
     }
-    options = {
+    options: dict[str, Any] = {
         split: _written(tmp_path / f"{split}.jsonl", asked) for split, asked in questions.items()
     }
+    options["benchmarks"] = {"own_test": options.pop("test")}
     spec = make_spec(base, "rl_zero", options={"steps": 1}, max_response_tokens=12)
     settings = {"prompts_per_step": 2, "probe_every": 1, "probe_size": 2}
     spec = replace(
         spec,
-        family="jsonl",
+        family="own",
         dataset_options=options,
         training=make_training(**settings, max_response_tokens=12),
         evaluation=spec.evaluation.model_copy(update={"max_response_tokens": 12}),

@@ -14,7 +14,9 @@ import yaml
 from pydantic import BaseModel
 
 from bridge.methods.registry import load_method, method_names
+from bridge.plan import fingerprint as fingerprinting
 from bridge.plan import grid
+from bridge.plan.fingerprint import fingerprint
 from bridge.plan.grid import Plan, RunSpec, load_plan, load_run
 from bridge.store.records import content_hash
 from bridge.store.schema import ConfigError, read_yaml
@@ -33,9 +35,9 @@ from tests.fixtures.tiny_run import make_options
 SUITES = ("smoke", "laptop")
 # Of families that do not work without options.
 REQUIRED_OPTIONS = {
-    "jsonl": {
-        part: {"path": f"{part}.jsonl", "sha256": "0" * 64}
-        for part in ("train", "validation", "test")
+    "own": {
+        "train": {"path": "train.jsonl", "sha256": "0" * 64},
+        "benchmarks": {"own_test": {"path": "test.jsonl", "sha256": "1" * 64}},
     }
 }
 
@@ -81,7 +83,10 @@ def other(annotation: Any, value: Any) -> Any:
     if isinstance(value, tuple):
         return (*value, *(value[-1:] or ("x",)))
     if isinstance(value, dict):
-        return {**value, "x": 1}
+        return {**value, "x": next(iter(value.values()), 1)}
+    schemas = [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+    if value is None and schemas:
+        return schemas[0].model_construct()
     if value is None:
         return "x" if str in get_args(annotation) else 1
     raise AssertionError(f"how to change {value!r} of {annotation}?")
@@ -381,8 +386,8 @@ def test_a_data_file_is_looked_at_before_any_job(
     def change(raw: dict[str, Any]) -> None:
         local(raw, checkpoint)
         raw["datasets"]["chains"] = {
-            "family": "jsonl",
-            "options": dict.fromkeys(("train", "validation", "test"), part),
+            "family": "own",
+            "options": {"train": part, "benchmarks": {"mine": part}},
         }
 
     with pytest.raises(ConfigError, match=r"datasets\.chains.*problems\.jsonl"):
@@ -487,24 +492,111 @@ def test_a_warm_up_is_checked_when_planned(
         planned(change)
 
 
-def test_prompts_of_a_local_model_are_in_its_hashes(
-    root: Path, tmp_path: Path, checkpoint: Path
+@pytest.fixture
+def own(root: Path, tmp_path: Path, checkpoint: Path) -> Callable[..., RunSpec]:
+    """The first run of a suite on the local checkpoint, planned anew at each call."""
+    raw = read_yaml(root / "suites/smoke.yaml")
+    (tmp_path / "suites").mkdir()
+
+    def load(folder: Path = checkpoint) -> RunSpec:
+        raw["models"] = {"tiny-qwen": {"source": "local", "path": str(folder)}}
+        (tmp_path / "suites/own.yaml").write_text(yaml.safe_dump(raw))
+        return load_plan("own", root=tmp_path).runs[0]
+
+    return load
+
+
+def test_a_local_model_is_hashed_by_what_it_holds(
+    own: Callable[..., RunSpec], checkpoint: Path
 ) -> None:
     """Edited between two plans: what was trained before is not taken for what would be now."""
-    folder = checkpoint
-    raw = read_yaml(root / "suites/smoke.yaml")
-    raw["models"] = {"tiny-qwen": {"source": "local", "path": str(folder)}}
-    (tmp_path / "suites").mkdir()
-    (tmp_path / "suites/own.yaml").write_text(yaml.safe_dump(raw))
-    first = load_plan("own", root=tmp_path).runs[0]
-    assert load_plan("own", root=tmp_path).runs[0].train_hash == first.train_hash
-    for name in ("chat_template.jinja", "tokenizer_config.json", "generation_config.json"):
-        (folder / name).write_text('{"a": 1}')
-        changed = load_plan("own", root=tmp_path).runs[0]
+    first = own()
+    assert own().train_hash == first.train_hash
+    texts = {"model.safetensors": "other weights", "chat_template.jinja": "{{ other }}"}
+    for name in (*texts, "tokenizer_config.json", "generation_config.json"):
+        (checkpoint / name).write_text(texts.get(name, '{"a": 1}'))
+        changed = own()
         _differs(first, changed, name, trains=True)
         first = changed
-    (folder / "notes.txt").write_text("no part of a prompt")
-    assert load_plan("own", root=tmp_path).runs[0].train_hash == first.train_hash
+    (checkpoint / "notes.txt").write_text("nothing that a policy is loaded from")
+    assert own().train_hash == first.train_hash
+
+
+def test_shards_of_a_local_model_are_in_its_hashes(
+    own: Callable[..., RunSpec], checkpoint: Path
+) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"w": "a.safetensors"}}'
+    )
+    (checkpoint / "a.safetensors").write_text("weights")
+    first = own()
+    (checkpoint / "a.safetensors").write_text("weightz")
+    _differs(first, own(), "a shard", trains=True)
+
+
+def test_a_reward_function_is_in_the_hashes_with_its_source(
+    planned: Callable[[Callable[[dict[str, Any]], None]], Plan], tmp_path: Path, root: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/rewards.py").write_text(
+        "from mine import helpers\ndef short(**_): return 1\n"
+    )
+    (tmp_path / "mine/helpers.py").write_text("limit = 1\n")
+    plain = load_plan("smoke", root=root).runs[0]
+
+    def change(raw: dict[str, Any]) -> None:
+        raw["datasets"][plain.dataset]["reward"] = "mine.rewards:short"
+
+    first = planned(change).runs[0]
+    _differs(plain, first, "a reward", trains=True)
+    for file in ("mine/helpers.py", "mine/rewards.py"):
+        fingerprint.cache_clear()
+        for cached in (fingerprinting.closure, fingerprinting._find, fingerprinting._module):
+            cached.cache_clear()
+        with (tmp_path / file).open("a") as stream:
+            stream.write("more = 2\n")
+        edited = load_plan("made", root=tmp_path).runs[0]
+        _differs(first, edited, file, trains=True)
+        first = edited
+
+
+@pytest.mark.parametrize(
+    ("reward", "text", "said"),
+    [
+        ("rewards:short", None, "there is no .*rewards.py; write the function there"),
+        ("rewards:long", "def short(): ...", "has no 'long'"),
+        ("rewards:short", "def short(:", "rewards.py is not Python"),
+        ("rewards", "", r"reward: String should match"),
+        ("../rewards:short", "", r"reward: String should match"),
+    ],
+)
+def test_a_reward_that_is_not_there_is_refused_before_any_job(
+    planned: Callable[[Callable[[dict[str, Any]], None]], Plan],
+    tmp_path: Path,
+    reward: str,
+    text: str | None,
+    said: str,
+) -> None:
+    if text is not None:
+        (tmp_path / "rewards.py").write_text(text)
+
+    def change(raw: dict[str, Any]) -> None:
+        for config in raw["datasets"].values():
+            config["reward"] = reward
+
+    with pytest.raises(ConfigError, match=said) as caught:
+        planned(change)
+    assert "datasets." in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_moved_local_model_keeps_its_hashes(
+    own: Callable[..., RunSpec], checkpoint: Path, tmp_path: Path
+) -> None:
+    first = own()
+    moved = own(checkpoint.rename(tmp_path / "elsewhere"))
+    assert (moved.train_hash, moved.spec_hash) == (first.train_hash, first.spec_hash)
+    assert moved.as_dict()["model_config"]["path"] == str(tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize("name", ["suite", "dataset", "label"])
@@ -520,7 +612,7 @@ def test_a_new_field_of_a_run_has_to_be_thought_about() -> None:
     assert set(RunSpec.__dataclass_fields__) == {
         *("suite", "model", "dataset", "label", "seed", "model_config", "family"),
         *("dataset_options", "method", "method_options", "training", "evaluation"),
-        *("train_on_benchmarks", "prompt_hash"),
+        *("train_on_benchmarks", "checkpoint_hash", "reward", "reward_hash"),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from bridge.grading.lenient import last_number_is
-from bridge.grading.verdicts import GradeItem
+from bridge.grading.signal import missing_signal
+from bridge.grading.verdicts import Graded, GradeItem, Verdict
 from bridge.machine.telemetry import Stopwatch
 from bridge.models.checkpoint import Policy
 from bridge.plan.grid import RunSpec
@@ -190,3 +192,50 @@ def test_one_answer_per_prompt_is_refused() -> None:
 )
 def test_the_lenient_yardstick_reads_the_last_number(text: str, gold: str, right: bool) -> None:
     assert last_number_is(text, gold) is right
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "steps"),
+    [
+        ("rl_zero", {"steps": 2}, [1]),
+        ("cold_start", {"sft_steps": 2, "rl_steps": 2}, [3]),
+        ("mixing", {"steps": 2}, []),
+        ("sft", {"steps": 2}, []),
+    ],
+)
+def test_a_base_that_writes_no_box_is_named_before_rl_begins(
+    base: Path,
+    tmp_path: Path,
+    no_workers: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    method: str,
+    options: dict[str, Any],
+    steps: list[int],
+) -> None:
+    """Also where RL follows SFT that did not help; once, and not where a step has both losses."""
+    monkeypatch.setattr(
+        TextGrader, "grade", lambda self, items: [Graded("unparsed", None)] * len(items)
+    )
+    spec = make_spec(base, method, options=options, probe_every=1)
+    train_run(spec, results=tmp_path, threads=1)
+    said = [line for line in capsys.readouterr().err.splitlines() if "had a box" in line]
+    n = 2 * spec.training.probe_size
+    assert [line.partition(":")[0] for line in said] == [f"{method}, step {i}" for i in steps]
+    assert all(f"0 of {n} answers had a box: RL has no signal" in line for line in said)
+
+
+def test_a_single_readable_answer_is_a_signal() -> None:
+    verdicts: Counter[Verdict] = Counter({"unparsed": 40, "truncated": 7, "wrong": 1})
+    assert missing_signal(verdicts, None, 9) is None
+    del verdicts["wrong"]
+    said = str(missing_signal(verdicts, None, 9))
+    assert said.startswith("0 of 47 answers had a box (7 were cut at 9 tokens)")
+    assert "could be read by mine:score" in str(missing_signal(verdicts, "mine:score", 9))
+
+
+def test_a_part_of_the_reward_lies_between_wrong_and_correct() -> None:
+    training = make_training(reward_correct=2.0, reward_wrong=-1.0)
+    assert [training.reward(worth) for worth in (0.0, 0.5, 1.0)] == [-1.0, 0.5, 2.0]
+    graded = [Graded("correct", "1"), Graded("wrong", "1"), Graded("wrong", None, 0.3)]
+    assert [g.worth for g in graded] == [1.0, 0.0, 0.3]

@@ -28,9 +28,9 @@ SMALL: dict[str, Any] = {"train_size": 48, "validation_size": 16, "questions_sca
 EVALUATED_ONLY = {"gpqa"}
 
 
-def write_jsonl(folder: Path) -> dict[str, Any]:
-    """Options of the ``jsonl`` family for three small files."""
-    options = {}
+def write_own(folder: Path) -> dict[str, Any]:
+    """Options of the ``own`` family for three small files."""
+    options: dict[str, Any] = {}
     for k, split in enumerate(("train", "validation", "test")):
         path = folder / f"{split}.jsonl"
         rows = [
@@ -44,6 +44,7 @@ def write_jsonl(folder: Path) -> dict[str, Any]:
         ]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         options[split] = {"path": str(path), "sha256": file_hash(path)}
+    options["benchmarks"] = {"own_test": options.pop("test")}
     return options
 
 
@@ -58,8 +59,8 @@ def options(family: Family, tmp_path: Path) -> Any:
     fields = family.Options.model_fields
     if "questions_scale" in fields:
         return family.Options.model_validate(SMALL)
-    if family.name == "jsonl":
-        return family.Options.model_validate(write_jsonl(tmp_path))
+    if family.name == "own":
+        return family.Options.model_validate(write_own(tmp_path))
     chosen: dict[str, Any] = {"data_root": data_root()}
     if "validation_size" in fields:
         chosen["validation_size"] = 50
@@ -69,7 +70,7 @@ def options(family: Family, tmp_path: Path) -> Any:
 
 
 def test_its_splits_are_whole_and_disjoint(family: Family, options: Any) -> None:
-    sets = {name: family.benchmark(name, options) for name in family.benchmark_names()}
+    sets = {name: family.benchmark(name, options) for name in family.benchmark_names(options)}
     for name, problems in sets.items():
         check_problems(name, problems)
     if family.name in EVALUATED_ONLY:
@@ -86,7 +87,9 @@ def test_its_splits_are_whole_and_disjoint(family: Family, options: Any) -> None
 
 
 def test_golds_and_demonstrations_earn_the_reward(family: Family, options: Any) -> None:
-    problems = [p for n in family.benchmark_names() for p in family.benchmark(n, options)[:20]]
+    problems = [
+        p for n in family.benchmark_names(options) for p in family.benchmark(n, options)[:20]
+    ]
     taught = []
     if family.name not in EVALUATED_ONLY:
         taught = [p for p in family.dataset(options).demonstrations[:20] if p.demonstration]
@@ -111,7 +114,8 @@ def test_a_plan_checks_its_options(family: Family, options: Any, tmp_path: Path)
 
 def test_its_tasks_load_in_lm_eval(family: Family, options: Any, tmp_path: Path) -> None:
     folder = tmp_path / "tasks"
-    assert write_tasks(folder, [family.name]) == 2 * len(family.benchmark_names())
+    names = family.benchmark_names(options)
+    assert write_tasks(folder, {family.name: options}) == 2 * len(names)
     manager = TaskManager(
         include_path=str(folder),
         include_defaults=False,
@@ -204,14 +208,14 @@ def plan_with(
 def test_a_plan_refuses_a_missing_and_a_changed_file(
     base: Path, tmp_path: Path, root: Path
 ) -> None:
-    options = write_jsonl(tmp_path)
-    plan_with(tmp_path, root, "jsonl", options, base)
+    options = write_own(tmp_path)
+    plan_with(tmp_path, root, "own", options, base)
     (tmp_path / "test.jsonl").write_text('{"id": "a", "question": "q", "answer": "1"}\n')
     with pytest.raises(ConfigError, match=r"datasets\.chains: .*test\.jsonl: the file's SHA-256"):
-        plan_with(tmp_path, root, "jsonl", options, base)
+        plan_with(tmp_path, root, "own", options, base)
     (tmp_path / "test.jsonl").unlink()
     with pytest.raises(ConfigError, match=r"datasets\.chains: .*no such file"):
-        plan_with(tmp_path, root, "jsonl", options, base)
+        plan_with(tmp_path, root, "own", options, base)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +226,7 @@ def test_a_plan_refuses_what_could_not_be_evaluated(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], words: str
 ) -> None:
     chains = load_family("chains")
-    monkeypatch.setattr(type(chains), "benchmark_names", lambda self: names)
+    monkeypatch.setattr(type(chains), "benchmark_names", lambda self, options: names)
     with pytest.raises(ConfigError, match=words):
         plan_with(tmp_path, root, "chains", {})
 
@@ -234,18 +238,12 @@ GOOD = {"id": "a", "question": "2 + 2 ?", "answer": "4"}
     ("lines", "words"),
     [
         ([], "has no line"),
-        ([{**GOOD, "answer": "5\\\\"}], "cannot read the gold answer"),
-        ([{**GOOD, "answer": "$$"}], "cannot read the gold answer"),
-        ([{**GOOD, "answer": "\\"}], "cannot read the gold answer"),
         ([GOOD, {**GOOD, "id": "b", "answer": "5"}], "line 2: the question of line 1 again"),
         ([GOOD, {**GOOD, "id": "b", "question": " 2 +  2 ? "}], "line 2: the question of line 1"),
         (
             [GOOD, {**GOOD, "id": "b", "question": "2 +\u200b 2 ?"}],
             "line 2: the question of line 1",
         ),
-        ([{**GOOD, "answer": "2+2=4\n#### 4"}], "a solution that ends in '####'"),
-        ([{**GOOD, "answer": "So it is $\\boxed{6}$."}], "holds a box"),
-        ([{**GOOD, "answer": "6\nbecause"}], "has several lines"),
         ([{**GOOD, "question": "a\x00b"}], r"line 1: problem 'a' has the character U\+0000"),
         ([{**GOOD, "id": "a\nb"}], "printable characters"),
         ([{**GOOD, "id": "x" * 300}], "printable characters"),
@@ -258,12 +256,12 @@ GOOD = {"id": "a", "question": "2 + 2 ?", "answer": "4"}
 def test_bad_lines_are_refused_when_the_file_is_read(
     tmp_path: Path, lines: list[Any], words: str
 ) -> None:
-    options = write_jsonl(tmp_path)
+    options = write_own(tmp_path)
     path = tmp_path / "train.jsonl"
     texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     path.write_text("".join(text + "\n" for text in texts))
     options["train"]["sha256"] = file_hash(path)
-    family = load_family("jsonl")
+    family = load_family("own")
     with pytest.raises(ProblemError, match=words) as refused:
         family.dataset(family.Options.model_validate(options))
     assert "train.jsonl" in str(refused.value) and len(str(refused.value)) < 700

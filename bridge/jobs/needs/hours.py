@@ -86,10 +86,8 @@ def _update_s(
             score += 2 * per_pass  # of the policy before the first update
         if term == "rl" and training.kl_coef > 0:
             score += epochs * n * 2 * per_pass
-    # float32 products run at about an eighth of the bfloat16 rate (TF32 is left off).
-    slow = 1 if training.precision == "bfloat16" else 8
-    peak = device.bf16_tflops * 1e12
-    return slow * (train / TRAIN_UTILISATION + score / SCORE_UTILISATION) / peak
+    peak = device.tflops(training.precision) * 1e12
+    return (train / TRAIN_UTILISATION + score / SCORE_UTILISATION) / peak
 
 
 def _forward_flops(shape: ModelShape, length: float) -> float:
@@ -126,8 +124,9 @@ def _decode_s(
     share = NATIVE_UTILISATION if room_gib is None else DECODE_UTILISATION
     steps = tokens * answers / at_once
     read_s = bytes_per_step / (share * device.bandwidth_gbs * 1e9)
-    peak = device.bf16_tflops * 1e12
-    compute_s = at_once * _forward_flops(shape, context) / (SCORE_UTILISATION * peak)
+    # A GPU that decodes waits for its memory; a processor has no tensor cores to wait for.
+    rate = device.bf16_tflops if device.float32_tflops is None else device.float32_tflops
+    compute_s = at_once * _forward_flops(shape, context) / (SCORE_UTILISATION * rate * 1e12)
     return steps * max(read_s, compute_s)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bridge.jobs.needs.devices import Device
+from bridge.jobs.needs.devices import CPU, Device
 from bridge.jobs.needs.hours import hours_of
 from bridge.jobs.needs.memory import RUNTIME_GIB, MemoryNeeds, memory_of
 from bridge.jobs.needs.shapes import shape_of
@@ -65,7 +65,7 @@ def predict(spec: RunSpec, device: Device | None = None) -> Prediction:
         "evaluate": dict(memory.evaluate),
     }
     for parts in phases.values():
-        if device is not None:
+        if device is not None and device.name != CPU:
             parts["runtime"] = RUNTIME_GIB
         parts["total"] = sum(parts.values())
     phase = max(phases, key=lambda name: phases[name]["total"])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from bridge.jobs.needs.devices import Device
+from bridge.jobs.needs.devices import CPU, Device
 from bridge.jobs.needs.prediction import USABLE, Prediction, predict
 from bridge.plan.grid import Plan, RunSpec
 
@@ -36,7 +36,10 @@ def prediction_text(plan: Plan, device: Device | None) -> str:
     found = {name: predict(specs[0], device) for name, specs in kinds.items()}
     columns = [*_PARTS, *_MOMENT]
     used = [c for c in columns if any(p.memory_gib.get(c, 0) for p in found.values())]
-    where = "no device named" if device is None else f"{device.name}, {device.memory_gib} GiB"
+    where = "no device named"
+    if device is not None:
+        timed = f", {device.source}" if device.name == CPU else ""
+        where = f"{device.name}, {device.memory_gib:.1f} GiB{timed}"
     lines = [
         f"predicted peak memory in GiB by part ({where}); host and disk beside it",
         _line(
@@ -51,13 +54,14 @@ def prediction_text(plan: Plan, device: Device | None) -> str:
         cells = [_number(p.memory_gib["total"]), p.phase]
         cells += [_number(p.memory_gib.get(c, 0.0)) for c in used]
         cells += [_number(p.host_gib), _number(p.disk_gib)]
-        cells.append("-" if p.hours is None else f"{p.hours['total']:.1f} x {seeds}")
+        cells.append("-" if p.hours is None else f"{_number(p.hours['total'])} x {seeds}")
         lines.append(_line(name, cells))
         devices = specs_of[0].training.sharding.ranks
         hours += seeds * devices * (p.hours or {}).get("total", 0.0)
         disk += seeds * p.policy_gib
     if device is not None:
-        lines.append(f"all {len(plan.runs)} runs: {hours:.0f} device-hours of {device.name}")
+        whole = f"{hours:.0f}" if hours >= 10 else _number(hours)
+        lines.append(f"all {len(plan.runs)} runs: {whole} device-hours of {device.name}")
     lines.append(
         f"disk for all trained policies: {disk:.1f} GiB; an unfinished run's checkpoints are the "
         "column disk"

@@ -136,7 +136,7 @@ class SingleSource:
         assert isinstance(options, RealOptions)
         check_files((self.train, self.test), options, where)
 
-    def benchmark_names(self) -> tuple[str, ...]:
+    def benchmark_names(self, options: BaseModel | None = None) -> tuple[str, ...]:
         return (self.benchmark_name,)
 
     def dataset(self, options: BaseModel) -> Dataset:

@@ -66,7 +66,7 @@ class Synthetic(ABC, Generic[Q]):
     def check(self, options: BaseModel, where: str) -> None:
         """Nothing is read that could be missing."""
 
-    def benchmark_names(self) -> tuple[str, ...]:
+    def benchmark_names(self, options: BaseModel | None = None) -> tuple[str, ...]:
         """Names of the benchmarks, from the easiest to the hardest."""
         return tuple(self.rungs)
 

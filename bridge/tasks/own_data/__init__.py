@@ -1,0 +1,1 @@
+"""What the family ``own`` is made of: sources, rows, gold answers."""
