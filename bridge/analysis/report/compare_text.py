@@ -22,9 +22,9 @@ COSTS = {
 }
 NOTE = (
     "Points of 100, right minus left on the same questions, 95 % interval over seeds and questions "
-    "(one seed a side: questions only; methods of one suite: seeds paired, their spread pooled "
-    "over the suite's methods); p adjusted by Holm over this table; won and lost count questions; "
-    "gap: smallest difference found with 80 % power after the adjustment."
+    "(one seed a side: questions only; methods of a suite: seeds paired, their spread pooled over "
+    "its methods); p adjusted by Holm over this table; won and lost count questions; gap: "
+    "smallest difference found with 80 % power after the adjustment."
 )
 COST_NOTE = "Costs: means over finished runs; ratio right / left of geometric means, 95 % interval."
 
