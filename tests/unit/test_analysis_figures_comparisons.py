@@ -67,7 +67,7 @@ def test_dots_are_filled_only_where_the_corrected_difference_is_clear(tmp_path):
 
 
 def test_too_few_shared_questions_are_a_sentence_not_a_dot(tmp_path):
-    tidy = _tidy(tmp_path, sizes=(60, 40))
+    tidy = _tidy(tmp_path, sizes=(19,))
     with look():
         figure = paired_differences(tidy)
     assert any("only 19 shared questions" in text for text in _texts(figure))
