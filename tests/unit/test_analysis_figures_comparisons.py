@@ -55,7 +55,7 @@ def test_a_difference_is_the_mean_over_benchmarks_in_points(tmp_path):
 
 
 def test_dots_are_filled_only_where_the_corrected_difference_is_clear(tmp_path):
-    tidy = _tidy(tmp_path, sizes=(300, 200))
+    tidy = _tidy(tmp_path, sizes=(60, 40))
     with look():
         lines = [line for axes in paired_differences(tidy).axes for line in axes.get_lines()]
     open_dots = sum(line.get_markerfacecolor() == "white" for line in lines)

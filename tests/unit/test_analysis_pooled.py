@@ -67,7 +67,7 @@ def test_one_method_alone_or_one_seed_has_nothing_to_pool():
 
 
 def test_questions_count_once_whatever_the_seeds_say():
-    """Total variance by hand: moderated seeds, less the noise that the questions hold already."""
+    """Total variance by hand: moderated seeds, and questions without the noise that seeds hold."""
     random = np.random.default_rng(3)
     answers = (random.random((5, 3, 60)) < 0.6).astype(float)
     spread = seed_spread(answers.mean(-1))
@@ -76,10 +76,9 @@ def test_questions_count_once_whatever_the_seeds_say():
     own = gap.mean(1).var(ddof=1)
     variance, df = moderated(own, 2, spread.pair, spread.pair_df, spread.prior_df)
     _, found = pooled_uncertainty([answers[0]], [answers[1]], spread)
-    rest = min(parts.rest, parts.question)
-    assert found.sources[0].variance == pytest.approx(max(variance / 3 - rest, 0))
+    assert found.sources[0].variance == pytest.approx(variance / 3)
     assert found.sources[0].df == df
-    assert found.sources[1].variance == pytest.approx(parts.question)
+    assert found.sources[1].variance == pytest.approx(max(parts.question - parts.rest, 0))
 
 
 def test_equal_answers_leave_no_width_but_equal_accuracies_do():

@@ -103,11 +103,11 @@ def pooled_uncertainty(
     )
     own = np.asarray(sum(gap.mean(-1) for gap in gaps)) / len(gaps)
     variance, df = moderated(own.var(-1, ddof=1), k - 1, pooled, pooled_df, spread.prior_df)
-    # The noise of single answers is in both the seeds' spread and the questions': once is enough.
-    rest = np.minimum(parts.rest, parts.question)
-    seed = np.maximum(variance / k - rest, 0.0)
-    question = Source(parts.question, parts.question_df, parts.question - rest)
-    return parts.mean, without_spread((Source(seed, df), question), same_answers(first, second))
+    # The noise of single answers is in the seeds' spread and in the questions': once is enough. It
+    # stays with the seeds, whose few degrees of freedom would be too many after a subtraction.
+    question = np.maximum(parts.question - parts.rest, 0.0)
+    sources = Source(variance / k, df), Source(question, parts.question_df, question)
+    return parts.mean, without_spread(sources, same_answers(first, second))
 
 
 def same_answers(first: Sequence[Array], second: Sequence[Array]) -> Any:

@@ -23,8 +23,8 @@ POWER = 0.8
 MARGINS = (0.01, 0.02)
 """Differences that count as none, as fractions: 1 and 2 points, fixed before any result."""
 LEAST_SEEDS = 3
-"""Fewer training seeds a side decide nothing: with two, errors exceed their level (see
-docs/statistics.md)."""
+"""Fewer training seeds a side decide nothing: two say next to nothing about their own spread, and
+what rests on it errs too often (docs/statistics.md)."""
 MOST_SEEDS = 1000
 
 
