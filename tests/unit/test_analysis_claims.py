@@ -11,7 +11,14 @@ import pytest
 import yaml
 
 from bridge.analysis.claims.evidence import Evidence
-from bridge.analysis.claims.judging import _agreed, judge_claims, judge_suites, sentence, sign
+from bridge.analysis.claims.judging import (
+    AFTER_RESULTS,
+    _agreed,
+    judge_claims,
+    judge_suites,
+    sentence,
+    sign,
+)
 from bridge.analysis.claims.stating import load_claims
 from bridge.analysis.numbers.frames import load_tidy
 from bridge.analysis.numbers.paired import Estimate
@@ -79,9 +86,10 @@ def _answers(method, share):
     return change
 
 
-def test_the_file_of_the_repository_states_the_claims_of_three_papers():
+def test_the_file_of_the_repository_states_the_claims_of_seven_papers():
     claims = load_claims(CLAIMS)
-    assert set(claims.papers) == {"bridge", "sasr", "coupling"}
+    papers = {"bridge", "sasr", "coupling", "audit", "luffy", "hpt", "chord"}
+    assert set(claims.papers) == papers
     ids = {claim.id for claim in claims.claims}
     assert ids >= {
         "bridge-above-rl-zero",
@@ -112,7 +120,8 @@ def test_published_effects_agree_with_the_published_numbers():
     main = table[table["note"].str.startswith("table=main") & (table["benchmark"] == "average5")]
     newest = main[main["version"].isin(["v1", "v3"])].groupby("method")["value"].last()
     for claim in load_claims(CLAIMS).claims:
-        if claim.published and claim.metric == "accuracy" and claim.methods[1] in newest.index:
+        own = claim.paper == "bridge" and claim.published and claim.metric == "accuracy"
+        if own and claim.methods[1] in newest.index:
             gap = newest[claim.methods[0]] - newest[claim.methods[1]]
             assert claim.published.effect == pytest.approx(gap), claim.id
     cost = table[(table["version"] == "v1") & (table["benchmark"] == "cost")]
@@ -122,6 +131,22 @@ def test_published_effects_agree_with_the_published_numbers():
         if metric:
             first, second = (cost[claim.published.model, m, metric] for m in claim.methods)
             assert claim.published.effect == pytest.approx(100 * (first / second - 1), abs=0.6)
+
+
+def test_effects_of_the_other_methods_agree_with_the_published_numbers():
+    table = pd.read_csv(ROOT / "results" / "published" / "published_methods.csv")
+    table = table[table["benchmark"] == "average6"]
+    values = table.set_index(["paper", "model", "method"])["value"]
+    papers = {"audit": "SFT-then-RL audit", "luffy": "LUFFY", "hpt": "HPT"}
+    rows = {"cold_start": "sft_then_rl", "rl_zero": "grpo"}
+    checked = 0
+    for claim in load_claims(CLAIMS).claims:
+        if claim.paper in papers and claim.published:
+            key = papers[claim.paper], claim.published.model
+            first, second = (values[*key, rows.get(m, m)] for m in claim.methods)
+            assert claim.published.effect == pytest.approx(first - second), claim.id
+            checked += 1
+    assert checked == 7
 
 
 @pytest.mark.parametrize(
@@ -479,3 +504,9 @@ def test_a_verdict_that_only_the_adjustment_took_away_says_so():
     assert text.endswith(f"about {item.more_seeds} more seeds a side would decide it")
     assert "before" not in sentence(replace(item, estimate=_estimate(0.01)))
     assert "before" not in sentence(replace(item, p_adjusted=0.02))
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_a_claim_from_after_the_results_says_so(tmp_path, after):
+    found = _judge(tmp_path, _claim(after_results=after))
+    assert (AFTER_RESULTS in found[0].reason) == after

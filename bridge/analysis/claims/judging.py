@@ -29,6 +29,7 @@ CONTRADICTED: ClaimVerdict = "contradicted"
 EQUIVALENT: ClaimVerdict = "equivalent"
 UNDECIDED: ClaimVerdict = "undecided"
 NOT_RUN: ClaimVerdict = "not run"
+AFTER_RESULTS = "the claim was added after results had been seen"
 COSTS = ("training_time", "peak_memory")
 SMALL_PARAMETERS = 100_000_000
 """Costs of smaller models are mostly fixed overhead and get no verdict over all blocks."""
@@ -247,6 +248,7 @@ def _overall(claim: Claim, findings: Sequence[Finding]) -> tuple[ClaimVerdict, s
         said += [wanted(*undecided)] if undecided else []
     said += [f"without runs ({item.missing})" for _, item in items if item.missing]
     said += [f"premise not met: {premise}" for premise in claim.premises_not_met]
+    said += [AFTER_RESULTS] if claim.after_results else []
     said += [claim.remark] if claim.remark else []
     return verdict, "; ".join(dict.fromkeys(said))
 

@@ -73,6 +73,8 @@ class Claim(Closed):
     published: PublishedEffect | None = None
     premises_not_met: tuple[str, ...] = ()
     """What a theorem presupposes and the suites here do not provide."""
+    after_results: bool = False
+    """Whether the claim came into the file after committed results for its rows had been seen."""
     remark: str = ""
     """What a reader must know to judge the measurement."""
 
