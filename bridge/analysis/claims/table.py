@@ -121,8 +121,13 @@ def verdicts_text(folders: Sequence[Path], claims_file: Path, width: int = 100) 
     for j in judgements:
         on = f" (tested on {j.tested})" if j.tested else ""
         text = f"{j.verdict}: {j.claim.sentence} [{j.claim.id}]{on} {j.reason}."
-        lines += ["", *textwrap.wrap(printable(text), width, subsequent_indent="    ")]
+        lines += ["", *_wrapped(printable(text), width)]
     return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines; names such as bridge-above-mixing stay whole, so that they can be searched for."""
+    return textwrap.wrap(text, width, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _more(item: Evidence) -> str:

@@ -319,7 +319,9 @@ def _seeds(cells: list[Cell], n_runs: int) -> Value:
     """Seeds behind a row, their range in the last column, and what became of the others."""
     counts = [cell.interval.n_seeds if cell.interval else 0 for cell in cells]
     low, high = cells[-1].lowest, cells[-1].highest
-    spread = [] if low is None or high is None else [f"{100 * low:.0f}–{100 * high:.0f}"]
+    spread = []
+    if max(counts) > 1 and low is not None and high is not None:
+        spread = [f"{100 * low:.0f}–{100 * high:.0f}"]
     said = [*spread, *max((cell.words for cell in cells), key=len)]
     text = between(counts) if min(counts) == n_runs else f"{between(counts)}/{n_runs}"
     return Value(text, ", ".join(said), tuple(said))
