@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from bridge.plan.grid import Plan
 
 # Set before torch, tokenizers or matplotlib are imported; a test that needs others sets them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -81,3 +87,11 @@ def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.fixtures.tiny_run import TextGrader
 
     monkeypatch.setattr(run, "GraderPool", TextGrader)
+
+
+@pytest.fixture
+def planned(tmp_path: Path, root: Path) -> Callable[[Callable[[dict[str, Any]], None]], Plan]:
+    """Plan the smoke suite after a change of its raw text."""
+    from tests.fixtures.planning import plan_changed
+
+    return partial(plan_changed, tmp_path, root)

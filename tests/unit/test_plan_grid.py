@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
-import yaml
 from pydantic import BaseModel
 
 from bridge.methods.registry import load_method, method_names
-from bridge.plan import fingerprint as fingerprinting
 from bridge.plan import grid
-from bridge.plan.fingerprint import fingerprint
 from bridge.plan.grid import Plan, RunSpec, load_plan, load_run
 from bridge.store.records import content_hash
-from bridge.store.schema import ConfigError, read_yaml
+from bridge.store.schema import ConfigError
 from bridge.store.settings import (
     EvaluationConfig,
     HubModel,
@@ -30,6 +27,7 @@ from bridge.store.settings import (
     WarmUp,
 )
 from bridge.tasks.registry import family_names, load_family
+from tests.fixtures.planning import check_differs
 from tests.fixtures.tiny_run import make_options
 
 SUITES = ("smoke", "laptop")
@@ -54,20 +52,6 @@ PACKAGE = PackageModel(
 @pytest.fixture
 def plan(root: Path) -> Plan:
     return load_plan("smoke", root=root)
-
-
-@pytest.fixture
-def planned(tmp_path: Path, root: Path) -> Callable[[Callable[[dict[str, Any]], None]], Plan]:
-    """Plan the smoke suite after a change of its raw text."""
-
-    def load(change: Callable[[dict[str, Any]], None]) -> Plan:
-        raw = yaml.safe_load((root / "suites" / "smoke.yaml").read_text())
-        change(raw)
-        (tmp_path / "suites").mkdir()
-        (tmp_path / "suites" / "made.yaml").write_text(yaml.safe_dump(raw))
-        return load_plan("made", root=tmp_path)
-
-    return load
 
 
 def other(annotation: Any, value: Any) -> Any:
@@ -302,101 +286,6 @@ def test_what_cannot_work_is_refused_in_one_line(
 # -- what lies on disk -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    """A folder with all that a checkpoint has; its weights are not looked at."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "config.json").write_text('{"model_type": "llama"}')
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
-    (folder / "model.safetensors").write_bytes(b"")
-    return folder
-
-
-def local(raw: dict[str, Any], folder: Path) -> None:
-    raw["models"]["mine"] = {"source": "local", "path": str(folder)}
-    raw["grid"][0]["models"] = ["mine"]
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("config.json", "config.json is missing"),
-        ("tokenizer.json", "has no tokenizer.json"),
-        ("chat_template.jinja", "has no chat template"),
-        ("model.safetensors", "model.safetensors is missing"),
-    ],
-)
-def test_a_model_s_folder_is_looked_at_before_any_job(
-    planned: Callable[[Callable[[dict[str, Any]], None]], Plan],
-    checkpoint: Path,
-    name: str,
-    said: str,
-) -> None:
-    (checkpoint / name).unlink()
-    with pytest.raises(ConfigError) as caught:
-        planned(lambda raw: local(raw, checkpoint))
-    message = str(caught.value)
-    assert "made.yaml: models.mine.path: " in message and said in message and "\n" not in message
-
-
-def test_a_model_s_folder_that_is_not_there(
-    planned: Callable[[Callable[[dict[str, Any]], None]], Plan], tmp_path: Path
-) -> None:
-    def change(raw: dict[str, Any]) -> None:
-        tiny = raw["grid"][0] | {"methods": ["bridge"]}
-        local(raw, tmp_path / "gone")
-        raw["grid"].append(tiny)
-
-    with pytest.raises(ConfigError, match=r"models\.mine\.path: there is no checkpoint at .*gone"):
-        planned(change)
-    # A job of another model does without it.
-    assert load_run("made", ("tiny-qwen", "chains", "bridge", 1), root=tmp_path).seed == 1
-    with pytest.raises(ConfigError, match=r"there is no checkpoint at .*gone"):
-        load_run("made", ("mine", "chains", "bridge", 1), root=tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("targets", "fits"), [("all-linear", True), (r".*\.q_proj", True), ("q", 0)]
-)
-def test_layers_of_a_model_s_folder_are_known(
-    planned: Callable[[Callable[[dict[str, Any]], None]], Plan],
-    checkpoint: Path,
-    targets: str,
-    fits: bool,
-) -> None:
-    def change(raw: dict[str, Any]) -> None:
-        local(raw, checkpoint)
-        raw["methods"]["bridge"]["options"]["targets"] = targets
-
-    if fits:
-        assert {spec.model for spec in planned(change).runs} == {"mine"}
-        return
-    with pytest.raises(ConfigError, match=r"methods\.bridge\.options\.targets: 'q' fits no layer"):
-        planned(change)
-
-
-def test_a_data_file_is_looked_at_before_any_job(
-    planned: Callable[[Callable[[dict[str, Any]], None]], Plan], checkpoint: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "problems.jsonl"
-    part = {"path": str(path), "sha256": "0" * 64}
-
-    def change(raw: dict[str, Any]) -> None:
-        local(raw, checkpoint)
-        raw["datasets"]["chains"] = {
-            "family": "own",
-            "options": {"train": part, "benchmarks": {"mine": part}},
-        }
-
-    with pytest.raises(ConfigError, match=r"datasets\.chains.*problems\.jsonl"):
-        planned(change)
-
-
-# -- hashes ----------------------------------------------------------------------------------------
-
-
 def test_every_training_setting_changes_both_hashes(plan: Plan) -> None:
     """But for those that only say where numbers lie or how often they are computed."""
     spec = plan.runs[0]
@@ -409,7 +298,7 @@ def test_every_training_setting_changes_both_hashes(plan: Plan) -> None:
             same.remove(name)
             assert (altered.train_hash, altered.spec_hash) == (spec.train_hash, spec.spec_hash)
         else:
-            _differs(spec, altered, name, trains=True)
+            check_differs(spec, altered, name, trains=True)
     assert not same
 
 
@@ -417,7 +306,7 @@ def test_every_evaluation_setting_changes_the_score_hash_alone(plan: Plan) -> No
     spec = plan.runs[0]
     for name, evaluation in changed(spec.evaluation):
         assert isinstance(evaluation, EvaluationConfig)
-        _differs(spec, replace(spec, evaluation=evaluation), name, trains=False)
+        check_differs(spec, replace(spec, evaluation=evaluation), name, trains=False)
 
 
 @pytest.mark.parametrize(
@@ -434,7 +323,7 @@ def test_every_model_setting_changes_both_hashes(plan: Plan, model: Any) -> None
     spec = plan.runs[0]
     spec = spec if model is TinyModel else replace(spec, model_config=model)
     for name, made in changed(spec.model_config):
-        _differs(spec, replace(spec, model_config=made), name, trains=True)
+        check_differs(spec, replace(spec, model_config=made), name, trains=True)
 
 
 @pytest.mark.parametrize("family", family_names())
@@ -443,7 +332,7 @@ def test_every_option_of_a_family_changes_both_hashes(plan: Plan, family: str) -
     spec = replace(plan.runs[0], family=family, dataset_options=options.model_dump(mode="json"))
     for name, altered in changed(options):
         other_spec = replace(spec, dataset_options=altered.model_dump(mode="json"))
-        _differs(spec, other_spec, name, trains=True)
+        check_differs(spec, other_spec, name, trains=True)
 
 
 @pytest.mark.parametrize("method", method_names())
@@ -452,13 +341,13 @@ def test_every_option_of_a_method_changes_both_hashes(plan: Plan, method: str) -
     spec = replace(plan.runs[0], method=method, method_options=options.model_dump(mode="json"))
     for name, altered in changed(options):
         other_spec = replace(spec, method_options=altered.model_dump(mode="json"))
-        _differs(spec, other_spec, name, trains=True)
+        check_differs(spec, other_spec, name, trains=True)
 
 
 @pytest.mark.parametrize("change", [{"seed": 9}, {"family": "equations"}, {"method": "mixing"}])
 def test_seed_family_and_method_change_both_hashes(plan: Plan, change: dict[str, Any]) -> None:
     spec = plan.runs[0]
-    _differs(spec, replace(spec, **change), str(change), trains=True)
+    check_differs(spec, replace(spec, **change), str(change), trains=True)
 
 
 def test_no_limit_on_questions_leaves_the_hash_of_older_records(plan: Plan) -> None:
@@ -492,113 +381,6 @@ def test_a_warm_up_is_checked_when_planned(
         planned(change)
 
 
-@pytest.fixture
-def own(root: Path, tmp_path: Path, checkpoint: Path) -> Callable[..., RunSpec]:
-    """The first run of a suite on the local checkpoint, planned anew at each call."""
-    raw = read_yaml(root / "suites/smoke.yaml")
-    (tmp_path / "suites").mkdir()
-
-    def load(folder: Path = checkpoint) -> RunSpec:
-        raw["models"] = {"tiny-qwen": {"source": "local", "path": str(folder)}}
-        (tmp_path / "suites/own.yaml").write_text(yaml.safe_dump(raw))
-        return load_plan("own", root=tmp_path).runs[0]
-
-    return load
-
-
-def test_a_local_model_is_hashed_by_what_it_holds(
-    own: Callable[..., RunSpec], checkpoint: Path
-) -> None:
-    """Edited between two plans: what was trained before is not taken for what would be now."""
-    first = own()
-    assert own().train_hash == first.train_hash
-    texts = {"model.safetensors": "other weights", "chat_template.jinja": "{{ other }}"}
-    for name in (*texts, "tokenizer_config.json", "generation_config.json"):
-        (checkpoint / name).write_text(texts.get(name, '{"a": 1}'))
-        changed = own()
-        _differs(first, changed, name, trains=True)
-        first = changed
-    (checkpoint / "notes.txt").write_text("nothing that a policy is loaded from")
-    assert own().train_hash == first.train_hash
-
-
-def test_shards_of_a_local_model_are_in_its_hashes(
-    own: Callable[..., RunSpec], checkpoint: Path
-) -> None:
-    (checkpoint / "model.safetensors").unlink()
-    (checkpoint / "model.safetensors.index.json").write_text(
-        '{"weight_map": {"w": "a.safetensors"}}'
-    )
-    (checkpoint / "a.safetensors").write_text("weights")
-    first = own()
-    (checkpoint / "a.safetensors").write_text("weightz")
-    _differs(first, own(), "a shard", trains=True)
-
-
-def test_a_reward_function_is_in_the_hashes_with_its_source(
-    planned: Callable[[Callable[[dict[str, Any]], None]], Plan], tmp_path: Path, root: Path
-) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/rewards.py").write_text(
-        "from mine import helpers\ndef short(**_): return 1\n"
-    )
-    (tmp_path / "mine/helpers.py").write_text("limit = 1\n")
-    plain = load_plan("smoke", root=root).runs[0]
-
-    def change(raw: dict[str, Any]) -> None:
-        raw["datasets"][plain.dataset]["reward"] = "mine.rewards:short"
-
-    first = planned(change).runs[0]
-    _differs(plain, first, "a reward", trains=True)
-    for file in ("mine/helpers.py", "mine/rewards.py"):
-        fingerprint.cache_clear()
-        for cached in (fingerprinting.closure, fingerprinting._find, fingerprinting._module):
-            cached.cache_clear()
-        with (tmp_path / file).open("a") as stream:
-            stream.write("more = 2\n")
-        edited = load_plan("made", root=tmp_path).runs[0]
-        _differs(first, edited, file, trains=True)
-        first = edited
-
-
-@pytest.mark.parametrize(
-    ("reward", "text", "said"),
-    [
-        ("rewards:short", None, "there is no .*rewards.py; write the function there"),
-        ("rewards:long", "def short(): ...", "has no 'long'"),
-        ("rewards:short", "def short(:", "rewards.py is not Python"),
-        ("rewards", "", r"reward: String should match"),
-        ("../rewards:short", "", r"reward: String should match"),
-    ],
-)
-def test_a_reward_that_is_not_there_is_refused_before_any_job(
-    planned: Callable[[Callable[[dict[str, Any]], None]], Plan],
-    tmp_path: Path,
-    reward: str,
-    text: str | None,
-    said: str,
-) -> None:
-    if text is not None:
-        (tmp_path / "rewards.py").write_text(text)
-
-    def change(raw: dict[str, Any]) -> None:
-        for config in raw["datasets"].values():
-            config["reward"] = reward
-
-    with pytest.raises(ConfigError, match=said) as caught:
-        planned(change)
-    assert "datasets." in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_moved_local_model_keeps_its_hashes(
-    own: Callable[..., RunSpec], checkpoint: Path, tmp_path: Path
-) -> None:
-    first = own()
-    moved = own(checkpoint.rename(tmp_path / "elsewhere"))
-    assert (moved.train_hash, moved.spec_hash) == (first.train_hash, first.spec_hash)
-    assert moved.as_dict()["model_config"]["path"] == str(tmp_path / "elsewhere")
-
-
 @pytest.mark.parametrize("name", ["suite", "dataset", "label"])
 def test_names_alone_change_no_hash(plan: Plan, name: str) -> None:
     """So a run can move to another suite or row without looking new."""
@@ -627,8 +409,3 @@ def test_the_plan_hash_sees_each_run(root: Path, plan: Plan) -> None:
     assert load_plan("smoke", root=root).hash == plan.hash
     assert replace(plan, runs=plan.runs[:-1]).hash != plan.hash
     assert replace(plan, runs=plan.runs[::-1]).hash != plan.hash
-
-
-def _differs(spec: RunSpec, altered: RunSpec, name: str, *, trains: bool) -> None:
-    assert altered.spec_hash != spec.spec_hash, name
-    assert (altered.train_hash != spec.train_hash) == trains, name
