@@ -25,8 +25,8 @@ def test_the_smoke_grid_through_sbatch(
     print("\n".join(re.findall(r".*SLURM jobid.*|.*steps? \(.*", said)))
 
     assert cluster.jobs() == {}
-    # One job for the base model, three of at most four short runs, one for all that is shown.
-    assert len(re.findall(r"submitted with SLURM jobid \d+", said)) == 5
+    # One for the base model, three of at most four short runs, one that collects, one that shows.
+    assert len(re.findall(r"submitted with SLURM jobid \d+", said)) == 6
     made = space.path / "results" / "smoke"
     runs = sorted(p.parent.relative_to(made) for p in made.glob("runs/*/*/*/*/done.json"))
     assert len(runs) == 10
