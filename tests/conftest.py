@@ -36,8 +36,9 @@ ALLOWED_SKIPS = {
 _SLOW_FIXTURES = {"base", "checkpoint", "fresh", "finished", "world", "single"}
 _SLOW_PARTS = re.compile(
     r"tests/(integration|drills|browser|cluster|fuzz)/"
-    r"|test_(methods|run|studies|analysis_(figures|latex|coverage|report)|jobs_needs_memory)"
-    r"|test_(grading_(parity|pool|hostile)|hostile_texts|environments|tasks_(real|contract|families))"
+    r"|test_(methods|run|studies|analysis_(figures|latex|coverage|report|error_rates))"
+    r"|test_(grading_(parity|pool|hostile|kinds|own_reward)|hostile_texts|tasks_(real|contract|families))"
+    r"|test_(environments|jobs_(needs_memory|needs_report|warm)|two_checkouts|plan_fingerprint)"
     r"|test_(evaluation|collect_caching|step_(trainer|sampler|options)|models|engines)"
 )
 
