@@ -38,13 +38,13 @@ _SLOW_PARTS = re.compile(
     r"tests/(integration|drills|browser|cluster|fuzz)/"
     r"|test_(methods|run|studies|analysis_(figures|latex|coverage|report|error_rates))"
     r"|test_(grading_(parity|pool|hostile|kinds|own_reward)|hostile_texts|tasks_(real|contract|families))"
-    r"|test_(environments|jobs_(needs_memory|needs_report|warm)|two_checkouts|plan_fingerprint)"
+    r"|test_(environments|jobs_(needs_memory|needs_report|warm)|two_checkouts)"
     r"|test_(evaluation|collect_caching|step_(trainer|sampler|options)|models|engines)"
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make quick` leaves out what trains a model, starts a program or draws."""
+    """`make quick` leaves out what trains a model, starts a program, simulates or draws."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if _SLOW_PARTS.search(item.path.as_posix()) or fixtures & _SLOW_FIXTURES:
