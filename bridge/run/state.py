@@ -12,15 +12,15 @@ import torch
 from bridge.machine.telemetry import Stopwatch
 from bridge.methods.base import Method
 from bridge.models.checkpoint import weights_hash
-from bridge.plan.fingerprint import train_fingerprint
-from bridge.plan.grid import RunSpec
-from bridge.run.checkpoints import (
+from bridge.models.resuming import (
     find_checkpoint,
     optimizer_tensors,
     read_checkpoint,
     restore_optimizer,
     save_checkpoint,
 )
+from bridge.plan.fingerprint import train_fingerprint
+from bridge.plan.grid import RunSpec
 from bridge.run.experience import Collector
 from bridge.run.probes import Probes
 from bridge.run.streams import demonstration_row, positions

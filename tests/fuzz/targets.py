@@ -267,7 +267,7 @@ def user_config(choices: Choices) -> None:
 
 def checkpoint(choices: Choices) -> None:
     """A manifest or a state of a checkpoint; torch is loaded for this one only."""
-    from bridge.run.checkpoints import find_checkpoint, read_checkpoint
+    from bridge.models.resuming import find_checkpoint, read_checkpoint
 
     folder = _folder() / "resume"
     newest = _checkpoints(folder)
@@ -330,7 +330,7 @@ def _loaded(text: str) -> Any:
 def _checkpoints(folder: Path) -> Path:
     import torch
 
-    from bridge.run.checkpoints import save_checkpoint
+    from bridge.models.resuming import save_checkpoint
 
     for step in (2, 4):
         save_checkpoint(folder, step, {"train_hash": "h", "step": step}, {"a": torch.ones(3)})

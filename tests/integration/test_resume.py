@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from bridge.methods.registry import method_names
+from bridge.models import resuming as checkpoints
 from bridge.models.checkpoint import writing_tensors
+from bridge.models.resuming import find_checkpoint, read_checkpoint, save_checkpoint
 from bridge.plan.grid import RunSpec
-from bridge.run import checkpoints
 from bridge.run import loop as run_module
 from bridge.run import state as session
-from bridge.run.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
 from bridge.run.loop import Run, train_run
 from bridge.store.records import BusyError, RecordError, RunFolder, exclusive
 from tests.fixtures.tiny_run import TextGrader, make_spec, read_lines
