@@ -161,7 +161,7 @@ def one_of(names):
 
 wildcard_constraints:
     suite=one_of([PLAN.name]),
-    model=one_of({s.model for s in PLAN.runs}),
+    model=one_of({s.model for s in PLAN.runs} | {*PLAN.made_models}),
     dataset=one_of({s.dataset for s in PLAN.runs}),
     method=one_of({s.label for s in PLAN.runs}),
     seed=one_of({s.seed for s in PLAN.runs}),
@@ -193,7 +193,7 @@ def once_per_row(function):
 
 def base_of_run(wildcards):
     """The base model, where the workflow makes it."""
-    model = run_of(wildcards).model
+    model = run_of(wildcards).base_name
     return (
         f"results/{PLAN.name}/models/{model}/base.json"
         if model in PLAN.made_models
@@ -289,7 +289,7 @@ def tidy_folder(wildcards):
 
 @once_per_row
 def code_of_training(run):
-    base = PLAN.made_models.get(run.model)
+    base = PLAN.made_models.get(run.base_name)
     before = [prepare_fingerprint(base)] if base else []
     return content_hash([*before, train_fingerprint(run)])
 

@@ -143,6 +143,7 @@ def _run_row(
         "spec_hash": spec.spec_hash,
         "train_hash": spec.train_hash,
         "implementation": spec.method,
+        "world": spec.world,
         "lr_sft": spec.training.lr_sft,
         "lr_rl": spec.training.lr_rl,
         "commit": git.get("commit") or ("no checkout" if git.get("reason") else None),

@@ -3,6 +3,8 @@ paper, May-2025 text), each kind with its own optimiser state and rate."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from bridge.methods.base import Method
 from bridge.step.rows import Phase
 from bridge.store.schema import Closed, Steps
@@ -18,6 +20,7 @@ class Alternating(Method):
         """Pairs of one RL and one SFT step."""
 
     options: Options
+    tuning: ClassVar = {}
 
     @property
     def n_steps(self) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bridge.step.objectives.advantages import group_advantages
 from bridge.step.rows import Group, Phase, Request, Row
@@ -57,12 +57,19 @@ class StepStats:
     """Loss tokens by term, over the whole global batch."""
 
 
+class Times(tuple[float, ...]):
+    """Factors on a row's own value, among the values of a knob."""
+
+
 class Method:
     """Base of all methods: plain GRPO on rollouts unless a hook says otherwise."""
 
     class Options(Closed):
         """Options of the method; a subclass declares its own."""
 
+    tuning: ClassVar[Mapping[str, tuple[Any, ...]] | None] = None
+    """The knob that equal tuning may turn beside the learning rates (``options.x`` or
+    ``training.x``) and the values it tries; ``{}``: no knob. None cannot be tuned."""
     adapter: Adapter | None = None
     """Further weights beside the base weights, or None."""
     uses_shadow: bool = False

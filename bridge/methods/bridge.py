@@ -18,7 +18,7 @@ The defaults are the paper's letter; every open choice is an option.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -79,6 +79,7 @@ class Bridge(Method):
         """Adapted layers, as peft takes them: all, or a regular expression of whole names."""
 
     options: Options
+    tuning: ClassVar = {"options.rl_weight": (0.3, 0.5, 0.7)}
 
     def __init__(self, options: Options, training: TrainingConfig, seed: int = 0) -> None:
         super().__init__(options, training, seed)

@@ -8,11 +8,11 @@ phi variant:  c_t = p_t (1 - p_t),   mu = ``mu_start`` throughout
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from bridge.methods.base import Method, StepStats, refuse
+from bridge.methods.base import Method, StepStats, Times, refuse
 from bridge.step.rows import Phase
 from bridge.store.schema import Closed, Count, Steps
 
@@ -42,6 +42,7 @@ class Chord(Method):
         """Demonstrations per step; None takes ``sft_batch_size``."""
 
     options: Options
+    tuning: ClassVar = {"options.mu_start": Times((0.25, 0.5, 1))}
 
     def check(self, where: str) -> None:
         if self.options.renormalise and not self.options.phi:

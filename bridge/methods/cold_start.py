@@ -9,11 +9,11 @@ result depend on the machine's load.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from bridge.methods.base import Method, refuse
+from bridge.methods.base import Method, Times, refuse
 from bridge.step.rows import Phase
 from bridge.store.schema import Closed, StepsOrZero
 
@@ -35,6 +35,7 @@ class ColdStart(Method):
         """KL reference of the RL stage (used when ``kl_coef`` > 0)."""
 
     options: Options
+    tuning: ClassVar = {"options.sft_steps": Times((0.5, 1, 2))}
 
     def check(self, where: str) -> None:
         if self.rl_steps < min(1, self.options.rl_steps) or self.n_steps == 0:

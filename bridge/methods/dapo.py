@@ -12,7 +12,7 @@ suite's row sets: ``clip_ratio_high: 0.28`` and ``loss_agg_mode: token-mean``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -42,6 +42,7 @@ class Dapo(Method):
         """Last tokens before ``max_response_tokens`` over which the penalty falls from 0 to -1."""
 
     options: Options
+    tuning: ClassVar = {"training.clip_ratio_high": (0.2, 0.28, 0.4)}
 
     def check(self, where: str) -> None:
         training, buffer = self.training, self.options.overlong_buffer_tokens

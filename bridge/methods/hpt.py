@@ -16,7 +16,7 @@ counted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -46,6 +46,7 @@ class HPT(Method):
         """Share of each step's prompts drawn from those with a demonstration."""
 
     options: Options
+    tuning: ClassVar = {"options.beta": (0.3, 1.0, 3.0)}
 
     def check(self, where: str) -> None:
         if self.options.gate > self.training.n:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -49,6 +49,7 @@ class Luffy(Method):
         """Share of each step's prompts drawn from those with a demonstration."""
 
     options: Options
+    tuning: ClassVar = {"options.gamma": (0.05, 0.1, 0.3)}
 
     def check(self, where: str) -> None:
         modes = (self.training.loss_agg_mode, self.training.sft_loss_agg_mode)

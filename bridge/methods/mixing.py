@@ -6,6 +6,8 @@ mu = (1 - lambda) / lambda, up to epsilon and gradient clipping.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from bridge.methods.base import Method, StepStats
@@ -25,6 +27,7 @@ class Mixing(Method):
         """lambda: weight of the RL term; the demonstration term gets 1 - lambda."""
 
     options: Options
+    tuning: ClassVar = {"options.rl_weight": (0.3, 0.5, 0.7)}
 
     @property
     def n_steps(self) -> int:

@@ -13,7 +13,7 @@ updates. It is the base model, or becomes the first phase's policy at the change
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -48,6 +48,7 @@ class Phases(Method):
         """beta of the theory arm; None leaves the penalty out of the reward."""
 
     options: Options
+    tuning: ClassVar = {}
 
     def __init__(self, options: Any, training: TrainingConfig, seed: int = 0) -> None:
         super().__init__(options, training, seed)

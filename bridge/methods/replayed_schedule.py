@@ -7,7 +7,7 @@ well as ``sasr`` with the profile that ``sasr`` had, the gradient signal is not 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -27,6 +27,7 @@ class ReplayedSchedule(WarmUpSwitch):
         """p at equally spaced points from the first to the last step after the warm-up."""
 
     options: Options
+    tuning: ClassVar = {}
     stream = "replayed_schedule"
 
     def sft_probability(self, step: int) -> float:

@@ -6,6 +6,8 @@ set for all methods together in ``TrainingConfig``.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from bridge.methods.base import Method
 from bridge.step.rows import Phase
 from bridge.store.schema import Closed, Steps
@@ -21,6 +23,7 @@ class RLZero(Method):
         """RL steps."""
 
     options: Options
+    tuning: ClassVar = {}
 
     @property
     def n_steps(self) -> int:

@@ -98,6 +98,7 @@ class SASR(WarmUpSwitch):
         """G_warmup is the mean norm of the last so many warm-up steps."""
 
     options: Options
+    tuning: ClassVar = {"options.gamma": (0.5, 1.0, 2.0)}
     stream = "sasr"
 
     def __init__(self, options: Options, training: TrainingConfig, seed: int = 0) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from bridge.methods.base import Method
 from bridge.step.rows import Phase
 from bridge.store.schema import Closed, Steps
@@ -17,6 +19,7 @@ class SFT(Method):
         """Optimiser steps of ``sft_batch_size`` demonstrations each."""
 
     options: Options
+    tuning: ClassVar = {}
 
     @property
     def n_steps(self) -> int:

@@ -9,6 +9,7 @@ drawn. At ``sft_share: 0.5`` RL and SFT steps take turns, RL first.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -25,6 +26,7 @@ class StaticHybrid(WarmUpSwitch):
         """Share of SFT steps after the warm-up; a fair control takes what ``sasr`` realised."""
 
     options: Options
+    tuning: ClassVar = {"options.sft_share": (0.3, 0.5, 0.7)}
     stream = "static_hybrid"
 
     def sft_probability(self, step: int) -> float:

@@ -80,6 +80,7 @@ def _make(name: str, model: TinyModel, folder: Path, threads: int) -> dict[str, 
             family.pretraining(
                 random.Random(derive_seed("pretraining", family.name, habit, model.seed)),
                 habit=habit,
+                world=model.seed,
             )
             for family in families
         ]

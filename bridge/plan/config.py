@@ -29,6 +29,10 @@ from bridge.store.schema import (
 from bridge.store.settings import EvaluationConfig, ModelConfig, PackageModel, TrainingConfig
 from bridge.store.strict import strict_yaml
 
+SEEDS_OF_A_WORLD = 100
+"""The run seed of seed s in world w is this times w, plus s."""
+MOST_WORLDS = 1000
+
 
 class DatasetConfig(Closed):
     """A problem family with its options."""
@@ -58,6 +62,49 @@ class GridBlock(Closed):
     datasets: tuple[Name, ...] = Field(min_length=1)
     methods: tuple[Name, ...] = Field(min_length=1)
     seeds: tuple[Seed, ...] = Field(min_length=1)
+    worlds: tuple[int, ...] = ()
+    """Worlds to draw anew, each with every seed: weights and misconceptions of the tiny base model,
+    training problems and demonstrations. Empty: the model and the data set as they are declared."""
+
+    @model_validator(mode="after")
+    def _worlds_have_room(self) -> GridBlock:
+        if self.worlds and max(self.seeds) >= SEEDS_OF_A_WORLD:
+            raise ValueError(f"with worlds, seeds are below {SEEDS_OF_A_WORLD}")
+        if any(not 1 <= world <= MOST_WORLDS for world in self.worlds):
+            raise ValueError(f"worlds are numbered from 1 to {MOST_WORLDS}")
+        return self
+
+    @property
+    def replicates(self) -> list[tuple[int, int | None]]:
+        """Seed and world of each run of a row; seed 203 is seed 3 in world 2."""
+        if not self.worlds:
+            return [(seed, None) for seed in self.seeds]
+        return [(SEEDS_OF_A_WORLD * w + s, w) for w in self.worlds for s in self.seeds]
+
+
+class Trials(Closed):
+    """Settings that every row of the suite tries, see :mod:`bridge.plan.trials`."""
+
+    count: int = Field(12, ge=2, le=100)
+    """Trials of each row."""
+    rates: tuple[float, float] = (3e-5, 1e-3)
+    """Range of both learning rates, drawn evenly on a log scale."""
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _rates_rise(self) -> Trials:
+        if not 0 < self.rates[0] < self.rates[1]:
+            raise ValueError("rates are a lower and a higher one, both above 0")
+        return self
+
+
+class TunedBy(Closed):
+    """Where each row's tuned settings come from, see :mod:`bridge.plan.choices`."""
+
+    suite: SuiteName
+    """A suite with ``trials`` of the same rows, models and data sets."""
+    frozen: bool = True
+    """Read the committed choice in ``results/cached``; false: the one of the trials run here."""
 
 
 class Suite(Closed):
@@ -72,7 +119,17 @@ class Suite(Closed):
     train_on_benchmarks: tuple[Name, ...] = ()
     """Benchmarks whose questions a training set may hold; without being named here such a suite is
     refused. The table of contamination counts them all the same."""
+    trials: Trials | None = None
+    """Makes a suite of tuning trials out of the rows of its grid."""
+    tuned_by: TunedBy | None = None
+    """Takes the settings of each row from the outcome of such a suite."""
     grid: tuple[GridBlock, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _tries_or_uses(self) -> Suite:
+        if self.trials and self.tuned_by:
+            raise ValueError("a suite either has trials or is tuned_by one that has")
+        return self
 
     @model_validator(mode="after")
     def _folders_differ(self) -> Suite:

@@ -18,6 +18,7 @@ from typing import Any
 from bridge.plan.config import Suite, load_suite, suite_file
 from bridge.plan.parts import DiskHashes, Parts
 from bridge.plan.targets import check_targets
+from bridge.plan.trials import with_trials
 from bridge.store.plugins import check_known
 from bridge.store.records import RunFolder, content_hash, run_folder
 from bridge.store.schema import ConfigError
@@ -52,6 +53,9 @@ class RunSpec:
     method_options: dict[str, Any]
     training: TrainingConfig
     evaluation: EvaluationConfig
+    world: int | None = None
+    """Where the grid draws worlds anew, the one of this run; it stands in the settings of its model
+    and of its data set, so in every hash."""
     train_on_benchmarks: tuple[str, ...] = ()
     """A permission that changes no number, so it is in no hash."""
     checkpoint_hash: str | None = None
@@ -70,6 +74,7 @@ class RunSpec:
             "dataset": self.dataset,
             "label": self.label,
             "seed": self.seed,
+            "world": self.world,
             "model_config": self.model_config.model_dump(mode="json"),
             "family": self.family,
             "dataset_options": self.dataset_options,
@@ -114,6 +119,11 @@ class RunSpec:
         """Hash of all that can change a score: training and evaluation."""
         return content_hash({"train": self.train_hash, "evaluation": self.evaluation.hashed})
 
+    @property
+    def base_name(self) -> str:
+        """Name of the folder of the base model."""
+        return self.model if self.world is None else f"{self.model}.world{self.world}"
+
     def folder(self, results: Path) -> RunFolder:
         """The run's folder below the results folder."""
         return run_folder(results, self.suite, self.model, self.dataset, self.label, self.seed)
@@ -145,12 +155,12 @@ class Plan:
 
     @cached_property
     def made_models(self) -> dict[str, MadeModel]:
-        """The base models that the workflow has to make."""
-        used = {spec.model for spec in self.runs}
+        """The base models that the workflow has to make, by the name of their folder."""
+        order = {name: i for i, name in enumerate(self.suite.models)}
         return {
-            name: model
-            for name, model in self.suite.models.items()
-            if name in used and isinstance(model, MadeModel)
+            spec.base_name: spec.model_config
+            for spec in sorted(self.runs, key=lambda spec: order[spec.model])
+            if isinstance(spec.model_config, MadeModel)
         }
 
 
@@ -181,12 +191,13 @@ def load_run(
         ConfigError: one line naming the file, the key and the remedy; or the suite has no such run.
     """
     parts = _load_parts(name, root, overrides)
-    lists = [(b.models, b.datasets, b.methods, b.seeds) for b in parts.suite.grid]
-    if not any(all(map(contains, block, cell)) for block in lists):
+    lists = [(b.models, b.datasets, b.methods, dict(b.replicates)) for b in parts.suite.grid]
+    block = next((b for b in lists if all(map(contains, b, cell))), None)
+    if block is None:
         raise _no_run(name, cell)
     model, dataset, label, seed = cell
     found = parts.check_disk({model}, {dataset})
-    return _checked_row(parts, name, model, dataset, label, found)(seed)
+    return _checked_row(parts, name, model, dataset, label, found)(seed, block[3][seed])
 
 
 def _no_run(suite: str, cell: Cell) -> ConfigError:
@@ -199,9 +210,11 @@ def _no_run(suite: str, cell: Cell) -> ConfigError:
 def _load_parts(name: str, root: Path, overrides: dict[str, Any] | None) -> Parts:
     """The checked parts of a suite, and a grid that names no others."""
     path = suite_file(name, root)
-    parts = Parts(load_suite(path, overrides, root=root), path, root)
+    parts = Parts(with_trials(load_suite(path, overrides, root=root), str(path)), path, root)
     suite = parts.suite
-    size = sum(len(b.models) * len(b.datasets) * len(b.methods) * len(b.seeds) for b in suite.grid)
+    size = sum(
+        len(b.models) * len(b.datasets) * len(b.methods) * len(b.replicates) for b in suite.grid
+    )
     if size > MOST_RUNS:
         raise ConfigError(
             f"{path}: grid: it asks for {size:,} runs, more than {MOST_RUNS:,}; split the suite."
@@ -224,21 +237,21 @@ def _expand(name: str, parts: Parts) -> tuple[RunSpec, ...]:
     for i, block in enumerate(grid):
         for names in itertools.product(block.models, block.datasets, block.methods):
             row = _checked_row(parts, name, *names, found)
-            for seed in block.seeds:
+            for seed, world in block.replicates:
                 cell = (*names, seed)
                 if cell in runs:
                     raise ConfigError(
                         f"{parts.path}: grid.{i}: the run {'/'.join(names)}/seed{seed} is asked "
                         "for twice; remove one."
                     )
-                runs[cell] = row(seed)
+                runs[cell] = row(seed, world)
     return tuple(runs.values())
 
 
 def _checked_row(
     parts: Parts, suite: str, model: str, dataset: str, label: str, found: DiskHashes
-) -> Callable[[int], RunSpec]:
-    """What makes the run of each seed: all else is checked, and written out, once.
+) -> Callable[[int, int | None], RunSpec]:
+    """What makes the run of each seed and world: all else is checked, and written out, once.
 
     Raises:
         ConfigError: the parts do not go together.
@@ -252,15 +265,14 @@ def _checked_row(
         )
     if row.targets is not None:
         check_targets(row.targets, base, f"{parts.path}: methods.{label}.options.targets")
-    return partial(
+    options = parts.options[dataset].model_dump(mode="json")
+    make = partial(
         RunSpec,
         suite,
         model,
         dataset,
         label,
-        model_config=base,
         family=family,
-        dataset_options=parts.options[dataset].model_dump(mode="json"),
         method=row.method,
         method_options=row.options.model_dump(mode="json"),
         training=row.training,
@@ -270,3 +282,17 @@ def _checked_row(
         reward=parts.suite.datasets[dataset].reward,
         reward_hash=found.rewards.get(dataset),
     )
+
+    def run(seed: int, world: int | None) -> RunSpec:
+        if world is None:
+            return make(seed, model_config=base, dataset_options=options)
+        if not isinstance(base, TinyModel) or "world" not in options:
+            raise ConfigError(
+                f"{parts.path}: grid: worlds are drawn anew for tiny models and generated data "
+                f"sets only, not for {model} on '{dataset}'; leave worlds out."
+            )
+        drawn = base.model_copy(update={"seed": world})
+        own = options | {"world": world}
+        return make(seed, model_config=drawn, dataset_options=own, world=world)
+
+    return run

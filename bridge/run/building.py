@@ -63,7 +63,7 @@ def build_run(
 def base_of(spec: RunSpec, results: Path) -> Path:
     """Folder of the run's base model."""
     model = spec.model_config
-    folder = base_folder(results, spec.suite, spec.model)
+    folder = base_folder(results, spec.suite, spec.base_name)
     if isinstance(model, LocalModel):
         return prepare_local_model(model, folder)
     return prepare_hub_model(model, folder) if isinstance(model, HubModel) else folder

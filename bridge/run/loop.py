@@ -29,6 +29,7 @@ from bridge.machine.telemetry import host_memory_gib
 from bridge.models.card import licence_of, write_card
 from bridge.models.checkpoint import save_policy, weights_hash
 from bridge.models.decoding import decoder_of
+from bridge.plan.budget import flops
 from bridge.plan.grid import RunSpec
 from bridge.run.building import base_of, build_run
 from bridge.run.recorder import recording
@@ -146,7 +147,7 @@ def _loop(run: Run, sizes: tuple[int, int] | None) -> None:
     Args:
         sizes: bytes of the two logs that belong to the restored checkpoint; None without one.
     """
-    n_steps, config, ranks = run.method.n_steps, run.spec.training, run.policy.ranks
+    config, ranks = run.spec.training, run.policy.ranks
     first_step = saved_step = run.counters.step
     with recording(run, sizes) as recorder:
 
@@ -159,24 +160,25 @@ def _loop(run: Run, sizes: tuple[int, int] | None) -> None:
             first = {"step": 0, "kind": "probe", "rl_step": 0, "progress": 0.0}
             recorder.log(first | run.probes.measure(0))
             _say_signal(run)
-        while run.counters.step < n_steps:
+        while not run.finished:
             # Ranks may have been told at different steps; all stop at this one or none does.
             signals = [name for name in ranks.join([requested()]) if name is not None]
             if signals:
                 if run.counters.step > saved_step:
                     save()
                 raise Interrupted(
-                    f"stopped by {signals[0]} after step {run.counters.step} of {n_steps}; "
+                    f"stopped by {signals[0]} after step {run.counters.step} of "
+                    f"{run.method.n_steps}; "
                     "the next attempt continues from there",
                     progressed=run.counters.step > first_step,
                 )
             line = run.step()
             step = run.counters.step
-            if step % config.probe_every == 0 or step == n_steps:
+            if step % config.probe_every == 0 or run.finished:
                 line |= run.probes.measure(step)
                 _say_signal(run)
             recorder.log(line)
-            if step % config.checkpoint_every == 0 and step < n_steps:
+            if step % config.checkpoint_every == 0 and not run.finished:
                 saved_step = save()
             recorder.show(line)
 
@@ -185,7 +187,7 @@ def _say_signal(run: Run) -> None:
     """Before the first RL step, where a measurement has just shown that it would learn nothing."""
     following, limit = run.counters.step + 1, run.spec.training.max_response_tokens
     missing = missing_signal(run.probes.verdicts, run.spec.reward, limit)
-    begun = run.counters.rl_batches > 0 or following > run.method.n_steps
+    begun = run.counters.rl_batches > 0 or run.finished
     if missing and not begun and run.method.phase(following).kind == "rl":
         print(f"{run.spec.label}, step {following}: {missing}", file=sys.stderr, flush=True)
 
@@ -212,9 +214,6 @@ def _save(run: Run, base_path: Path) -> str:
 def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[str, Any]:
     n = run.policy.sizes[BASE]
     tokens = run.spent_tokens()
-    # 2 N per token of a forward pass, 6 N per token of a forward and backward pass.
-    generate = 2 * n * (tokens["generated"] + tokens["prefilled"])
-    train = 6 * n * tokens["trained"] + 2 * n * tokens["scored"]
     total_s = run.stopwatch.elapsed_s
     extra = ["deepspeed"] if run.spec.training.sharding.stage != "none" else []
     return {
@@ -222,8 +221,8 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
         "spec_hash": run.spec.spec_hash,
         "n_steps": run.counters.step,
         "seconds": {**run.stopwatch.total_s, "total": total_s},
-        "tokens": {"generated": tokens["generated"], "trained": tokens["trained"]},
-        "flops": {"generate": generate, "train": train, "total": generate + train},
+        "tokens": {k: tokens[k] for k in ("generated", "trained", "demonstration")},
+        "flops": flops(n, tokens),
         "device_hours": total_s / 3600 * run.policy.ranks.size,
         "memory_gib": {
             **run.stopwatch.memory.peaks(),

@@ -19,6 +19,7 @@ from bridge.models.resuming import (
     restore_optimizer,
     save_checkpoint,
 )
+from bridge.plan.budget import is_spent
 from bridge.plan.fingerprint import train_fingerprint
 from bridge.plan.grid import RunSpec
 from bridge.run.experience import Collector
@@ -28,6 +29,7 @@ from bridge.step.batches import StepBatch
 from bridge.step.protocols import Weights
 from bridge.step.rows import Group, Phase, Row
 from bridge.step.trainer import Trainer
+from bridge.step.weights import BASE
 from bridge.store.records import RecordError, RunFolder
 from bridge.tasks.base import Dataset, Problem
 
@@ -63,6 +65,13 @@ class Run:
     counters: Counters = field(default_factory=Counters)
     demonstration_rewards: dict[str, float] = field(default_factory=dict)
     """Graded reward of each demonstration, by the id of its problem."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the method's last step is made or the budget is spent."""
+        budget, n = self.spec.training.budget, self.policy.sizes[BASE]
+        made = self.counters.step >= self.method.n_steps
+        return made or is_spent(budget, n, self.spent_tokens())
 
     # -- one step -------------------------------------------------------------------------------
 
@@ -230,7 +239,7 @@ class Run:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """What a checkpoint has to have in common with this run, see ``checkpoints.IDENTITY``."""
+        """What a checkpoint has to have in common with this run, see ``resuming.IDENTITY``."""
         return {
             "train_hash": self.spec.train_hash,
             "code": train_fingerprint(self.spec),
@@ -305,16 +314,18 @@ class Run:
         self.collector.tokens_prefilled = tokens["prefilled"]
         self.trainer.tokens_trained = tokens["trained"]
         self.trainer.tokens_scored = tokens["scored"]
+        self.trainer.tokens_demonstration = tokens.get("demonstration", 0)
         self.collector.engine.sync()
         return state["dynamics_bytes"], state["timings_bytes"]
 
     def spent_tokens(self) -> dict[str, int]:
-        """Tokens generated (without prompts), prefilled, trained and scored."""
+        """Tokens generated (without prompts), prefilled, trained, scored, and of demonstrations."""
         return {
             "generated": self.collector.tokens_generated,
             "prefilled": self.collector.tokens_prefilled,
             "trained": self.trainer.tokens_trained,
             "scored": self.trainer.tokens_scored,
+            "demonstration": self.trainer.tokens_demonstration,
         }
 
 

@@ -82,6 +82,8 @@ class Trainer:
         """Tokens, prompt included, that went through a backward pass."""
         self.tokens_scored = 0
         """Tokens that went through a forward pass for the reference policy."""
+        self.tokens_demonstration = 0
+        """Loss tokens of demonstrations among ``tokens_trained``."""
         self._packs = isinstance(policy, WholeWeights) and is_plain(policy.sampler.model)
         self._position = (1, 1)
         self._made: dict[Term, tuple[list[Row], list[MicroBatch]]] = {}
@@ -183,6 +185,7 @@ class Trainer:
                 self.policy.backward(loss)
                 own_logprobs += [logprob[i, m].detach() for i, m in enumerate(micro.mask)]
         self.tokens_trained += _tokens(rows)
+        self.tokens_demonstration += total_tokens if term == "demonstration" else 0
         loss_sum, *totals = self.ranks.total(loss_sum, *sums)
         sums = RlSums(*totals)
         logprobs = dict(zip(places, self.ranks.join(own_logprobs), strict=True))

@@ -38,6 +38,7 @@ RUNS = (
     Column("spec_hash", "hash of all that can change a score", needed=True),
     Column("train_hash", "hash of all that can change the trained policy"),
     Column("implementation", "file of the method"),
+    Column("world", "base model and training data, drawn anew; empty: as the suite declares them"),
     Column("lr_sft", "learning rate of SFT steps"),
     Column("lr_rl", "learning rate of RL and joint steps"),
     Column("commit", "of the code; `no checkout` outside of git", needed=True),
@@ -169,6 +170,7 @@ COSTS = (
     Column(
         "tokens_trained", "prompts included", "", "trained tokens", "tokens.trained", needed=True
     ),
+    Column("tokens_demonstration", "trained on, prompts not counted", path="tokens.demonstration"),
     Column("flops_generate", "2 N per generated token", path="flops.generate"),
     Column("flops_train", "6 N per trained token, 2 N per scored one", path="flops.train"),
     Column("flops_total", "of training", "", "FLOPs", "flops.total", needed=True),

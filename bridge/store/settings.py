@@ -26,6 +26,7 @@ class TinyModel(Closed):
     batch_size: Count = 32
     learning_rate: float = Field(5e-3, gt=0)
     seed: Seed = 0
+    """Of weights, corpus and misconceptions; a grid's worlds replace it."""
 
     @model_validator(mode="after")
     def _heads_divide_hidden(self) -> TinyModel:
@@ -123,6 +124,16 @@ class ShardingConfig(Closed):
         return self
 
 
+class Budget(Closed):
+    """What every run of a suite may spend; a run ends with the step that reaches it.
+
+    The methods' own numbers of steps are then upper limits, and their schedules stay in steps.
+    """
+
+    currency: Literal["flops", "generated_tokens", "trained_tokens", "demonstration_tokens"]
+    amount: float = Field(gt=0)
+
+
 class TrainingConfig(Closed):
     """The trainer's knobs, the same for every method of a suite."""
 
@@ -199,6 +210,8 @@ class TrainingConfig(Closed):
     cpu_offload: bool = False
     """Keep the shadow weights with their optimiser, and the reference while it is not asked, in the
     host's memory. Changes no number beyond the device's rounding, so it is in no hash."""
+    budget: Budget | None = None
+    """Ends a run before its method's last step; see :mod:`bridge.plan.budget`."""
     probe_every: Steps
     """Steps between two measurements on the held-out probe."""
     probe_size: Count = 64
@@ -247,9 +260,10 @@ class TrainingConfig(Closed):
     @property
     def hashed(self) -> dict[str, Any]:
         """All settings that can change a result, as JSON values."""
-        return self.model_dump(
-            mode="json", exclude={"activation_checkpointing", "cpu_offload", "sharding"}
-        )
+        unhashed = {"activation_checkpointing", "cpu_offload", "sharding"}
+        # What is newer than some records is left out where it is not used.
+        unset = {"budget"} if self.budget is None else set()
+        return self.model_dump(mode="json", exclude=unhashed | unset)
 
     @model_validator(mode="after")
     def _rewards_and_probes(self) -> TrainingConfig:

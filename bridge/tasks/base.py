@@ -166,8 +166,11 @@ class SyntheticFamily(Family, Protocol):
         """All words that a question or a completion of this family can hold."""
         ...
 
-    def pretraining(self, rng: random.Random, *, habit: bool) -> Iterator[tuple[str, str]]:
-        """Endless stream of (question, completion); with ``habit`` mostly immediate guesses."""
+    def pretraining(
+        self, rng: random.Random, *, habit: bool, world: int = 0
+    ) -> Iterator[tuple[str, str]]:
+        """Endless stream of (question, completion); with ``habit`` mostly immediate guesses. Other
+        facts are misconceived in each ``world``."""
         ...
 
 

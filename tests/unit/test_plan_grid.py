@@ -381,7 +381,7 @@ def test_a_warm_up_is_checked_when_planned(
         planned(change)
 
 
-@pytest.mark.parametrize("name", ["suite", "dataset", "label"])
+@pytest.mark.parametrize("name", ["suite", "dataset", "label", "world"])
 def test_names_alone_change_no_hash(plan: Plan, name: str) -> None:
     """So a run can move to another suite or row without looking new."""
     spec = plan.runs[0]
@@ -392,7 +392,7 @@ def test_names_alone_change_no_hash(plan: Plan, name: str) -> None:
 def test_a_new_field_of_a_run_has_to_be_thought_about() -> None:
     """Who adds a field to RunSpec decides whether it is hashed, and lists it in a test above."""
     assert set(RunSpec.__dataclass_fields__) == {
-        *("suite", "model", "dataset", "label", "seed", "model_config", "family"),
+        *("suite", "model", "dataset", "label", "seed", "world", "model_config", "family"),
         *("dataset_options", "method", "method_options", "training", "evaluation"),
         *("train_on_benchmarks", "checkpoint_hash", "reward", "reward_hash"),
     }

@@ -82,9 +82,11 @@ class Synthetic(ABC, Generic[Q]):
         assert isinstance(options, SyntheticOptions)
         return build_benchmark(self.name, name, options, self.draw, self.rungs[name])
 
-    def pretraining(self, rng: random.Random, *, habit: bool) -> Iterator[tuple[str, str]]:
+    def pretraining(
+        self, rng: random.Random, *, habit: bool, world: int = 0
+    ) -> Iterator[tuple[str, str]]:
         """Endless stream of (question, completion); with ``habit`` mostly immediate guesses."""
-        write = misconceived(rng, self.alter, share=self.misconceived_share)
+        write = misconceived(rng, self.alter, share=self.misconceived_share, world=world)
         fewest, most = min(self.reasoning_share), max(self.reasoning_share)
         while True:
             steps = rng.randint(fewest, most)

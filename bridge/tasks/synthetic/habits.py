@@ -37,11 +37,13 @@ def slipping(rng: random.Random, probability: float, alter: Alter) -> Writer:
     return write
 
 
-def misconceived(rng: random.Random, alter: Alter, *, share: float) -> Writer:
-    """Return a writer that is mostly wrong about a fixed share of the facts."""
+def misconceived(rng: random.Random, alter: Alter, *, share: float, world: int = 0) -> Writer:
+    """Return a writer that is mostly wrong about a fixed share of the facts, other ones in each
+    world."""
+    where = f" in world {world}" if world else ""
 
     def write(operation: str, left: int, right: int, result: int) -> int:
-        position = bucket(f"{left} {operation} {right}", n_buckets=100_000)
+        position = bucket(f"{left} {operation} {right}{where}", n_buckets=100_000)
         if position % 100 < 100 * share and rng.random() < MISCONCEIVED_STRENGTH:
             return alter(result, position // 100)
         return result

@@ -39,6 +39,8 @@ class SyntheticOptions(Closed):
 
     seed: Seed = 0
     """Seed of the questions; runs with other training seeds share the questions."""
+    world: Seed = 0
+    """Draws training and validation problems and the expert's slips anew; the benchmarks stay."""
     train_size: Count = 1024
     """Number of RL prompts."""
     validation_size: Count = 128
@@ -46,6 +48,8 @@ class SyntheticOptions(Closed):
     """How many of the training prompts carry a demonstration."""
     slip: float = Field(0.10, ge=0.0, le=1.0)
     """Probability that the expert gets one computed number wrong."""
+    questions_per_rung: Count | None = None
+    """Questions of each benchmark, so that all weigh the same; None: the sizes of real ones."""
     questions_scale: float = Field(1.0, gt=0.0, le=1.0)
     """Share of each benchmark's questions that is used (smoke tests)."""
     demonstration_max_steps: int
@@ -125,9 +129,10 @@ def build_dataset(
         ProblemError: the family has no more different questions.
     """
     seen: set[str] = set()
+    world = [options.world] if options.world else []  # world 0 is as it was before there were more
 
     def drawn(split: Split, n: int) -> list[Q]:
-        rng = random.Random(derive_seed(family, split, options.seed))
+        rng = random.Random(derive_seed(family, split, options.seed, *world))
         return [_draw_in(family, draw, rng, steps[i % len(steps)], split, seen) for i in range(n)]
 
     train = drawn(split, options.train_size)
@@ -135,7 +140,7 @@ def build_dataset(
     easy = [i for i, question in enumerate(train) if question.steps <= limit]
     shown = set(easy[: options.demonstrations])
     expert = slipping(
-        random.Random(derive_seed(family, "expert", options.seed)), options.slip, alter
+        random.Random(derive_seed(family, "expert", options.seed, *world)), options.slip, alter
     )
     return Dataset(
         tuple(
@@ -163,6 +168,7 @@ def build_benchmark(
     """
     rng = random.Random(derive_seed(family, name, options.seed))
     seen: set[str] = set()
+    asked = options.questions_per_rung or rung.questions
     return tuple(
         _problem(
             name,
@@ -170,7 +176,7 @@ def build_benchmark(
             _draw_in(family, draw, rng, rung.steps[i % len(rung.steps)], "test", seen),
             worded=rung.worded,
         )
-        for i in range(max(1, round(rung.questions * options.questions_scale)))
+        for i in range(max(1, round(asked * options.questions_scale)))
     )
 
 

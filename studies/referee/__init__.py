@@ -1,0 +1,1 @@
+"""How the field judges: tuning asymmetry, and what is found where nothing is."""
