@@ -48,6 +48,7 @@ rule all:
         TABLES,
         FIGURES,
         REPORT,
+        CHOICE,
 
 
 rule figures:

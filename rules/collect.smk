@@ -21,3 +21,25 @@ rule collect:
         "python -m bridge collect --suite {wildcards.suite}"
         ' --overrides "$BRIDGE_OVERRIDES"'
         " --expect {params.hash} > {log} 2>&1"
+
+
+# Of a suite of trials: which settings validation chose for each row.
+rule freeze:
+    input:
+        expand("results/{{suite}}/tidy/{name}.parquet", name=TIDY_TABLES),
+    output:
+        "results/{suite}/tidy/choice.json",
+    log:
+        "results/{suite}/logs/freeze.log",
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        hash=PLAN.hash,
+    shell:
+        "python -m bridge freeze --suite {wildcards.suite}"
+        ' --overrides "$BRIDGE_OVERRIDES"'
+        " --expect {params.hash} > {log} 2>&1"

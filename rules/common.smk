@@ -110,6 +110,11 @@ FIGURES = expand(
     ext=FIGURE_FORMATS,
 )
 REPORT = f"results/{PLAN.name}/report.html"
+CHOICE = (
+    [f"results/{PLAN.name}/tidy/choice.json"]
+    if PLAN.suite.trials and USER.source == "results"
+    else []
+)
 
 
 def shown_tidy():
@@ -140,7 +145,9 @@ def table_names():
         names.append("sampled")
     if "contamination" in shown_tidy():
         names.append("contamination")
-    if tries_rates() or Path("results/cached/tune/runs.parquet").is_file():
+    if PLAN.suite.trials:
+        names.append("trials")
+    elif tries_rates() or Path("results/cached/tune/runs.parquet").is_file():
         names.append("rates")
     return names
 

@@ -6,6 +6,7 @@ run wrote from them (``shown``), so that anyone can prove that a rebuild from th
 same bytes. Tables that also read files which change after a run are left out of that.
 ``dynamics`` keeps all its rows: a copy of the default suite stays far below the limit without
 thinning, and one that does not is refused. Files are replaced one by one and nothing is deleted.
+The choice of a suite of tuning trials is copied with its tables.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shutil
 from pathlib import Path
 from typing import ClassVar
 
+from bridge.plan.choices import CHOICE
 from bridge.store.records import (
     RecordError,
     cached_folder,
@@ -69,6 +71,8 @@ def cache_suite(results: Path, suite: str) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         for name in manifest["tables"]:
             _copy(tidy / f"{name}.parquet", folder / f"{name}.parquet")
+        if (tidy / CHOICE).is_file():
+            _copy(tidy / CHOICE, folder / CHOICE)
     write_json(folder / "manifest.json", manifest | {"shown": hashes})
     return size
 

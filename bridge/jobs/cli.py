@@ -95,6 +95,21 @@ def collect(args: argparse.Namespace) -> None:
     print(f"{len(plan.runs)} runs in {folder}")
 
 
+def freeze(args: argparse.Namespace) -> None:
+    """Write what the trials of a suite chose."""
+    from bridge.analysis.numbers.frames import load_tidy
+    from bridge.analysis.tables.trials import make_choice
+    from bridge.jobs.run_jobs import expect, load
+    from bridge.plan.choices import CHOICE
+    from bridge.store.records import write_json
+
+    plan = load(args)
+    expect(plan.hash, args.expect)
+    path = shown_folder(args) / "tidy" / CHOICE
+    write_json(path, make_choice(load_tidy(path.parent), plan))
+    print(path)
+
+
 def cache(args: argparse.Namespace) -> None:
     """Copy the tidy tables of a finished suite to where they are committed."""
     from bridge.collect.caching import cache_suite
@@ -304,6 +319,7 @@ def parser() -> argparse.ArgumentParser:
         )
     for name, run, text in (
         ("collect", collect, "gather run folders into tidy tables"),
+        ("freeze", freeze, "write which trials a suite of tuning trials chose"),
         ("tables", tables, "write the tables"),
         ("figures", figures, "draw the figures"),
         ("report", report, "write the HTML report"),
@@ -315,7 +331,7 @@ def parser() -> argparse.ArgumentParser:
             action="store_true",
             help="of an unfinished grid, in <results>/<suite>/partial; missing runs are marked",
         )
-        if name == "collect":
+        if name in ("collect", "freeze"):
             sub.add_argument(
                 "--expect", type=check.name, metavar="HASH", help="refuse any other configuration"
             )

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from bridge.collect.status import run_state
+from bridge.jobs.tuned import trials_first
 from bridge.plan.config import config_path, load_user_config
 from bridge.plan.grid import load_plan
 from bridge.store.records import RESULTS
@@ -113,5 +114,15 @@ def _saved(arguments: Sequence[str]) -> str:
     return f" with {done} of {len(plan.runs)} runs done and {begun} saved part of the way"
 
 
+def run(arguments: Sequence[str]) -> int:
+    """Run Snakemake, before it the trials of a suite that is tuned here; return the exit code."""
+    first = trials_first(arguments)
+    if first is not None:
+        say(f"the settings are tuned first, up to {first[0]}")
+        if code := main(first):
+            return code
+    return main(arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))

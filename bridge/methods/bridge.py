@@ -43,6 +43,8 @@ class Bridge(Method):
 
         steps: Steps
         """Joint steps; each sees one batch of rollouts and one of demonstrations."""
+        sft_steps: StepsOrZero = 0
+        """SFT steps of theta before them, with an optimiser of their own; theta-hat goes along."""
         rl_weight: float = Field(0.5, ge=0, le=1)
         """lambda of equations 6 to 8, at the first step."""
         anneal: Literal["constant", "linear", "per_epoch"] = "constant"
@@ -127,10 +129,10 @@ class Bridge(Method):
 
     @property
     def n_steps(self) -> int:
-        return self.options.steps
+        return self.options.sft_steps + self.options.steps
 
     def phase(self, step: int) -> Phase:
-        return Phase("joint")
+        return Phase("sft", "sft") if step <= self.options.sft_steps else Phase("joint")
 
     def reanchor_reference(self, step: int) -> bool:
         every = self.options.reference_every
@@ -141,7 +143,7 @@ class Bridge(Method):
         first, last = self.options.rl_weight, self.options.rl_weight_end
         if last is None:
             return first
-        position, end = step - 1, self.options.steps - 1
+        position, end = step - self.options.sft_steps - 1, self.options.steps - 1
         if self.options.anneal_epochs is not None:
             position = position * self.options.anneal_epochs // self.options.steps
             end = self.options.anneal_epochs - 1
@@ -152,6 +154,11 @@ class Bridge(Method):
 
     def update(self, trainer: Trainer, batch: StepBatch, step: int) -> None:
         chosen, phase = self.options, self.phase(step)
+        if phase.kind == "sft":
+            taught = trainer.gradient("demonstration", batch).gradient
+            if self.uses_shadow:
+                trainer.descend("shadow", taught.copy("base"), phase)
+            return trainer.descend("base", taught.take("base"), phase)
         rl_share = self.rl_weight(step)
         simultaneous = chosen.update_order == "jacobi"
         upper = "base" if chosen.upper == "base" else "adapter"

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from bridge.methods.base import Method, StepStats
 from bridge.step.rows import Phase
-from bridge.store.schema import Closed, Steps
+from bridge.store.schema import Closed, Steps, StepsOrZero
 
 
 class Mixing(Method):
@@ -23,6 +23,8 @@ class Mixing(Method):
 
         steps: Steps
         """Joint steps; each sees one batch of rollouts and one of demonstrations."""
+        sft_steps: StepsOrZero = 0
+        """SFT steps before them, with an optimiser of their own."""
         rl_weight: float = Field(0.5, ge=0, le=1)
         """lambda: weight of the RL term; the demonstration term gets 1 - lambda."""
 
@@ -31,12 +33,14 @@ class Mixing(Method):
 
     @property
     def n_steps(self) -> int:
-        return self.options.steps
+        return self.options.sft_steps + self.options.steps
 
     def phase(self, step: int) -> Phase:
-        return Phase("joint")
+        return Phase("sft", "sft") if step <= self.options.sft_steps else Phase("joint")
 
     def mix(self, step: int, stats: StepStats) -> tuple[float, float]:
+        if self.phase(step).kind == "sft":
+            return 0.0, 1.0
         return self.options.rl_weight, 1.0 - self.options.rl_weight
 
 

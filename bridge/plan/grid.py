@@ -256,7 +256,7 @@ def _checked_row(
     Raises:
         ConfigError: the parts do not go together.
     """
-    base, row = parts.suite.models[model], parts.rows[label]
+    base, row = parts.suite.models[model], parts.row(label, model, dataset)
     family = parts.suite.datasets[dataset].family
     if isinstance(base, TinyModel) and family not in base.families:
         raise ConfigError(

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from bridge.methods.registry import load_method, method_names
 from bridge.models import CheckpointError
 from bridge.models.folder import check_folder, checkpoint_hash
+from bridge.plan.choices import Choices
 from bridge.plan.config import DatasetConfig, MethodConfig, Suite
 from bridge.plan.rewards import reward_hash
 from bridge.store.plugins import check_known
@@ -55,6 +56,8 @@ class CheckedRow:
     training: TrainingConfig
     targets: str | None
     """Layers that its adapter changes, if it has one."""
+    n_steps: int
+    """0: nothing is trained."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,12 @@ class Parts:
         self.suite, self.path, self.root = suite, path, root
         self.options = {name: self._options(name) for name in suite.datasets}
         labels = [*suite.methods, *(label for block in suite.grid for label in block.methods)]
-        self.rows = {label: self._row(label) for label in dict.fromkeys(labels)}
+        self.rows = {
+            label: self._row(label, suite.methods.get(label, MethodConfig()))
+            for label in dict.fromkeys(labels)
+        }
+        self._choices = Choices(suite, root / "results", str(path)) if suite.tuned_by else None
+        self._tuned: dict[tuple[str, str, str], CheckedRow] = {}
         for name, model in suite.models.items():
             where = f"models.{name}"
             for family in model.families if isinstance(model, TinyModel) else ():
@@ -103,8 +111,25 @@ class Parts:
         schema: type[BaseModel] = load_family(config.family).Options
         return validate(schema, config.options, self.path, f"{where}.options")
 
-    def _row(self, label: str) -> CheckedRow:
-        config, where = self.suite.methods.get(label, MethodConfig()), f"methods.{label}"
+    def row(self, label: str, model: str, dataset: str) -> CheckedRow:
+        """A row as it is run on a model and data set, with its tuned settings where it has some."""
+        if self._choices is None or self.rows[label].n_steps == 0:
+            return self.rows[label]
+        key = (label, model, dataset)
+        if key not in self._tuned:
+            options = self.options[dataset].model_dump(mode="json")
+            seeds = [
+                seed
+                for block in self.suite.grid
+                if model in block.models and dataset in block.datasets
+                for seed, _ in block.replicates
+            ]
+            config = self._choices.row(label, model, dataset, options, seeds)
+            self._tuned[key] = self._row(label, config)
+        return self._tuned[key]
+
+    def _row(self, label: str, config: MethodConfig) -> CheckedRow:
+        where = f"methods.{label}"
         name = config.method or label
         check_known("method", name, method_names(), f"{self.path}: {where}: ")
         method = load_method(name)
@@ -115,7 +140,7 @@ class Parts:
         made = method(options, training)
         made.check(f"{self.path}: {where}")
         targets = None if made.adapter is None or made.adapter.full else made.adapter.targets
-        return CheckedRow(name, options, training, targets)
+        return CheckedRow(name, options, training, targets, made.n_steps)
 
     def check_disk(self, models: set[str], datasets: set[str]) -> DiskHashes:
         """Refuse files that these parts need and that are not there, or are others; hash those that

@@ -30,6 +30,7 @@ from bridge.step import trainer as trainer_module
 from bridge.step.batches import MicroBatch, StepBatch, micro_batches
 from bridge.step.rows import Group, Phase, Row
 from bridge.store.schema import Closed, ConfigError
+from bridge.store.settings import Budget
 from tests.fixtures.method_runs import curve, make_group, same_weights, train, weights
 from tests.fixtures.tiny_run import (
     METHOD_OPTIONS,
@@ -285,6 +286,49 @@ def test_the_rl_stage_of_cold_start_has_an_optimiser_of_its_own(
         make_spec(first.policy, "rl_zero", options={"steps": 2}, label="second"), tmp_path
     )
     assert same_weights(both, second)
+
+
+def test_sft_before_mixing_with_rl_alone_is_cold_start(base: Path, tmp_path: Path) -> None:
+    options = {"sft_steps": 2, "steps": 2, "rl_weight": 1.0}
+    mixing = train(make_spec(base, "mixing", options=options), tmp_path)
+    stages = {"sft_steps": 2, "rl_steps": 2}
+    assert same_weights(mixing, train(make_spec(base, "cold_start", options=stages), tmp_path))
+
+
+def test_sft_before_bridge_without_a_teacher_is_sft_before_mixing(
+    base: Path, tmp_path: Path
+) -> None:
+    options = {"sft_steps": 2, "steps": 2}
+    fixed = make_spec(base, "bridge_no_gain", options=options | {"reading": "fixed"})
+    mixing = make_spec(base, "mixing", options=options)
+    assert same_weights(train(fixed, tmp_path), train(mixing, tmp_path))
+
+
+def test_the_shadow_of_bridge_goes_along_with_its_sft_steps(base: Path, tmp_path: Path) -> None:
+    """Nothing moves in the joint step, so any distance would be left of the SFT steps."""
+    options = {"sft_steps": 2, "steps": 1}
+    run = train(make_spec(base, "bridge", options=options, lr_rl=0.0), tmp_path)
+    assert curve(run, "shadow_distance")[-1] == (0.0,)
+    sft = train(make_spec(base, "sft", options={"steps": 2}), tmp_path)
+    assert same_weights(run, sft)
+
+
+@pytest.mark.parametrize("method", ["mixing", "bridge"])
+def test_a_run_ends_with_the_step_that_spends_its_budget(
+    base: Path, tmp_path: Path, method: str
+) -> None:
+    whole = train(make_spec(base, method, options={"steps": 4}, label="whole"), tmp_path)
+    spent = json.loads(whole.done.read_text())["flops"]["total"]
+    budget = Budget(currency="flops", amount=0.6 * spent)
+    cut = train(
+        make_spec(base, method, options={"steps": 400}, label="cut", budget=budget), tmp_path
+    )
+    done = json.loads(cut.done.read_text())
+    assert 2 <= done["n_steps"] < 4
+    assert budget.amount <= done["flops"]["total"] < spent
+    lines = [json.loads(line) for line in cut.dynamics.read_text().splitlines()]
+    assert lines[-1]["step"] == done["n_steps"] and "heldout_accuracy" in lines[-1]
+    assert curve(cut, "rl_loss") == curve(whole, "rl_loss")[: done["n_steps"] + 1]
 
 
 @pytest.mark.parametrize("reference", ["base", "sft"])

@@ -3,6 +3,9 @@
 A run counts in a benchmark when it is done and answered every question that any run of the block
 answered. Runs that do not are named by a word and a count (`diverged 1/3`), never by a number. A
 cell whose runs were graded by different graders gets no number at all.
+
+Where worlds are drawn anew (base model and training data), the seeds of a world are averaged and
+the world takes the place of the seed: intervals are then over worlds and questions.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from bridge.analysis.numbers.frames import DONE, Tidy, block_of
+from bridge.analysis.numbers.frames import DONE, Tidy, block_of, in_worlds
 from bridge.analysis.numbers.pooled import SeedSpread, seed_spread
 from bridge.analysis.numbers.statistics import Array, Interval, cell_interval
 
@@ -129,6 +132,7 @@ def _block(tidy: Tidy, model: str, dataset: str, metric: Metric) -> Block:
     scores = block_of(tidy.scores, model, dataset)
     methods = tidy.methods(model, dataset)
     benchmarks = tidy.benchmarks(model, dataset)
+    worlds = runs.groupby("seed")["world"].first() if in_worlds(runs) else None
     answers = {name: _answers(scores[scores["benchmark"] == name], metric) for name in benchmarks}
     cells: dict[tuple[str, str], Cell] = {}
     kept: dict[tuple[str, str], list[pd.DataFrame]] = {}
@@ -136,13 +140,16 @@ def _block(tidy: Tidy, model: str, dataset: str, metric: Metric) -> Block:
     for method in methods:
         statuses = [str(word) for word in runs.loc[runs["method"] == method, "status"]]
         scored = scores.loc[scores["method"] == method, "seed"].nunique()
-        complete = [_complete(answers[name], method) for name in benchmarks]
+        runs_of = [_complete(answers[name], method) for name in benchmarks]
+        n_counted = len(_common_seeds(runs_of)[0]) if runs_of else 0
+        complete = [_by_world(table, worlds) for table in runs_of]
         columns = {name: [table] for name, table in zip(benchmarks, complete, strict=True)}
         for name, tables in (columns | {AVERAGE: _common_seeds(complete)}).items():
             one_grader = len(graders[method]) < 2
             kept[method, name] = [table for table in tables if len(table)] if one_grader else []
             arrays = [table.to_numpy(float) for table in kept[method, name]]
-            cells[method, name] = _cell(arrays, statuses, scored, one_grader)
+            n = len(runs_of[benchmarks.index(name)]) if name in benchmarks else n_counted
+            cells[method, name] = _cell(arrays, statuses, scored, one_grader, n)
     block = Block(
         model=model,
         dataset=dataset,
@@ -218,6 +225,13 @@ def _complete(answers: pd.DataFrame, method: str) -> pd.DataFrame:
     return answers.loc[[method]].droplevel("method").dropna()
 
 
+def _by_world(runs: pd.DataFrame, worlds: pd.Series | None) -> pd.DataFrame:
+    """The mean answer of each world's seeds; the runs themselves where there are no worlds."""
+    if worlds is None or runs.empty:
+        return runs
+    return runs.groupby(worlds.reindex(runs.index).astype(int)).mean().rename_axis("seed")
+
+
 def _common_seeds(tables: list[pd.DataFrame]) -> list[pd.DataFrame]:
     """The same tables cut to the seeds that are complete in each of them."""
     if not tables:
@@ -228,8 +242,10 @@ def _common_seeds(tables: list[pd.DataFrame]) -> list[pd.DataFrame]:
     return [table.loc[seeds] for table in tables]
 
 
-def _cell(arrays: list[Array], statuses: list[str], scored: int, one_grader: bool) -> Cell:
-    counted = arrays[0].shape[0] if arrays else 0
+def _cell(
+    arrays: list[Array], statuses: list[str], scored: int, one_grader: bool, n_complete: int
+) -> Cell:
+    counted = n_complete if arrays else 0
     unscored = statuses.count(DONE) - scored
     left_out = "partial" if one_grader else "mixed graders"
     counts = unfinished(statuses) | {"unscored": unscored, left_out: scored - counted}

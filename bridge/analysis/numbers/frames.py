@@ -71,6 +71,11 @@ def block_of(table: pd.DataFrame, model: str, dataset: str) -> pd.DataFrame:
     return table[(table["model"] == model) & (table["dataset"] == dataset)]
 
 
+def in_worlds(runs: pd.DataFrame) -> bool:
+    """Whether base model and training data of these runs were drawn anew, once per world."""
+    return "world" in runs and bool(runs["world"].notna().any())
+
+
 def in_order(values: pd.Series) -> list[str]:
     """Distinct values in category order if there is one, else in order of appearance."""
     present = [str(value) for value in values.unique()]
@@ -122,13 +127,15 @@ def cautions(tidy: Tidy) -> list[str]:
     finished = tidy.runs[tidy.runs["status"] == DONE]
     for model, dataset in tidy.blocks:
         block = block_of(finished, model, dataset)
+        worlds = [part for _, part in block.groupby("world")] if in_worlds(block) else [block]
         for column, what in (
             ("grader_version", "grader versions"),
             ("data_hash", "data hashes"),
             ("base_model_hash", "base models"),
         ):
-            values = sorted(block[column].dropna().astype(str).unique())
-            if len(values) > 1:
+            by_world = [sorted(part[column].dropna().astype(str).unique()) for part in worlds]
+            values = next((mixed for mixed in by_world if len(mixed) > 1), [])
+            if values:
                 found.append(f"{model} x {dataset} mixes {what}: {', '.join(values)}")
     for column, what in (("commit", "commits"), ("device", "devices")):
         values = sorted(finished[column].dropna().astype(str).unique())

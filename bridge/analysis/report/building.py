@@ -1,7 +1,8 @@
 """All tables of a suite, each as CSV, Markdown, LaTeX and HTML.
 
 `main`, `differences`, `ranks`, `cost` and `claims` always; `sampled` where answers were sampled,
-`contamination` where it was collected, `rates` where there is a grid of learning rates.
+`contamination` where it was collected, `trials` of a suite that tries settings, else `rates` where
+there is a grid of learning rates.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from bridge.analysis.claims.stating import load_claims
 from bridge.analysis.claims.table import CLAIMS_HEAD, claims_rows, claims_sheets
 from bridge.analysis.numbers.cells import build_blocks
 from bridge.analysis.numbers.frames import Tidy, load_tidy
-from bridge.analysis.tables import overlaps, rates
+from bridge.analysis.tables import overlaps, rates, trials
 from bridge.analysis.tables.accuracy import (
     MAIN_HEAD,
     accuracy_rows,
@@ -91,8 +92,10 @@ def build_tables(
         listed = [{str(name): value for name, value in row.items()} for row in found]
         sheets = overlaps.overlap_sheets(shared)
         write_table(out_dir, "contamination", sheets, overlaps.HEAD, listed)
-    grid = rates.load_grid(tidy, tuned_dir)
-    if grid is not None:
+    if trials.has_trials(tidy):
+        sheets = trials.trial_sheets(tidy)
+        write_table(out_dir, "trials", sheets, trials.HEAD, trials.trial_rows(tidy))
+    elif (grid := rates.load_grid(tidy, tuned_dir)) is not None:
         sheets = rates.rate_sheets(tidy, grid)
         write_table(out_dir, "rates", sheets, rates.HEAD, rates.rate_rows(grid))
     for name in expected:

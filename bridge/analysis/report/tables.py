@@ -29,6 +29,7 @@ TITLES = {
     "claims": "Claims of papers",
     "ranks": "Ranks",
     "rates": "Learning rates",
+    "trials": "Tuning trials",
     "contamination": "Contamination",
 }
 PROSE = ("claims",)

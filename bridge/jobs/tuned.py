@@ -1,0 +1,48 @@
+"""A suite whose settings are tuned here: its trials run first, by the same command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bridge.plan.choices import choice_path
+from bridge.plan.config import config_path, load_suite, load_user_config, suite_file
+from bridge.store.schema import ConfigError, merge
+from bridge.store.strict import strict_yaml
+
+
+def trials_first(arguments: Sequence[str]) -> list[str] | None:
+    """What to start Snakemake with before ``arguments``: the tuning suite up to its choice.
+
+    None where the suite is not tuned, uses a committed choice, or cannot be told (Snakemake then
+    says why).
+    """
+    said = dict(word.partition("=")[::2] for word in arguments if "=" in word)
+    try:
+        user = load_user_config(config_path())
+        overrides = dict(user.overrides)
+        merge(overrides, strict_yaml(said.get("overrides", "{}")) or {})
+        suite = load_suite(suite_file(said.get("suite", user.suite), Path()), overrides)
+    except (ConfigError, ValueError):
+        return None
+    if suite.tuned_by is None or suite.tuned_by.frozen:
+        return None
+    target = choice_path(suite.tuned_by, Path("results")).as_posix()
+    kept = _without_config(arguments)
+    return [target, *kept, "--config", f"suite={suite.tuned_by.suite}"]
+
+
+def _without_config(arguments: Sequence[str]) -> list[str]:
+    """The options without ``--config`` and what belongs to it, and without targets: words that end
+    an option list are kept only with their option."""
+    kept: list[str] = []
+    skipping = False
+    for word in arguments:
+        if word == "--config":
+            skipping = True
+        elif word.startswith("-"):
+            skipping = False
+            kept.append(word)
+        elif not skipping:
+            kept.append(word)
+    return kept
