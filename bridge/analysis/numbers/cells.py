@@ -72,6 +72,7 @@ class Cell:
 class Block:
     """Cells of one (model, dataset); columns are the benchmarks and, last, their average.
 
+    `n_runs` counts the seeds, or worlds, of a method.
     `answers` holds, per cell, the seed x question tables behind it, one per benchmark; `graders`
     the versions that graded the finished runs of a method; `spreads` what the seeds of the trained
     methods say about the spread of training, per column; `copies` the first method that gave
@@ -132,7 +133,8 @@ def _block(tidy: Tidy, model: str, dataset: str, metric: Metric) -> Block:
     scores = block_of(tidy.scores, model, dataset)
     methods = tidy.methods(model, dataset)
     benchmarks = tidy.benchmarks(model, dataset)
-    worlds = runs.groupby("seed")["world"].first() if in_worlds(runs) else None
+    replicate = "world" if in_worlds(runs) else "seed"
+    worlds = runs.groupby("seed")["world"].first() if replicate == "world" else None
     answers = {name: _answers(scores[scores["benchmark"] == name], metric) for name in benchmarks}
     cells: dict[tuple[str, str], Cell] = {}
     kept: dict[tuple[str, str], list[pd.DataFrame]] = {}
@@ -155,7 +157,10 @@ def _block(tidy: Tidy, model: str, dataset: str, metric: Metric) -> Block:
         dataset=dataset,
         methods=methods,
         n_questions={name: answers[name].shape[1] for name in benchmarks},
-        n_runs={method: int((runs["method"] == method).sum()) for method in methods},
+        n_runs={
+            method: int(runs.loc[runs["method"] == method, replicate].nunique())
+            for method in methods
+        },
         cells=cells,
         graders=graders,
         answers=kept,

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from bridge.analysis.numbers.cells import UNTRAINED, Block, Cell, build_blocks
-from bridge.analysis.numbers.frames import DONE, Tidy, block_of, cautions, load_tidy
+from bridge.analysis.numbers.frames import DONE, Tidy, block_of, cautions, in_worlds, load_tidy
 from bridge.analysis.numbers.palette import benchmark_label, label
 from bridge.analysis.numbers.statistics import Array, Interval, average_at_n, pass_at_k
 from bridge.analysis.tables.differences import (
@@ -287,10 +287,14 @@ def source(tidy: Tidy, block: Block) -> str:
     runs = runs[runs["status"] == DONE]
     commits = [value[:12] for value in distinct(runs["commit"])]
     data = [value[:12] for value in distinct(runs["data_hash"])]
+    what = "Seeds"
+    if in_worlds(runs):
+        what = "Worlds (base model, training data and run drawn anew; they are the seeds here)"
+        data = [f"{len(data)} training sets"]
     dirty = " with uncommitted changes" if runs["dirty"].fillna(False).astype(bool).any() else ""
     seeds = between(cell.interval.n_seeds for cell in block.cells.values() if cell.interval)
     return (
-        f"Seeds per method: {seeds}; commit {', '.join(commits) or 'unknown'}{dirty}; "
+        f"{what} per method: {seeds}; commit {', '.join(commits) or 'unknown'}{dirty}; "
         f"data {', '.join(data) or 'unknown'}."
     )
 

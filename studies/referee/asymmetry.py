@@ -1,0 +1,219 @@
+"""How much of a gain is tuning asymmetry: the tables of docs/studies/referee.md.
+
+    python -m studies.referee.asymmetry results/asymmetry/tidy
+
+Reads the tidy tables of suites/asymmetry.yaml: rows with equal trials in several worlds. X(b) is
+the test accuracy of the trial of row X that validation chooses among b random ones of its trials
+(:mod:`studies.referee.selection`), worked out in each world. A difference X(a) - Y(b) is paired by
+world; its interval is Student's t over worlds, so it counts base models, training data and runs.
+An unfinished trial is never preferred, and counts as zero where nothing else is there to choose.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kendalltau, t
+
+from bridge.analysis.numbers.frames import Tidy, load_tidy
+from bridge.plan.trials import row_of
+from bridge.store.columns import KEY
+from bridge.store.schema import read_yaml
+from studies.referee.selection import expected_test
+
+PREDICTIONS = Path(__file__).with_name("predictions.yaml")
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Accuracies in points by row, `[worlds, trials]`; NaN in `validation`: not finished."""
+
+    validation: Mapping[str, Array]
+    test: Mapping[str, Array]
+    worlds: tuple[int, ...]
+
+    @property
+    def n_trials(self) -> int:
+        """Trials of each row."""
+        return int(next(iter(self.test.values())).shape[1])
+
+    def reached(self, row: str, b: int) -> Array:
+        """X(b) in each world."""
+        pairs = zip(self.validation[row], self.test[row], strict=True)
+        return np.array([expected_test(judged, tested, b) for judged, tested in pairs])
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over worlds with its 95 % interval, in points."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
+
+
+def over_worlds(values: Array) -> Mean:
+    """Student's interval of a mean over worlds."""
+    n = len(values)
+    half = float(t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    mean = float(values.mean())
+    return Mean(mean, mean - half, mean + half)
+
+
+def read_trials(tidy: Tidy) -> Trials:
+    """Validation and test accuracy of every trial, of the worlds in which no run is missing."""
+    key = list(KEY)
+    last = tidy.dynamics.dropna(subset=["heldout_accuracy"]).sort_values("step")
+    judged = last.groupby(key, sort=False).tail(1).set_index(["method", "seed"])["heldout_accuracy"]
+    scores = tidy.scores.astype({"benchmark": str})
+    tested = scores.groupby(["method", "seed", "benchmark"], observed=True)["greedy_correct"].mean()
+    tested = tested.astype(float).groupby(["method", "seed"]).mean()
+    runs = tidy.runs[tidy.runs["status"] != "missing"]
+    wanted = tidy.runs["method"].nunique()
+    full = runs.groupby("seed")["method"].nunique()
+    seeds = sorted(int(seed) for seed in full[full == wanted].index)
+    done = runs[runs["status"] == "done"].set_index(["method", "seed"]).index
+    rows: dict[str, list[str]] = {}
+    for label in tidy.runs["method"].astype(str).unique():
+        row, number = row_of(label)
+        if number is not None:
+            rows.setdefault(row, []).append(label)
+
+    def table(values: Any, otherwise: float) -> dict[str, Array]:
+        return {
+            row: np.array(
+                [
+                    [
+                        100 * float(values[label, seed]) if (label, seed) in done else otherwise
+                        for label in sorted(labels)
+                    ]
+                    for seed in seeds
+                ]
+            )
+            for row, labels in rows.items()
+        }
+
+    return Trials(table(judged, float("nan")), table(tested, 0.0), tuple(s // 100 for s in seeds))
+
+
+def gap(trials: Trials, left: tuple[str, int], right: tuple[str, int]) -> Mean:
+    """X(a) - Y(b), paired by world."""
+    return over_worlds(trials.reached(*left) - trials.reached(*right))
+
+
+def ranking_tau(trials: Trials, few: int, many: int) -> float:
+    """Kendall's tau of the rows' order at two numbers of trials."""
+    means = [[float(trials.reached(row, b).mean()) for row in trials.test] for b in (few, many)]
+    return float(kendalltau(*means).statistic)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A prediction and what came of it; `came_true` is None where the interval holds the limit."""
+
+    name: str
+    probability: float
+    said: str
+    found: str
+    came_true: bool | None
+
+
+def score(trials: Trials, predictions: Sequence[Mapping[str, Any]]) -> list[Scored]:
+    """Every prediction with its outcome."""
+    return [_scored(trials, prediction) for prediction in predictions]
+
+
+def _scored(trials: Trials, prediction: Mapping[str, Any]) -> Scored:
+    low = float(prediction.get("at_least", -np.inf))
+    high = float(prediction.get("at_most", np.inf))
+    if "kendall_tau" in prediction:
+        tau = ranking_tau(trials, *prediction["kendall_tau"])
+        outcome: bool | None = low <= tau <= high
+        found = f"{tau:.2f}"
+    else:
+        if "own_gain" in prediction:
+            most = trials.n_trials
+            gains = [trials.reached(row, most) - trials.reached(row, 1) for row in trials.test]
+            mean = over_worlds(np.mean(gains, axis=0))
+        else:
+            sides = (prediction["left"], prediction["right"])
+            mean = gap(trials, *((side["row"], int(side["trials"])) for side in sides))
+        found = str(mean)
+        outcome = _within(mean, low, high)
+    limits = [f"at least {low:g}"] * (low > -np.inf) + [f"at most {high:g}"] * (high < np.inf)
+    name, chance = str(prediction["name"]), float(prediction["probability"])
+    return Scored(name, chance, " and ".join(limits), found, outcome)
+
+
+def _within(mean: Mean, low: float, high: float) -> bool | None:
+    """Whether the whole interval lies inside the limits (True) or outside of them (False)."""
+    if low <= mean.low and mean.high <= high:
+        return True
+    return False if mean.high < low or mean.low > high else None
+
+
+def brier(scored: Sequence[Scored]) -> float | None:
+    """Mean squared error of the probabilities over what was decided."""
+    decided = [(s.probability, s.came_true) for s in scored if s.came_true is not None]
+    return sum((p - o) ** 2 for p, o in decided) / len(decided) if decided else None
+
+
+def tables(trials: Trials, predictions: Sequence[Mapping[str, Any]]) -> str:
+    """The tables as Markdown."""
+    steps = [b for b in (1, 2, 4, 8, 16) if b <= trials.n_trials]
+    rows = list(trials.test)
+    lines = [
+        f"{len(trials.worlds)} worlds, {trials.n_trials} trials a row.",
+        "",
+        "| trials | " + " | ".join(rows) + " |",
+        "|---:|" + "---:|" * len(rows),
+    ]
+    for b in steps:
+        means = [over_worlds(trials.reached(row, b)) for row in rows]
+        cells = [f"{m.mean:.1f} [{m.low:.1f}, {m.high:.1f}]" for m in means]
+        lines.append(f"| {b} | " + " | ".join(cells) + " |")
+    most = steps[-1]
+    lines += ["", "| difference | 1 : 1 | " + f"{most} : 1 | 1 : {most} | {most} : {most} |"]
+    lines += ["|---|---:|---:|---:|---:|"]
+    pairs = [(a, b) for a in rows for b in rows if b == "mixing" and a != b]
+    for left, right in pairs:
+        cells = [
+            str(gap(trials, (left, a), (right, b)))
+            for a, b in ((1, 1), (most, 1), (1, most), (most, most))
+        ]
+        lines.append(f"| {left} minus {right} | " + " | ".join(cells) + " |")
+    scored = score(trials, predictions)
+    lines += ["", "| predicted | limit, points | believed | found | |", "|---|---|---:|---:|---|"]
+    words = {True: "came true", False: "did not", None: "undecided"}
+    for s in scored:
+        lines.append(
+            f"| {s.name} | {s.said} | {s.probability:.2f} | {s.found} | {words[s.came_true]} |"
+        )
+    error = brier(scored)
+    n = sum(s.came_true is not None for s in scored)
+    if error is not None:
+        lines += ["", f"Brier score {error:.2f} over the {n} that were decided (0.25: a coin)."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tidy", type=Path)
+    arguments = parser.parse_args()
+    trials = read_trials(load_tidy(arguments.tidy))
+    print(tables(trials, read_yaml(PREDICTIONS)["asymmetry"]), end="")
+
+
+if __name__ == "__main__":
+    main()
