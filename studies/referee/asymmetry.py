@@ -149,13 +149,13 @@ def _scored(trials: Trials, prediction: Mapping[str, Any]) -> Scored:
             sides = (prediction["left"], prediction["right"])
             mean = gap(trials, *((side["row"], int(side["trials"])) for side in sides))
         found = str(mean)
-        outcome = _within(mean, low, high)
+        outcome = within(mean, low, high)
     limits = [f"at least {low:g}"] * (low > -np.inf) + [f"at most {high:g}"] * (high < np.inf)
     name, chance = str(prediction["name"]), float(prediction["probability"])
     return Scored(name, chance, " and ".join(limits), found, outcome)
 
 
-def _within(mean: Mean, low: float, high: float) -> bool | None:
+def within(mean: Mean, low: float, high: float) -> bool | None:
     """Whether the whole interval lies inside the limits (True) or outside of them (False)."""
     if low <= mean.low and mean.high <= high:
         return True

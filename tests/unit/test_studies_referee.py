@@ -22,6 +22,8 @@ from studies.referee.asymmetry import (
     score,
     tables,
 )
+from studies.referee.pair import found_gain, run_accuracies, variance_shares
+from studies.referee.pair import tables as pair_tables
 from studies.referee.selection import chances, expected_test
 from tests.fixtures.tidy import make_tidy, write_tidy
 
@@ -111,3 +113,43 @@ def test_tidy_tables_are_read_and_every_prediction_can_be_scored(
     assert all(prediction["name"] in text for prediction in predictions)
     suite = load_plan("asymmetry", root=root)
     assert {spec.label for spec in suite.runs} == set(labels)
+
+
+def test_a_gain_is_found_as_often_as_pairs_of_runs_differ() -> None:
+    runs = np.array([50.0, 53.0, 60.0])
+    # 53 - 50, 60 - 50 and 60 - 53 of six ordered pairs.
+    assert found_gain(runs, 1, 2.6) == pytest.approx(3 / 6)
+    # Best of two against the third: 60 - 50, 60 - 53; 53 - 60 is none.
+    assert found_gain(runs, 2, 2.6) == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="need more than 3 runs"):
+        found_gain(runs, 3, 2.6)
+    noise = np.random.default_rng(0).normal(0, 3, 60)
+    assert found_gain(noise, 1, 0.0) == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_spread_is_split_into_worlds_and_seeds() -> None:
+    rng = np.random.default_rng(1)
+    worlds, seeds = rng.normal(0, 4, (3000, 1)), rng.normal(0, 2, (3000, 3))
+    assert variance_shares(worlds + seeds) == pytest.approx((4, 2), rel=0.05)
+    assert variance_shares(seeds) == pytest.approx((0, 2), abs=0.5)
+
+
+def test_the_tables_of_the_pair_come_from_tidy_tables(tmp_path: Path, root: Path) -> None:
+    suite = load_plan("pair", root=root)
+    seeds = tuple(dict.fromkeys(spec.seed for spec in suite.runs))
+    tidy = make_tidy(
+        models=("tiny-qwen",), methods=("mixing", "bridge"), seeds=seeds, sizes=(20, 20), n_steps=1
+    )
+    tidy["runs"]["world"] = tidy["runs"]["seed"] // 100
+    runs = run_accuracies(load_tidy(write_tidy(tmp_path, tidy)))
+    assert runs["bridge"].shape == (8, 5)
+    own = tidy["scores"]
+    own = own[(own["method"] == "bridge") & (own["seed"] == 203)]
+    mean = 100 * own.groupby("benchmark")["greedy_correct"].mean().mean()
+    assert runs["bridge"][1, 3] == pytest.approx(mean)
+    predictions = read_yaml(PREDICTIONS)
+    text = pair_tables(runs, predictions)
+    gap = (runs["bridge"] - runs["mixing"]).mean()
+    assert f"bridge minus mixing: {gap:+.1f}" in text
+    for prediction in (*predictions["pair"], *predictions["nothing"]):
+        assert prediction["name"] in text

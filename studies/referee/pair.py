@@ -1,0 +1,151 @@
+"""Two rows with many seeds, and what single runs would have said: docs/studies/referee.md.
+
+    python -m studies.referee.pair results/pair/tidy
+
+Reads the tidy tables of suites/pair.yaml. The difference is paired by world and seed; seeds of a
+world are averaged, and the interval is Student's t over worlds. How the verdict would have come
+about world after world is a confidence sequence (:mod:`bridge.analysis.numbers.sequential`).
+
+"Where nothing is": a run of mixing plays the new method and other runs of mixing in the same world
+play its baseline and its variants, judged as papers do, by the average of single runs. A case is a
+choice of a baseline run and of m others of which the best is reported; their share with a gain of
+at least so many points is worked out in each world over all such choices.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bridge.analysis.numbers.frames import Tidy, load_tidy
+from bridge.analysis.numbers.sequential import Look, look
+from bridge.analysis.numbers.uncertainty import MARGINS
+from bridge.store.schema import read_yaml
+from studies.referee.asymmetry import PREDICTIONS, Mean, over_worlds, within
+
+Array = NDArray[np.float64]
+GAINS = (2.6, 3.8)
+"""Gains, in points, that papers of the field report over their baselines."""
+
+
+def run_accuracies(tidy: Tidy) -> dict[str, Array]:
+    """Average accuracy of each run in points, `[worlds, seeds]` by row, of complete worlds."""
+    scores = tidy.scores.astype({"benchmark": str, "method": str})
+    means = scores.groupby(["method", "seed", "benchmark"])["greedy_correct"].mean().astype(float)
+    runs = 100 * means.groupby(["method", "seed"]).mean()
+    methods = list(dict.fromkeys(tidy.runs["method"].astype(str)))
+    world_of = dict(zip(tidy.runs["seed"], tidy.runs["world"].astype(int), strict=True))
+    seeds: dict[int, list[int]] = {}
+    for seed, world in sorted(world_of.items()):
+        seeds.setdefault(world, []).append(seed)
+    full = [
+        own for own in seeds.values() if all((method, s) in runs for method in methods for s in own)
+    ]
+    return {m: np.array([[runs[m, s] for s in own] for own in full]) for m in methods}
+
+
+def found_gain(runs: Array, variants: int, gain: float) -> float:
+    """Share of cases in which the best of `variants` runs beats another one by `gain` or more.
+
+    Args:
+        runs: accuracies of runs of one method in one world.
+
+    Raises:
+        ValueError: there are too few runs.
+    """
+    n = len(runs)
+    if variants + 1 > n:
+        raise ValueError(f"{variants} variants and a baseline need more than {n} runs")
+    hits = sum(
+        max(runs[list(chosen)]) - runs[baseline] >= gain
+        for baseline in range(n)
+        for chosen in combinations([i for i in range(n) if i != baseline], variants)
+    )
+    return hits / (n * comb(n - 1, variants))
+
+
+def looks(difference: Array, margin: float) -> list[Look]:
+    """The state after each world."""
+    return [look(difference[:n], margin) for n in range(2, len(difference) + 1)]
+
+
+def variance_shares(difference: Array) -> tuple[float, float]:
+    """Standard deviations, in points, of a difference between worlds and between seeds of a world.
+
+    Nested analysis of variance of `[worlds, seeds]`; the noise of the questions is in the latter.
+    """
+    n_seeds = difference.shape[1]
+    within_world = float(difference.var(1, ddof=1).mean())
+    between = float(difference.mean(1).var(ddof=1)) - within_world / n_seeds
+    return max(between, 0.0) ** 0.5, within_world**0.5
+
+
+def tables(runs: Mapping[str, Array], predictions: Mapping[str, Any]) -> str:
+    """The tables as Markdown."""
+    (left, first), (right, second) = list(runs.items())[::-1]
+    difference = first - second
+    by_world = difference.mean(1)
+    mean, margin = over_worlds(by_world), MARGINS[-1] * 100
+    world_sd, seed_sd = variance_shares(difference)
+    n_worlds, n_seeds = difference.shape
+    lines = [
+        f"{left} minus {right}: {mean} points over {n_worlds} worlds with {n_seeds} seeds each.",
+        f"Standard deviation of a difference: {world_sd:.1f} points between worlds, {seed_sd:.1f} "
+        "between the seeds of a world (questions included).",
+        "",
+        "| worlds | mean | confidence sequence | |",
+        "|---:|---:|---|---|",
+    ]
+    for found in looks(by_world, margin):
+        low, high = found.mean - found.half_width, found.mean + found.half_width
+        span = f"[{low:+.1f}, {high:+.1f}]" if np.isfinite(low) else "everything"
+        lines.append(f"| {found.n} | {found.mean:+.1f} | {span} | {found.decision} |")
+    lines += ["", "| best of | " + " | ".join(f"gain of {g} or more" for g in GAINS) + " |"]
+    lines += ["|---:|" + "---:|" * len(GAINS)]
+    for variants in range(1, n_seeds):
+        shares = [_share(runs[right], variants, gain) for gain in GAINS]
+        lines.append(f"| {variants} | " + " | ".join(map(_percent, shares)) + " |")
+    lines += ["", "| predicted | limit | believed | found | |", "|---|---|---:|---:|---|"]
+    lines += [_line(p, mean, str(mean)) for p in predictions["pair"]]
+    for p in predictions["nothing"]:
+        share = _share(runs[right], int(p["variants"]), float(p["gain"]))
+        lines.append(_line(p, share, _percent(share)))
+    return "\n".join(lines) + "\n"
+
+
+def _share(runs: Array, variants: int, gain: float) -> Mean:
+    return over_worlds(np.array([found_gain(own, variants, gain) for own in runs]))
+
+
+def _percent(share: Mean) -> str:
+    return f"{100 * share.mean:.0f} % [{100 * max(share.low, 0):.0f}, {100 * share.high:.0f}]"
+
+
+def _line(prediction: Mapping[str, Any], mean: Mean, found: str) -> str:
+    low = float(prediction.get("at_least", -np.inf))
+    high = float(prediction.get("at_most", np.inf))
+    limits = [f"at least {low:g}"] * (low > -np.inf) + [f"at most {high:g}"] * (high < np.inf)
+    word = {True: "came true", False: "did not", None: "undecided"}[within(mean, low, high)]
+    return (
+        f"| {prediction['name']} | {' and '.join(limits)} | {prediction['probability']:.2f} | "
+        f"{found} | {word} |"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description="Two rows with many seeds.")
+    parser.add_argument("tidy", type=Path)
+    chosen = parser.parse_args(arguments)
+    print(tables(run_accuracies(load_tidy(chosen.tidy)), read_yaml(PREDICTIONS)), end="")
+
+
+if __name__ == "__main__":
+    main()
