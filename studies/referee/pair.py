@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from bridge.analysis.numbers.frames import Tidy, load_tidy
 from bridge.analysis.numbers.sequential import Look, look
 from bridge.analysis.numbers.uncertainty import MARGINS
+from bridge.analysis.numbers.worlds import world_and_seed_sd
 from bridge.store.schema import read_yaml
 from studies.referee.asymmetry import PREDICTIONS, Mean, over_worlds, within
 
@@ -76,24 +77,13 @@ def looks(difference: Array, margin: float) -> list[Look]:
     return [look(difference[:n], margin) for n in range(2, len(difference) + 1)]
 
 
-def variance_shares(difference: Array) -> tuple[float, float]:
-    """Standard deviations, in points, of a difference between worlds and between seeds of a world.
-
-    Nested analysis of variance of `[worlds, seeds]`; the noise of the questions is in the latter.
-    """
-    n_seeds = difference.shape[1]
-    within_world = float(difference.var(1, ddof=1).mean())
-    between = float(difference.mean(1).var(ddof=1)) - within_world / n_seeds
-    return max(between, 0.0) ** 0.5, within_world**0.5
-
-
 def tables(runs: Mapping[str, Array], predictions: Mapping[str, Any]) -> str:
     """The tables as Markdown."""
     (left, first), (right, second) = list(runs.items())[::-1]
     difference = first - second
     by_world = difference.mean(1)
     mean, margin = over_worlds(by_world), MARGINS[-1] * 100
-    world_sd, seed_sd = variance_shares(difference)
+    world_sd, seed_sd = world_and_seed_sd(difference)
     n_worlds, n_seeds = difference.shape
     lines = [
         f"{left} minus {right}: {mean} points over {n_worlds} worlds with {n_seeds} seeds each.",

@@ -22,7 +22,7 @@ from studies.referee.asymmetry import (
     score,
     tables,
 )
-from studies.referee.pair import found_gain, run_accuracies, variance_shares
+from studies.referee.pair import found_gain, run_accuracies
 from studies.referee.pair import tables as pair_tables
 from studies.referee.selection import chances, expected_test
 from tests.fixtures.tidy import make_tidy, write_tidy
@@ -125,13 +125,6 @@ def test_a_gain_is_found_as_often_as_pairs_of_runs_differ() -> None:
         found_gain(runs, 3, 2.6)
     noise = np.random.default_rng(0).normal(0, 3, 60)
     assert found_gain(noise, 1, 0.0) == pytest.approx(0.5, abs=0.01)
-
-
-def test_the_spread_is_split_into_worlds_and_seeds() -> None:
-    rng = np.random.default_rng(1)
-    worlds, seeds = rng.normal(0, 4, (3000, 1)), rng.normal(0, 2, (3000, 3))
-    assert variance_shares(worlds + seeds) == pytest.approx((4, 2), rel=0.05)
-    assert variance_shares(seeds) == pytest.approx((0, 2), abs=0.5)
 
 
 def test_the_tables_of_the_pair_come_from_tidy_tables(tmp_path: Path, root: Path) -> None:

@@ -89,6 +89,8 @@ class Block:
     answers: dict[tuple[str, str], list[pd.DataFrame]] = field(repr=False)
     spreads: dict[str, SeedSpread | None] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
+    by_run: dict[str, pd.Series] = field(default_factory=dict, repr=False)
+    """Accuracy of each run in the last column, a fraction, by (world, seed), where worlds are."""
 
     @property
     def columns(self) -> list[str]:
@@ -139,11 +141,15 @@ def _block(tidy: Tidy, model: str, dataset: str, metric: Metric) -> Block:
     cells: dict[tuple[str, str], Cell] = {}
     kept: dict[tuple[str, str], list[pd.DataFrame]] = {}
     graders = {method: _graders(runs[runs["method"] == method]) for method in methods}
+    by_run: dict[str, pd.Series] = {}
     for method in methods:
         statuses = [str(word) for word in runs.loc[runs["method"] == method, "status"]]
         scored = scores.loc[scores["method"] == method, "seed"].nunique()
         runs_of = [_complete(answers[name], method) for name in benchmarks]
-        n_counted = len(_common_seeds(runs_of)[0]) if runs_of else 0
+        common = _common_seeds(runs_of)
+        n_counted = len(common[0]) if common else 0
+        if worlds is not None and n_counted:
+            by_run[method] = _with_worlds(pd.Series(run_means(common), common[0].index), worlds)
         complete = [_by_world(table, worlds) for table in runs_of]
         columns = {name: [table] for name, table in zip(benchmarks, complete, strict=True)}
         for name, tables in (columns | {AVERAGE: _common_seeds(complete)}).items():
@@ -164,6 +170,7 @@ def _block(tidy: Tidy, model: str, dataset: str, metric: Metric) -> Block:
         cells=cells,
         graders=graders,
         answers=kept,
+        by_run=by_run,
     )
     block.copies.update(_copies(block))
     for column in block.columns:
@@ -235,6 +242,11 @@ def _by_world(runs: pd.DataFrame, worlds: pd.Series | None) -> pd.DataFrame:
     if worlds is None or runs.empty:
         return runs
     return runs.groupby(worlds.reindex(runs.index).astype(int)).mean().rename_axis("seed")
+
+
+def _with_worlds(by_seed: pd.Series, worlds: pd.Series) -> pd.Series:
+    keys = zip(worlds.reindex(by_seed.index).astype(int), by_seed.index, strict=True)
+    return by_seed.set_axis(pd.MultiIndex.from_tuples(list(keys), names=["world", "seed"]))
 
 
 def _common_seeds(tables: list[pd.DataFrame]) -> list[pd.DataFrame]:

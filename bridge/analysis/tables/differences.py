@@ -33,6 +33,7 @@ from bridge.analysis.numbers.uncertainty import (
     equivalence_p,
     more_seeds,
 )
+from bridge.analysis.numbers.worlds import spread_note
 from bridge.analysis.tables.render import Sheet, Value
 
 BASELINES = ("rl_zero", "cold_start")
@@ -382,7 +383,8 @@ def difference_sheets(block: Block, contrasts: Sequence[Contrast]) -> list[Sheet
             f"{block.model} trained on {block.dataset}: greedy accuracy, "
             f"difference to {label(baseline)}"
         )
-        sheets.append(Sheet(title, head, rows, [*NOTES, *refused]))
+        split = spread_note(block, list(methods), baseline)
+        sheets.append(Sheet(title, head, rows, [*NOTES, *refused, *split]))
     return sheets
 
 
