@@ -90,6 +90,12 @@ def checked_plan():
 
 
 USER, PLAN = checked_plan()
+if not workflow.remote_exec and (stale := PLAN.rows_tuned_by_other_code()):
+    print(
+        f"bridge: the settings of {', '.join(stale)} were tuned by other code than this; tune "
+        f"again with suite={PLAN.suite.tuned_by.suite} to be sure.",
+        file=sys.stderr,
+    )
 RUNS = {(s.model, s.dataset, s.label, str(s.seed)): s for s in PLAN.runs}
 # Jobs are told overrides through the environment, not in params: there, any override would rerun
 # every job, while the hashes rerun only what it changes.

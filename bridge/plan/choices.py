@@ -164,6 +164,7 @@ class Choices:
             )
         return config.model_copy(update={"options": chosen.options, "training": chosen.training})
 
-    def code(self, label: str, model: str, dataset: str) -> str:
-        """Fingerprint of the code that trained a row's trials."""
-        return self._choice.blocks[f"{model}/{dataset}"].rows[label].code
+    def code(self, label: str, model: str, dataset: str) -> str | None:
+        """Fingerprint of the code that trained a row's trials; None of a row without any."""
+        block = self._choice.blocks.get(f"{model}/{dataset}")
+        return block.rows[label].code if block and label in block.rows else None

@@ -15,7 +15,9 @@ from operator import contains
 from pathlib import Path
 from typing import Any
 
+from bridge.plan.choices import Choices
 from bridge.plan.config import Suite, load_suite, suite_file
+from bridge.plan.fingerprint import train_fingerprint
 from bridge.plan.parts import DiskHashes, Parts
 from bridge.plan.targets import check_targets
 from bridge.plan.trials import with_trials
@@ -136,6 +138,19 @@ class Plan:
     name: str
     suite: Suite
     runs: tuple[RunSpec, ...]
+    choices: Choices | None = None
+    """Where the settings of its rows come from, if they were tuned."""
+
+    def rows_tuned_by_other_code(self) -> list[str]:
+        """Rows whose settings were chosen by trials that other training code made."""
+        if self.choices is None:
+            return []
+        found = {}
+        for spec in {(s.model, s.dataset, s.label): s for s in self.runs}.values():
+            code = self.choices.code(spec.label, spec.model, spec.dataset)
+            if code is not None and code != train_fingerprint(spec):
+                found[spec.label] = None
+        return list(found)
 
     def run(self, model: str, dataset: str, label: str, seed: int) -> RunSpec:
         """Return one run by its names.
@@ -174,7 +189,7 @@ def load_plan(name: str, *, root: Path, overrides: dict[str, Any] | None = None)
         ConfigError: one line naming the file, the key and the remedy.
     """
     parts = _load_parts(name, root, overrides)
-    return Plan(name, parts.suite, _expand(name, parts))
+    return Plan(name, parts.suite, _expand(name, parts), parts.choices)
 
 
 def load_run(

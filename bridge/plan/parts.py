@@ -81,7 +81,7 @@ class Parts:
             label: self._row(label, suite.methods.get(label, MethodConfig()))
             for label in dict.fromkeys(labels)
         }
-        self._choices = Choices(suite, root / "results", str(path)) if suite.tuned_by else None
+        self.choices = Choices(suite, root / "results", str(path)) if suite.tuned_by else None
         self._tuned: dict[tuple[str, str, str], CheckedRow] = {}
         for name, model in suite.models.items():
             where = f"models.{name}"
@@ -113,7 +113,7 @@ class Parts:
 
     def row(self, label: str, model: str, dataset: str) -> CheckedRow:
         """A row as it is run on a model and data set, with its tuned settings where it has some."""
-        if self._choices is None or self.rows[label].n_steps == 0:
+        if self.choices is None or self.rows[label].n_steps == 0:
             return self.rows[label]
         key = (label, model, dataset)
         if key not in self._tuned:
@@ -124,7 +124,7 @@ class Parts:
                 if model in block.models and dataset in block.datasets
                 for seed, _ in block.replicates
             ]
-            config = self._choices.row(label, model, dataset, options, seeds)
+            config = self.choices.row(label, model, dataset, options, seeds)
             self._tuned[key] = self._row(label, config)
         return self._tuned[key]
 

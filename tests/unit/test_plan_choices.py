@@ -158,6 +158,12 @@ def test_a_choice_for_other_data_is_refused(tuned: Path) -> None:
     compared(tuned, datasets={"chains": {"options": {"questions_per_rung": 40}}})
 
 
+def test_other_code_is_said(tuned: Path) -> None:
+    assert compared(tuned).rows_tuned_by_other_code() == []
+    rewrite(tuned, lambda r: block_of(r)["rows"]["sft"].update(code="another"))
+    assert compared(tuned).rows_tuned_by_other_code() == ["sft"]
+
+
 def test_tuning_seeds_are_not_compared(tuned: Path) -> None:
     with pytest.raises(ConfigError, match="seed 10001 on tiny-qwen/chains was used for tuning"):
         compared(tuned, grid=[BLOCK | {"seeds": [1], "worlds": [100]}])
