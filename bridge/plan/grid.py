@@ -145,7 +145,7 @@ class Plan:
         """Rows whose settings were chosen by trials that other training code made."""
         if self.choices is None:
             return []
-        found = {}
+        found: dict[str, None] = {}
         for spec in {(s.model, s.dataset, s.label): s for s in self.runs}.values():
             code = self.choices.code(spec.label, spec.model, spec.dataset)
             if code is not None and code != train_fingerprint(spec):
