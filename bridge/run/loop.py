@@ -176,6 +176,7 @@ def _loop(run: Run, sizes: tuple[int, int] | None) -> None:
             step = run.counters.step
             if step % config.probe_every == 0 or run.finished:
                 line |= run.probes.measure(step)
+                _keep_best(run, line)
                 _say_signal(run)
             recorder.log(line)
             if step % config.checkpoint_every == 0 and not run.finished:
@@ -192,23 +193,41 @@ def _say_signal(run: Run) -> None:
         print(f"{run.spec.label}, step {following}: {missing}", file=sys.stderr, flush=True)
 
 
+def _keep_best(run: Run, line: dict[str, Any]) -> None:
+    """Write the policy beside the checkpoints where it is the best so far on validation."""
+    counters, accuracy = run.counters, line["heldout_accuracy"]
+    if run.spec.training.keep == "best" and accuracy > counters.best_accuracy:
+        counters.best_accuracy, counters.best_step = accuracy, counters.step
+        _write(run, _best(run))
+
+
+def _best(run: Run) -> Path:
+    return run.folder.resume / f"best{run.counters.best_step:08d}"
+
+
 def _save(run: Run, base_path: Path) -> str:
-    """Write the trained policy and return its path relative to the run folder."""
+    """Put the trained policy in its place and return its path relative to the run folder."""
     if run.method.n_steps == 0:
         return os.path.relpath(base_path, run.folder.path)
-    temporary = run.folder.policy.with_name(".policy.tmp")
+    final, source = run.folder.policy, run.folder.policy.with_name(".policy.tmp")
+    if run.spec.training.keep == "best":
+        source = _best(run)
+    else:
+        _write(run, source)
     if run.policy.ranks.first:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(run.folder.policy, ignore_errors=True)
+        shutil.rmtree(final, ignore_errors=True)
+        source.rename(final)
+        sync_folder(run.folder.path)
+    return final.name
+
+
+def _write(run: Run, folder: Path) -> None:
+    """Write the policy; done.json must never be on a disk that the weights did not reach."""
     with run.policy.whole_model():
-        if not run.policy.ranks.first:
-            return run.folder.policy.name
-        save_policy(run.policy.sampler, temporary)
-    # done.json, written next, must never be on a disk that the weights did not reach.
-    sync_tree(temporary)
-    temporary.rename(run.folder.policy)
-    sync_folder(run.folder.path)
-    return run.folder.policy.name
+        if run.policy.ranks.first:
+            shutil.rmtree(folder, ignore_errors=True)
+            save_policy(run.policy.sampler, folder)
+            sync_tree(folder)
 
 
 def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[str, Any]:
@@ -220,6 +239,7 @@ def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[s
         "train_hash": run.spec.train_hash,
         "spec_hash": run.spec.spec_hash,
         "n_steps": run.counters.step,
+        "kept_step": run.counters.best_step or run.counters.step,
         "seconds": {**run.stopwatch.total_s, "total": total_s},
         "tokens": {k: tokens[k] for k in ("generated", "trained", "demonstration")},
         "flops": flops(n, tokens),

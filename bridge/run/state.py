@@ -47,6 +47,9 @@ class Counters:
     prompts: int = 0
     demonstrations: int = 0
     demonstrated_prompts: int = 0
+    best_step: int = 0
+    """Of the policy that is kept, where that is the best on validation problems."""
+    best_accuracy: float = -1.0
 
 
 @dataclass

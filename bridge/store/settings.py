@@ -210,6 +210,9 @@ class TrainingConfig(Closed):
     cpu_offload: bool = False
     """Keep the shadow weights with their optimiser, and the reference while it is not asked, in the
     host's memory. Changes no number beyond the device's rounding, so it is in no hash."""
+    keep: Literal["last", "best"] = "last"
+    """Which policy a run ends with: that of its last step, or the one with the highest accuracy on
+    the probe's validation problems, the first of equals."""
     budget: Budget | None = None
     """Ends a run before its method's last step; see :mod:`bridge.plan.budget`."""
     probe_every: Steps
@@ -263,6 +266,7 @@ class TrainingConfig(Closed):
         unhashed = {"activation_checkpointing", "cpu_offload", "sharding"}
         # What is newer than some records is left out where it is not used.
         unset = {"budget"} if self.budget is None else set()
+        unset |= {"keep"} if self.keep == "last" else set()
         return self.model_dump(mode="json", exclude=unhashed | unset)
 
     @model_validator(mode="after")

@@ -22,9 +22,10 @@ from bridge.engines import choosing
 from bridge.methods.base import Method, StepStats
 from bridge.methods.registry import load_method, method_names
 from bridge.plan import questions
-from bridge.run import building
+from bridge.run import building, loop
 from bridge.run import state as session_module
 from bridge.run.loop import train_run
+from bridge.run.probes import Probes
 from bridge.run.state import Run
 from bridge.step import trainer as trainer_module
 from bridge.step.batches import MicroBatch, StepBatch, micro_batches
@@ -329,6 +330,38 @@ def test_a_run_ends_with_the_step_that_spends_its_budget(
     lines = [json.loads(line) for line in cut.dynamics.read_text().splitlines()]
     assert lines[-1]["step"] == done["n_steps"] and "heldout_accuracy" in lines[-1]
     assert curve(cut, "rl_loss") == curve(whole, "rl_loss")[: done["n_steps"] + 1]
+
+
+def test_the_best_policy_on_validation_problems_is_kept(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that stopped there has the same weights; killed after the best, it still has them."""
+    reached = {0: 0.9, 1: 0.2, 2: 0.5, 3: 0.5, 4: 0.3}
+    original = Probes.measure
+
+    def measure(self: Probes, step: int) -> dict[str, Any]:
+        return original(self, step) | {"heldout_accuracy": reached[step]}
+
+    monkeypatch.setattr(Probes, "measure", measure)
+    common = {"keep": "best", "probe_every": 1, "checkpoint_every": 1}
+    best = train(make_spec(base, "mixing", options={"steps": 4}, **common), tmp_path)
+    assert json.loads(best.done.read_text())["kept_step"] == 2
+    last = train(make_spec(base, "mixing", options={"steps": 2}, label="last"), tmp_path)
+    assert same_weights(best, last)
+    cut = make_spec(base, "mixing", options={"steps": 4}, label="cut", **common)
+    with pytest.raises(RuntimeError, match="killed"), monkeypatch.context() as once:
+        once.setattr(loop, "_keep_best", _killing_at(3, loop._keep_best))
+        train(cut, tmp_path)
+    assert same_weights(train(cut, tmp_path), last)
+
+
+def _killing_at(step: int, keep: Any) -> Any:
+    def kill(run: Run, line: dict[str, Any]) -> None:
+        if line["step"] == step:
+            raise RuntimeError("killed")
+        keep(run, line)
+
+    return kill
 
 
 @pytest.mark.parametrize("reference", ["base", "sft"])
