@@ -126,7 +126,7 @@ def test_difficulty_pools_benchmarks_and_keeps_the_order_of_numbers(tmp_path):
     with look():
         axes = difficulty(tidy).axes[0]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["9", "10"]
-    expected = tables["scores"].groupby("difficulty")["greedy_correct"].mean()
+    expected = 100 * tables["scores"].groupby("difficulty")["greedy_correct"].mean()
     (line,) = axes.get_lines()
     assert line.get_ydata() == pytest.approx(expected.to_numpy())
 

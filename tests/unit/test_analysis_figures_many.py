@@ -1,6 +1,6 @@
 """Figures of suites with many methods, and the figure of what goes on inside BRIDGE."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from bridge.analysis.figures.curves import (
 )
 from bridge.analysis.figures.curves import shared_out as share
 from bridge.analysis.figures.drawing import DRAWN
+from bridge.analysis.figures.ends import spread
 from bridge.analysis.figures.internals import QUANTITIES, bridge_internals
 from bridge.analysis.numbers.frames import load_tidy
 from bridge.analysis.numbers.palette import label, style
@@ -83,8 +84,10 @@ def test_the_inside_of_bridge_has_one_panel_per_quantity_and_one_line_per_method
     tidy = _tidy(tmp_path, methods=("rl_zero", "bridge", "bridge_beta_10"))
     with look():
         figure = bridge_internals(tidy)
-    panels = [axes for axes in figure.axes if axes.get_visible()]
+    *panels, names = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title("left") for axes in panels] == list(QUANTITIES.values())
+    shown = [text.get_text() for text in names.get_legend().get_texts()]
+    assert shown == [label("bridge"), label("bridge_beta_10")]
     for axes in panels:
         colors = [line.get_color() for line in axes.lines]
         assert colors == [style("bridge").color, style("bridge_beta_10").color]
@@ -127,3 +130,43 @@ def test_variants_are_named_after_their_method():
     assert label("mixing_lambda_0.1") == "Mixing, λ = 0.1"
     assert label("bridge_no_gain_twice") == "BRIDGE, no gain, twice"
     assert label("bridgehead") == "bridgehead"
+
+
+def _brute(wanted, gap, steps):
+    """Best places on a grid of `steps`, by looking at all of them."""
+    places = np.linspace(0, 1, steps)
+    combos = (c for c in combinations(places, len(wanted)) if (np.diff(c) >= gap - 1e-9).all())
+    return min(combos, key=lambda c: ((np.array(c) - wanted) ** 2).sum())
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [[0.1, 0.5, 0.9], [0.5, 0.5, 0.5], [0.95, 1.0, 1.0], [0.0, 0.0, 0.85], [0.3, 0.35, 0.4]],
+)
+def test_names_move_apart_as_little_as_possible(wanted):
+    found = spread(wanted, 0.1)
+    assert (np.diff(found) >= 0.1 - 1e-9).all() and found.min() >= 0 and found.max() <= 1
+    assert found == pytest.approx(np.array(_brute(wanted, 0.1, 41)), abs=0.026)
+
+
+def test_names_that_have_no_room_share_it_evenly():
+    assert spread([0.5] * 6, 0.4) == pytest.approx(np.linspace(0, 1, 6))
+    assert spread([], 0.1).size == 0 and spread([1.0], 0.1) == pytest.approx([1.0])
+
+
+def test_each_curve_has_its_name_at_its_end_and_there_is_no_legend(tmp_path):
+    tidy = _tidy(tmp_path, methods=("base", "rl_zero", "mixing", "bridge"))
+    with look():
+        figure = accuracy_progress(tidy)
+        figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert not figure.legends
+    names = {text.get_text(): text for text in axes.texts}
+    assert set(names) == {label(m) for m in ("base", "rl_zero", "mixing", "bridge")}
+    ends = {line.get_color(): line.get_ydata()[-1] for line in axes.lines}
+    order = sorted(names, key=lambda name: names[name].get_position()[1])
+    assert [ends[names[name].get_color()] for name in order] == sorted(
+        ends[names[name].get_color()] for name in order
+    )
+    boxes = sorted((t.get_window_extent() for t in names.values()), key=lambda box: box.y0)
+    assert all(low.y1 <= high.y0 + 1 for low, high in pairwise(boxes))

@@ -7,7 +7,7 @@ tables give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from bridge.store.columns import FIGURE_FORMATS
 
 COLUMN_IN, PAGE_IN = 3.5, 7.0
 GREY = "#5B5B5B"
+Limits = tuple[float, float, float]
 # A file's date would make every build differ.
 UNDATED: dict[str, dict[str, None]] = {
     "png": {},
@@ -121,8 +122,10 @@ def marker_keywords(looks: Style) -> dict[str, Any]:
     }
 
 
-def add_legend(figure: Figure, methods: Iterable[str], n_columns: int, marked: bool = True) -> None:
-    """One legend below all panels, in the order given; `marked` where lines carry markers."""
+def legend_handles(
+    methods: Iterable[str], marked: bool = True, lined: bool = True
+) -> list[Line2D]:
+    """What a legend shows of each method: its marker, its line or both."""
     handles = []
     for method in methods:
         looks = style(method)
@@ -132,14 +135,13 @@ def add_legend(figure: Figure, methods: Iterable[str], n_columns: int, marked: b
             color=looks.color,
             marker=looks.marker if marked else "",
             **marker_keywords(looks),
-            linewidth=1.3,
-            label=looks.label,
+            linewidth=1.3 if lined else 0.0,
+            label=printable(looks.label),
         )
-        if looks.dashes:
+        if looks.dashes and lined:
             handle.set_dashes(looks.dashes)
         handles.append(handle)
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=n_columns)
+    return handles
 
 
 def suptitle(part: SubFigure, text: str) -> None:
@@ -147,12 +149,41 @@ def suptitle(part: SubFigure, text: str) -> None:
     part.suptitle(printable(text), x=0.006, ha="left", fontweight="bold")
 
 
-def grid(n_panels: int) -> tuple[int, int]:
-    """Rows and columns for a number of panels: up to three side by side, four as two by two."""
-    n_columns = 2 if n_panels == 4 else min(n_panels, 3)
+def grid(n_panels: int, widest: int = 3) -> tuple[int, int]:
+    """Rows and columns of panels: up to `widest` side by side, four as two by two."""
+    n_columns = min(2 if n_panels == 4 else n_panels, widest)
     return -(-n_panels // n_columns), n_columns
 
 
 def say(axes: Axes, text: str) -> None:
     """Write why a panel is empty."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Names of the rows of a panel of dots, the first on top; only vertical grid lines."""
+    axes.set_yticks(range(len(names)), [printable(name) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+
+
+def in_row(axes: Axes, row: int, x: float, text: str, **look: Any) -> None:
+    """Small text in a row of dots; `x` is a share of the panel's width."""
+    keywords = {"color": GREY, "va": "center", "fontsize": 6} | look
+    axes.text(x, row, printable(text), transform=axes.get_yaxis_transform(), **keywords)
+
+
+def dot(axes: Axes, method: str, row: int, number: Limits, filled: bool = True) -> None:
+    """A method's number, (mean, low, high), as its marker with a bar."""
+    looks, (mean, low, high) = style(method), number
+    hollow = {"markerfacecolor": "white", "markeredgecolor": looks.color, "markeredgewidth": 0.8}
+    axes.errorbar(
+        [mean],
+        [row],
+        xerr=[[mean - low], [high - mean]],
+        fmt=looks.marker,
+        color=looks.color,
+        elinewidth=1.1,
+        **marker_keywords(looks) | ({} if filled else hollow),
+    )

@@ -12,21 +12,32 @@ _SEEDS = (
 _MANY = "More than nine methods are shared out over panels, the baselines thin in each."
 _STOPPED = "Thin lines that end in a cross are runs that diverged. Nothing is smoothed."
 CAPTIONS = {
+    "leading_row": (
+        "Who leads, and by how much",
+        "Each row minus the one with the highest mean, paired by question and seed, in points of the "
+        "unweighted mean over benchmarks, with 95 % intervals over seeds and questions. Filled: "
+        "told apart from the leading row after Holm's correction; open: not told apart. The leader "
+        "is decided where no dot is open. Right: the leading mean and the differences. An arrow "
+        "stands for a row far outside.",
+    ),
     "main_scores": (
-        "Accuracy by benchmark",
-        "Greedy accuracy of each method; dots are means over finished seeds, bars 95 % intervals "
-        "over seeds and questions. A word stands where no run has a number.",
+        "Accuracy",
+        "Greedy accuracy, unweighted mean over benchmarks, in points, highest first. Dots are means "
+        "over finished seeds, bars 95 % intervals over seeds and questions, the dotted line the "
+        "untrained model. Intervals of two rows may overlap although their difference is clear: "
+        "rows share seeds and questions. A word stands where no run has a number.",
     ),
     "paired_differences": (
-        "Paired differences",
+        "Differences to the baselines",
         "Each method minus a baseline, paired by question and seed, in points of the unweighted mean "
         "over benchmarks; bars are 95 % intervals over seeds and questions. Filled dots differ "
-        "from zero after Holm's correction per baseline, open dots do not.",
+        "from zero after Holm's correction per baseline, open dots do not. An arrow stands for a "
+        "row far outside.",
     ),
     "question_changes": (
         "Questions gained and lost",
-        "Difference in greedy accuracy of two methods on each question, mean over seeds, questions "
-        "sorted by it. Blue: the first method is right more often; orange: less often. "
+        "Difference in greedy accuracy of two methods on each question, mean over seeds, in points, "
+        "questions sorted by it. Blue: the first method is right more often; orange: less often. "
         "The text gives the share of questions on either side.",
     ),
     "difficulty": (
@@ -68,7 +79,8 @@ CAPTIONS = {
         "Greedy accuracy, unweighted mean of the benchmarks, against training FLOPs and training "
         "time, both means over finished seeds; bars are 95 % intervals of the accuracy. The grey "
         "staircase is the Pareto front of the means: no method shown is both cheaper and higher. "
-        "The dotted line is the untrained model, which costs nothing.",
+        "Named are its cheapest and its highest method; methods off the front are paler. The "
+        "dotted line is the untrained model, which costs nothing.",
     ),
     "stage_costs": (
         "Training time by stage",

@@ -18,17 +18,17 @@ from matplotlib.figure import Figure
 from bridge.analysis.figures.canvas import (
     COLUMN_IN,
     PAGE_IN,
-    add_legend,
     grid,
     line_keywords,
     marker_keywords,
     new_figure,
     say,
 )
+from bridge.analysis.figures.ends import End, label_ends
 from bridge.analysis.numbers.cells import UNTRAINED
 from bridge.analysis.numbers.frames import DONE, Tidy, block_of
 from bridge.store.columns import KEY
-from bridge.analysis.numbers.palette import ordered_methods, style
+from bridge.analysis.numbers.palette import style
 from bridge.analysis.tables.render import between, printable
 from bridge.analysis.numbers.statistics import Array, t_limits
 
@@ -37,6 +37,8 @@ SEEDS_FOR_BAND = 3
 MOST_LINES = 9
 """More methods than this are shared out over several panels."""
 LINES_PER_PANEL = 5
+NAMED_PANELS = 2
+"""Panels side by side where the names of the curves stand at their ends."""
 REFERENCES = (UNTRAINED, "rl_zero", "cold_start")
 """Drawn thin in each panel where methods are shared out."""
 TIME_UNITS = ((2 * 3600.0, 3600.0, "h"), (600.0, 60.0, "min"), (0.0, 1.0, "s"))
@@ -58,16 +60,17 @@ class Curve:
 
 @dataclass(frozen=True)
 class Probe:
-    """A quantity that runs measure on a fixed probe."""
+    """A quantity that runs measure on a fixed probe; it is shown multiplied by `scale`."""
 
     column: str
     label: str
     limits: tuple[float, float]
     """No band goes beyond them."""
+    scale: float = 1.0
 
 
-ACCURACY = Probe("heldout_accuracy", "held-out accuracy", (0.0, 1.0))
-LOSS = Probe("demo_loss_heldout", "held-out demonstration loss (nats per token)", (0.0, np.inf))
+ACCURACY = Probe("heldout_accuracy", "held-out accuracy (points)", (0.0, 100.0), 100.0)
+LOSS = Probe("demo_loss_heldout", "held-out demonstration loss\n(nats per token)", (0.0, np.inf))
 
 
 def accuracy_progress(tidy: Tidy) -> Figure:
@@ -92,14 +95,15 @@ def reward_length(tidy: Tidy, methods: Sequence[str] = RL_FIGURE_METHODS) -> Fig
     n_rows, n_columns = grid(len(tidy.blocks))
     figure = new_figure(COLUMN_IN if n_columns == 1 else PAGE_IN, 3.0 * n_rows + 0.6)
     panels = figure.subplots(2 * n_rows, n_columns, squeeze=False)
+    ends: dict[Axes, dict[str, End]] = {}
     for index, (model, dataset) in enumerate(tidy.blocks):
         upper, lower = panels[2 * (index // n_columns) :, index % n_columns][:2]
         block = block_of(rows, model, dataset)
         span = window(int(block["rl_step"].max()) if len(block) else 0)
         for axes, quantity in ((upper, "reward_mean"), (lower, "response_length_mean")):
             curves = block_curves(block, "rl_step", quantity, methods)
-            for curve in curves:
-                _draw(axes, curve, span, limits=(0, 1) if axes is upper else (0, np.inf))
+            limits = (0, 1) if axes is upper else (0, np.inf)
+            ends[axes] = {curve.method: _draw(axes, curve, span, limits) for curve in curves}
             if not curves:
                 say(axes, "no RL steps")
             _few_ticks(axes)
@@ -113,7 +117,7 @@ def reward_length(tidy: Tidy, methods: Sequence[str] = RL_FIGURE_METHODS) -> Fig
     for index in range(len(tidy.blocks), n_rows * n_columns):
         for axes in panels[2 * (index // n_columns) :, index % n_columns][:2]:
             axes.set_visible(False)
-    add_legend(figure, ordered_methods(rows["method"].astype(str).unique()), n_columns=3)
+    label_ends(figure, ends)
     return figure
 
 
@@ -167,15 +171,15 @@ def with_status(tidy: Tidy) -> pd.DataFrame:
 def _probed(tidy: Tidy, probe: Probe, x: str, x_label: str) -> Figure:
     rows = with_status(tidy)
     parts = block_parts(tidy)
-    n_rows, n_columns = grid(len(parts))
-    figure = new_figure(COLUMN_IN if n_columns == 1 else PAGE_IN, 2.3 * n_rows + 0.6)
+    n_rows, n_columns = grid(len(parts), NAMED_PANELS)
+    figure = new_figure(COLUMN_IN if n_columns == 1 else PAGE_IN, 2.3 * n_rows)
     panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
-    drawn: list[str] = []
+    ends: dict[Axes, dict[str, End]] = {}
     for index, (model, dataset, methods, plain) in enumerate(parts):
         axes = panels[index // n_columns, index % n_columns]
         block = block_of(rows, model, dataset)
         scale, unit = time_unit(block[x].max()) if x == "elapsed_s" else (1.0, "")
-        drawn += _probe_panel(axes, probe, block, x, methods, scale, plain)
+        ends[axes] = _probe_panel(axes, probe, block, x, methods, scale, plain)
         axes.set_title(_title(tidy, model, dataset, methods))
         axes.set_xlabel(f"{x_label} ({unit})" if unit else x_label)
         _few_ticks(axes)
@@ -183,7 +187,7 @@ def _probed(tidy: Tidy, probe: Probe, x: str, x_label: str) -> Figure:
         axes.set_visible(False)
     for axes in panels[:, 0]:
         axes.set_ylabel(probe.label)
-    add_legend(figure, ordered_methods(drawn), n_columns=4 if n_columns > 1 else 3)
+    label_ends(figure, ends)
     return figure
 
 
@@ -205,30 +209,32 @@ def _probe_panel(
     methods: list[str],
     scale: float,
     plain: tuple[str, ...],
-) -> list[str]:
-    """Draw one panel; returns the methods it shows."""
+) -> dict[str, End]:
+    """Draw one panel; returns where the curve of each method ends."""
     trained = [method for method in methods if method != UNTRAINED]
-    shown = []
-    untouched = block.loc[block["method"] == UNTRAINED, probe.column].dropna()
+    ends: dict[str, End] = {}
+    untouched = probe.scale * block.loc[block["method"] == UNTRAINED, probe.column].dropna()
     if len(untouched):
-        shown.append(UNTRAINED)
         axes.axhline(untouched.mean(), **line_keywords(style(UNTRAINED), 1.0), zorder=1.5)
     for curve in block_curves(block, x, probe.column, trained):
-        shown.append(curve.method)
-        scaled = Curve(curve.method, curve.x / scale, curve.y)
-        _draw(axes, scaled, 1, probe.limits, end_marker=True, band=curve.method not in plain)
+        scaled = Curve(curve.method, curve.x / scale, probe.scale * curve.y)
+        ends[curve.method] = _draw(
+            axes, scaled, 1, probe.limits, end_marker=True, band=curve.method not in plain
+        )
     for method in trained:
         stopped = block[(block["method"] == method) & (block["status"] == "diverged")]
         for _, run in stopped.dropna(subset=[probe.column]).groupby("seed"):
             looks = style(method)
-            times, values = run[x] / scale, run[probe.column]
+            times, values = run[x] / scale, probe.scale * run[probe.column]
             axes.plot(times, values, color=looks.color, linewidth=0.6, alpha=0.8)
             axes.plot(times.iloc[-1:], values.iloc[-1:], "x", color=looks.color, markersize=4.5)
-            shown.append(method)
-    if not shown:
+            ends.setdefault(method, (float(times.iloc[-1]), float(values.iloc[-1])))
+    if len(untouched):
+        ends[UNTRAINED] = (axes.get_xlim()[1], float(untouched.mean()))
+    if not ends:
         say(axes, "no held-out probes")
     axes.set_ylim(bottom=0)
-    return shown
+    return ends
 
 
 def _draw(
@@ -238,7 +244,8 @@ def _draw(
     limits: tuple[float, float],
     end_marker: bool = False,
     band: bool = True,
-) -> None:
+) -> End:
+    """Draw a curve; returns its last point."""
     looks = style(curve.method)
     x, mean = curve.x.mean(0), curve.y.mean(0)
     smooth = running_mean(curve.y, span)
@@ -264,6 +271,7 @@ def _draw(
             clip_on=False,
             zorder=4,
         )
+    return float(x[-1]), float(line[-1])
 
 
 def _title(tidy: Tidy, model: str, dataset: str, methods: Sequence[str]) -> str:

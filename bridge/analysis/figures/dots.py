@@ -1,69 +1,72 @@
-"""The main table as a picture: each method's accuracy with its interval, benchmark by benchmark."""
+"""The main table as a picture: one panel per block, methods sorted by their mean accuracy."""
 
 from __future__ import annotations
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MultipleLocator
 
-from bridge.analysis.figures.canvas import GREY, PAGE_IN, marker_keywords, new_figure, suptitle
-from bridge.analysis.numbers.cells import AVERAGE, Block
-from bridge.analysis.numbers.palette import benchmark_label, style
+from bridge.analysis.figures.canvas import (
+    COLUMN_IN,
+    GREY,
+    PAGE_IN,
+    dot,
+    grid,
+    in_row,
+    line_keywords,
+    name_rows,
+    new_figure,
+)
+from bridge.analysis.numbers.cells import UNTRAINED, Block, Cell
+from bridge.analysis.numbers.palette import label, style
 from bridge.analysis.tables.render import printable
 
-# Above this accuracy a panel shows all of [0, 1].
-WIDE = 0.55
+ROW_IN = 0.165
 
 
 def main_scores(blocks: list[Block]) -> Figure:
-    """Dots are means over seeds, bars their 95 % intervals, words stand where no run finished."""
-    heights = [0.165 * len(block.methods) + 0.62 for block in blocks]
-    figure = new_figure(PAGE_IN, sum(heights) + 0.1)
-    parts = figure.subfigures(len(blocks), 1, squeeze=False, height_ratios=heights)
-    for part, block in zip(parts[:, 0], blocks, strict=True):
-        suptitle(part, f"{block.model} · {block.dataset}")
-        panels = part.subplots(1, len(block.columns), squeeze=False, sharey=True)[0]
-        highest = max(
-            (cell.interval.high for cell in block.cells.values() if cell.interval), default=1.0
-        )
-        for axes, column in zip(panels, block.columns, strict=True):
-            _panel(axes, block, column, 1.03 if highest > WIDE else 1.08 * highest)
+    """Dots are means over seeds in the overall column, bars their 95 % intervals."""
+    n_rows, n_columns = grid(len(blocks))
+    most = max(len(block.methods) for block in blocks)
+    height = (ROW_IN * most + 0.65) * n_rows + 0.05
+    figure = new_figure(COLUMN_IN if n_columns == 1 else PAGE_IN, height)
+    panels = figure.subplots(n_rows, n_columns, squeeze=False)
+    for axes, block in zip(panels.flat, blocks, strict=False):
+        _panel(axes, block)
+    for axes in panels.flat[len(blocks) :]:
+        axes.set_visible(False)
     return figure
 
 
-def _panel(axes: Axes, block: Block, column: str, right: float) -> None:
-    for row, method in enumerate(block.methods):
-        cell, looks = block.cells[method, column], style(method)
-        if cell.interval is None:
-            axes.text(
-                0.03 * right, row, cell.word, color=GREY, va="center", style="italic", fontsize=6
-            )
+def _panel(axes: Axes, block: Block) -> None:
+    column = block.overall
+    cells = {method: block.cells[method, column] for method in block.methods}
+    base = cells.pop(UNTRAINED, None)
+    # With nothing trained the untrained row is all there is.
+    cells = cells or {UNTRAINED: block.cells[UNTRAINED, column]}
+    rows = sorted(cells, key=lambda method: -_mean(cells[method]))
+    for row, method in enumerate(rows):
+        found = cells[method].interval
+        if found is None:
+            in_row(axes, row, 0.03, cells[method].word, style="italic")
             continue
-        spread = [
-            [cell.interval.mean - cell.interval.low],
-            [cell.interval.high - cell.interval.mean],
-        ]
-        axes.errorbar(
-            [cell.interval.mean],
-            [row],
-            xerr=spread,
-            fmt=looks.marker,
-            color=looks.color,
-            elinewidth=1.1,
-            **marker_keywords(looks),
-        )
-    questions = block.n_questions.get(column)
-    title = printable(benchmark_label(column, block.dataset))
-    axes.set_title(title, fontweight="bold" if column == AVERAGE else "normal", fontsize=7)
-    axes.set_xlabel(f"{questions} questions" if questions else "unweighted", fontsize=6, color=GREY)
-    axes.set_yticks(range(len(block.methods)), [printable(style(m).label) for m in block.methods])
-    axes.set_ylim(len(block.methods) - 0.5, -0.5)
-    axes.set_xlim(0, right)
-    step = 0.5 if right > WIDE else 0.2
-    axes.xaxis.set_major_locator(MultipleLocator(step))
-    axes.xaxis.set_minor_locator(MultipleLocator(step / 2))
-    axes.grid(True, axis="x", which="both")
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", visible=False)
-    if column == AVERAGE:
-        axes.set_facecolor("#F7F7F7")
+        mean, low, high = 100 * found.mean, 100 * found.low, 100 * found.high
+        dot(axes, method, row, (mean, low, high))
+        in_row(axes, row, 1.02, f"{mean:.1f}")
+    axes.set_title(printable(f"{block.model} · {block.dataset}"))
+    axes.set_xlabel("greedy accuracy (points)")
+    name_rows(axes, [label(method) for method in rows])
+    _mark_base(axes, base)
+
+
+def _mean(cell: Cell) -> float:
+    return cell.interval.mean if cell.interval else -1.0
+
+
+def _mark_base(axes: Axes, base: Cell | None) -> None:
+    """The untrained model is a line with its number and no row."""
+    if base is None or base.interval is None:
+        return
+    mean = 100 * base.interval.mean
+    axes.axvline(mean, **line_keywords(style(UNTRAINED), 1.0), zorder=1.5)
+    text = f" {label(UNTRAINED)} {mean:.1f}"
+    axes.text(mean, -0.45, text, color=GREY, fontsize=6, va="top")

@@ -19,13 +19,14 @@ from bridge.analysis.figures.curves import (
     reward_length,
 )
 from bridge.analysis.figures.dots import main_scores
-from bridge.analysis.figures.forest import paired_differences
+from bridge.analysis.figures.forest import leading_row, paired_differences
 from bridge.analysis.numbers.frames import Tidy, load_tidy
 from bridge.analysis.figures.internals import bridge_internals
 from bridge.analysis.figures.questions import difficulty, question_changes
 from bridge.analysis.figures.tradeoffs import accuracy_cost, stage_costs
 
 DRAWN: dict[str, Callable[[Tidy], Figure]] = {
+    "leading_row": leading_row,
     "main_scores": lambda tidy: main_scores(build_blocks(tidy)),
     "paired_differences": paired_differences,
     "question_changes": question_changes,

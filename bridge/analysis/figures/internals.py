@@ -11,7 +11,7 @@ from matplotlib.ticker import NullFormatter
 from bridge.analysis.figures.canvas import (
     COLUMN_IN,
     PAGE_IN,
-    add_legend,
+    legend_handles,
     line_keywords,
     new_figure,
     say,
@@ -33,6 +33,8 @@ QUANTITIES = {
 MARK = "teacher_sft_norm"
 """Only methods with an adapter that learns from demonstrations log this."""
 PER_ROW = 4
+MOST_NAMES = 8
+"""More methods than this do not fit the panel that is left over; their names stand below."""
 # Values that differ by more than this factor are drawn on a logarithmic axis.
 WIDE = 50.0
 
@@ -63,13 +65,20 @@ def bridge_internals(tidy: Tidy) -> Figure:
         for axes, name in zip(panels.flat, names, strict=False):
             _panel(axes, block, name, methods)
             axes.set_title(QUANTITIES[name], fontweight="normal", fontsize=6.5)
-        for axes in panels.flat[len(names) :]:
+        spare = panels.flat[len(names) :]
+        for axes in spare:
             axes.set_visible(False)
+        if len(spare) and len(methods) <= MOST_NAMES:
+            spare[-1].set_visible(True)
+            spare[-1].set_axis_off()
+            spare[-1].legend(handles=legend_handles(methods, marked=False), loc="center left")
         for axes in panels.flat[max(len(names) - PER_ROW, 0) : len(names)]:
             axes.tick_params(labelbottom=True)
         part.supxlabel("training progress", fontsize=7)
-    shown = dict.fromkeys(method for _, methods in blocks for method in methods)
-    add_legend(figure, shown, n_columns=4, marked=False)
+    many = {m: None for _, methods in blocks if len(methods) > MOST_NAMES for m in methods}
+    if many:
+        handles = legend_handles(many, marked=False)
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
 
 

@@ -11,7 +11,6 @@ from bridge.analysis.figures.canvas import (
     COLUMN_IN,
     GREY,
     PAGE_IN,
-    add_legend,
     grid,
     line_keywords,
     marker_keywords,
@@ -20,10 +19,11 @@ from bridge.analysis.figures.canvas import (
     suptitle,
 )
 from bridge.analysis.numbers.cells import Block, build_blocks, greedy
-from bridge.analysis.figures.curves import SEEDS_FOR_BAND, block_parts
+from bridge.analysis.figures.curves import NAMED_PANELS, SEEDS_FOR_BAND, block_parts
+from bridge.analysis.figures.ends import End, label_ends
 from bridge.analysis.tables.differences import arm, shared_answers
 from bridge.analysis.numbers.frames import Tidy, block_of, in_order
-from bridge.analysis.numbers.palette import benchmark_label, label, ordered_methods, style
+from bridge.analysis.numbers.palette import benchmark_label, label, style
 from bridge.analysis.tables.render import printable
 from bridge.analysis.numbers.statistics import t_limits
 
@@ -55,31 +55,31 @@ def question_changes(tidy: Tidy) -> Figure:
         for axes, (benchmark, values) in zip(panels, gains, strict=True):
             _changes(axes, values)
             axes.set_title(printable(benchmark_label(benchmark, dataset)), fontweight="normal")
-        panels[0].set_ylabel("difference")
+        panels[0].set_ylabel("points")
     return figure
 
 
 def difficulty(tidy: Tidy) -> Figure:
     """Accuracy of each method by the difficulty of the question, one panel per block."""
     blocks = block_parts(tidy)
-    n_rows, n_columns = grid(len(blocks))
-    figure = new_figure(COLUMN_IN if n_columns == 1 else PAGE_IN, 2.2 * n_rows + 0.6)
+    n_rows, n_columns = grid(len(blocks), NAMED_PANELS)
+    figure = new_figure(COLUMN_IN if n_columns == 1 else PAGE_IN, 2.2 * n_rows)
     panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
-    drawn: list[str] = []
+    ends: dict[Axes, dict[str, End]] = {}
     for axes, (model, dataset, methods, plain) in zip(panels.flat, blocks, strict=False):
         scores = block_of(tidy.scores, model, dataset)
         axes.set_title(printable(f"{model} · {dataset}"))
         axes.set_xlabel("difficulty")
-        axes.set_ylim(0, 1)
+        axes.set_ylim(0, 100)
         if "difficulty" not in scores or scores["difficulty"].isna().all():
             say(axes, "no difficulty noted")
             continue
-        drawn += _by_difficulty(axes, scores, methods, plain)
+        ends[axes] = _by_difficulty(axes, scores, methods, plain)
     for axes in panels.flat[len(blocks) :]:
         axes.set_visible(False)
     for axes in panels[:, 0]:
-        axes.set_ylabel("greedy accuracy")
-    add_legend(figure, ordered_methods(drawn), n_columns=4 if n_columns > 1 else 3)
+        axes.set_ylabel("greedy accuracy (points)")
+    label_ends(figure, ends)
     return figure
 
 
@@ -111,26 +111,26 @@ def _changes(axes: Axes, gains: np.ndarray) -> None:
     axes.set_xlim(0, 1)
     axes.set_ylim(-1.05, 1.05)
     axes.set_xticks([])
-    axes.set_yticks([-1, 0, 1])
+    axes.set_yticks([-1, 0, 1], ["−100", "0", "100"])
     axes.set_xlabel(f"{len(gains)} questions", fontsize=6, color=GREY)
 
 
 def _by_difficulty(
     axes: Axes, scores: pd.DataFrame, methods: list[str], plain: tuple[str, ...]
-) -> list[str]:
-    """Draw one panel; returns the methods it shows."""
+) -> dict[str, End]:
+    """Draw one panel; returns where the curve of each method ends."""
     levels = in_order(scores["difficulty"].dropna().sort_values())
     place = {level: index for index, level in enumerate(levels)}
     rows = scores.assign(correct=greedy(scores), level=scores["difficulty"].astype(str).map(place))
     means = rows.groupby(["method", "seed", "level"], observed=True)["correct"].mean()
-    shown = []
+    ends = {}
     for method in methods:
         if method not in means.index.get_level_values("method"):
             continue
         values, looks = means.loc[method].unstack("level").dropna(axis=1), style(method)
-        seeds, x = values.to_numpy(float), values.columns.to_numpy()
+        seeds, x = 100 * values.to_numpy(float), values.columns.to_numpy()
         if len(seeds) >= SEEDS_FOR_BAND and method not in plain:
-            low, high = (np.clip(edge, 0, 1) for edge in t_limits(seeds))
+            low, high = (np.clip(edge, 0, 100) for edge in t_limits(seeds))
             axes.fill_between(x, low, high, color=looks.color, alpha=0.1, linewidth=0)
         axes.plot(
             x,
@@ -139,6 +139,6 @@ def _by_difficulty(
             **line_keywords(looks, 0.7 if method in plain else 1.1),
             **marker_keywords(looks),
         )
-        shown.append(method)
+        ends[method] = (float(x[-1]), float(seeds.mean(0)[-1]))
     axes.set_xticks(range(len(levels)), [printable(level) for level in levels])
-    return shown
+    return ends

@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from bridge.analysis.figures.canvas import (
     COLUMN_IN,
     GREY,
     PAGE_IN,
-    add_legend,
     grid,
+    legend_handles,
     line_keywords,
     marker_keywords,
     new_figure,
@@ -28,13 +29,14 @@ from bridge.analysis.numbers.cells import UNTRAINED, Block, build_blocks
 from bridge.analysis.figures.curves import time_unit
 from bridge.analysis.numbers.frames import DONE, Tidy, block_of
 from bridge.store.columns import KEY
-from bridge.analysis.numbers.palette import ordered_methods, style
+from bridge.analysis.numbers.palette import label, ordered_methods, style
 from bridge.analysis.tables.render import printable
 from bridge.analysis.numbers.statistics import Interval
 
 COSTS = {"flops_total": "training compute", "seconds_train": "training time"}
 # Costs that differ by more than this factor are drawn on a logarithmic axis.
 WIDE = 8.0
+FRONT = "#B5B5B5"
 RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 # A stage has the same colour everywhere.
 STAGES = {
@@ -69,8 +71,8 @@ def accuracy_cost(tidy: Tidy) -> Figure:
         for axes, (quantity, name) in zip(panels, COSTS.items(), strict=True):
             points = block_points(tidy, block, quantity)
             drawn += _scatter(axes, points, name, UNITS[quantity])
-        panels[0].set_ylabel("greedy accuracy")
-    add_legend(figure, ordered_methods(drawn), n_columns=4)
+        panels[0].set_ylabel("greedy accuracy (points)")
+    _add_legend(figure, ordered_methods(drawn))
     return figure
 
 
@@ -146,7 +148,8 @@ def _scatter(
     """Draw one panel; returns the methods it shows."""
     paid = [point for point in points if point.cost > 0 and point.method != UNTRAINED]
     for point in (point for point in points if point not in paid):
-        axes.axhline(point.accuracy.mean, **line_keywords(style(point.method), 1.0), zorder=1.5)
+        level = 100 * point.accuracy.mean
+        axes.axhline(level, **line_keywords(style(point.method), 1.0), zorder=1.5)
     if not paid:
         say(axes, "no costs")
         return [point.method for point in points]
@@ -163,20 +166,44 @@ def _scatter(
         axes.set_xlim(0, high * 1.1)
     front = pareto_front(paid)
     x = [*(point.cost / scale for point in front), axes.get_xlim()[1]]
-    y = [*(point.accuracy.mean for point in front), front[-1].accuracy.mean]
-    axes.step(x, y, where="post", color="#B5B5B5", linewidth=1.0, zorder=1.6)
+    y = [*(100 * point.accuracy.mean for point in front), 100 * front[-1].accuracy.mean]
+    axes.step(x, y, where="post", color=FRONT, linewidth=1.0, zorder=1.6)
     for point in paid:
         looks, found = style(point.method), point.accuracy
+        mean, low, high = 100 * found.mean, 100 * found.low, 100 * found.high
         axes.errorbar(
             [point.cost / scale],
-            [found.mean],
-            yerr=[[found.mean - found.low], [found.high - found.mean]],
+            [mean],
+            yerr=[[mean - low], [high - mean]],
             fmt=looks.marker,
             color=looks.color,
             elinewidth=0.9,
+            alpha=1.0 if point in front else 0.6,
             **marker_keywords(looks),
         )
+    # The cheapest and the highest; names of all would overlap.
+    for point in dict.fromkeys((front[0], front[-1])):
+        place = point.cost / scale, 100 * point.accuracy.mean
+        axes.annotate(
+            printable(label(point.method)),
+            place,
+            (4, 4),
+            textcoords="offset points",
+            color=style(point.method).color,
+            fontsize=6.5,
+        )
     return [point.method for point in points]
+
+
+def _add_legend(figure: Figure, methods: list[str]) -> None:
+    """Markers of the methods, the front, and the line of the untrained model."""
+    handles = legend_handles([m for m in methods if m != UNTRAINED], lined=False)
+    handles.append(Line2D([], [], color=FRONT, linewidth=1.0, label="Pareto front"))
+    if UNTRAINED in methods:
+        (untrained,) = legend_handles([UNTRAINED], marked=False)
+        untrained.set_label(f"{label(UNTRAINED)}, untrained")
+        handles.append(untrained)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
 
 
 def _flops_unit(most: float) -> tuple[float, str]:
