@@ -140,7 +140,8 @@ def report(args: argparse.Namespace) -> None:
     from bridge.analysis.report.page import build_report
 
     folder = shown_folder(args)
-    build_report(tidy_folder(args), folder / "tables", figures_folder(args), folder / "report.html")
+    parts = (tidy_folder(args), folder / "tables", figures_folder(args))
+    build_report(*parts, folder / "report.html", title=suite_title(args))
 
 
 # -- questions -------------------------------------------------------------------------------------
@@ -257,6 +258,14 @@ def suite_name(args: argparse.Namespace) -> str:
     from bridge.plan.config import config_path, load_user_config
 
     return str(args.suite or load_user_config(config_path()).suite)
+
+
+def suite_title(args: argparse.Namespace) -> str:
+    """Title in the suite's file; empty where only its results are here."""
+    from bridge.plan.config import load_suite, suite_file
+
+    path = suite_file(suite_name(args), Path())
+    return load_suite(path).title if path.is_file() else ""
 
 
 def shown_folder(args: argparse.Namespace) -> Path:

@@ -124,10 +124,25 @@ def test_table_files_are_linked_by_relative_path(evil):
     assert "tables/cost.tex" in links
 
 
-def test_heading_says_what_ran_from_the_data(evil):
+def test_the_head_has_the_title_and_the_end_what_ran_from_the_data(evil, tmp_path):
+    parts = (evil / "tidy", evil / "out" / "tables", evil / "figures")
+    build_report(*parts, tmp_path / "report.html", title="A <b>title</b>")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<h1>A &lt;b&gt;title&lt;/b&gt;</h1>" in page and "<h1>fixture</h1>" in _page(evil)
+    assert "1 model, 1 data set, 3 methods, 3 seeds; 8 of 9 runs finished." in page
+    end = page[page.index('<section id="runs">') :]
+    for said in ("8 of 9 finished, 1 diverged", "2026-11-21", "0123456789ab"):
+        assert said in end
+
+
+def test_plots_come_before_tables_and_provenance_last(evil):
+    sections = re.findall(r'<section id="([\w-]+)"', _page(evil))
+    assert sections[:5] == ["summary", "verdicts", "figures", "curves", "main"]
+    assert sections[-2:] == ["reading", "runs"]
     page = _page(evil)
-    for said in ("fixture", "8 of 9 finished, 1 diverged", "2026-11-21", "0123456789ab"):
-        assert said in page
+    assert page.index("<img") < page.index("<table")
+    links = re.findall(r'<a href="#([\w-]+)">', page[page.index("<nav") : page.index("</nav>")])
+    assert links == sections
 
 
 def test_a_failed_run_is_listed_with_its_reason_and_has_no_number(evil):
@@ -160,20 +175,23 @@ def test_same_tables_same_page(evil):
 
 
 def test_a_missing_figure_is_named(evil, tmp_path):
-    with pytest.raises(TidyError, match=r"main_scores\.svg is missing"):
+    with pytest.raises(TidyError, match=r"leading_row\.svg is missing"):
         build_report(evil / "tidy", evil / "out" / "tables", tmp_path, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
 
 NOTED = "<ul>\n<li>Once.</li>\n</ul>\n"
 CLAIMS = """\
-suite,id,claim,overall,model,dataset,verdict,tested,reason
-fixture,a,BRIDGE wins.,undecided,m,chains,undecided,,+1.0 points; 4 more seeds
-fixture,b,<b>Faster</b>.,supported,m,chains,supported,0.34 M parameters,0.6 of the time
-"""
+suite,id,claim,published,overall,why,model,dataset,verdict,tested,measured,effect,low,high,unit
+fixture,a,BRIDGE wins.,+3.8 points,undecided,about 4 more seeds,m,chains,undecided,0.34 M,\
+BRIDGE minus SFT,1.04,-2,4,points
+fixture,b,<b>Faster</b>.,no number,supported,supported in 1,m,chains,supported,0.34 M,\
+<i>time</i>,-40,-50,-30,%
+fixture,c,It dips.,no number,not run,needs the row <u>x</u>,m,chains,not run,,,,,,
+""".replace("\\\n", "")
 
 
-def test_claims_become_a_summary_in_words(evil, tmp_path):
+def test_claims_become_verdict_lines(evil, tmp_path):
     (tmp_path / "claims.csv").write_text(CLAIMS)
     (tmp_path / "claims.html").write_text("<table><caption>All claims</caption></table>")
     (tmp_path / "overlap.html").write_text(
@@ -181,15 +199,22 @@ def test_claims_become_a_summary_in_words(evil, tmp_path):
     )
     build_report(evil / "tidy", tmp_path, evil / "figures", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    said = "Of 2 claims of papers this suite supports 1, contradicts 0, finds 0 equivalent, "
-    assert said in page
+    counts = re.findall(r'<li><b class="(\w+)">(\d+)</b><span>([\w ]+)</span>', page)
+    assert [(n, word) for _, n, word in counts] == [
+        ("1", "supported"), ("0", "contradicted"), ("0", "equivalent"), ("1", "undecided"),
+        ("1", "not run"),
+    ]  # fmt: skip
     assert page.index("&lt;b&gt;Faster&lt;/b&gt;") < page.index("BRIDGE wins."), "clear ones first"
-    assert "m · chains: 0.6 of the time" in page
-    assert page.count("Tested on 0.34 M parameters.") == page.count("Tested on") == 1
-    assert "4 more seeds" not in page, "the table of claims says it"
+    line = page[page.index("BRIDGE wins.") :]
+    line = " ".join(re.sub("<[^>]+>", " ", line[: line.index("</small>")]).split())
+    assert line == (
+        "BRIDGE wins. m · chains +1.0 points [-2.0, +4.0] undecided About 4 more seeds. "
+        "Tested on 0.34 M. Published: +3.8 points."
+    )
+    assert "Needs the row &lt;u&gt;x&lt;/u&gt;." in page
     assert page.index("<caption>All claims") < page.index("<caption>Overlap")
     assert page.count("<li>Once.</li>") == 1, "a note that stands under each table is said once"
-    assert '<a href="#table-claims">Claims of papers</a>' in page
+    assert '<a href="#table-claims">Claims</a>' in page
 
 
 EFFECTS = {"paper": 5.17, "summary": 7.31, "note": 9.43}
@@ -243,7 +268,7 @@ def test_a_paper_read_itself_gets_no_word_about_how_it_was_read(evil, tmp_path):
 
 def test_every_number_of_the_main_table_leads_to_its_runs(evil):
     page = _page(evil)
-    table = page[page.index('<section id="main">') : page.index('<section id="figures">')]
+    table = page[page.index('<section id="main">') : page.index('<section id="table-')]
     targets = set(re.findall(r'<td[^>]*><a href="#([^"]+)">', table))
     assert targets == {"runs-0-m0", "runs-0-m1", "runs-0-m2"}
     for target in targets:

@@ -53,8 +53,8 @@ def test_curves_are_means_and_t_limits_over_seeds(tidy):
     values = rows.pivot(index="seed", columns="step", values="heldout_accuracy").dropna(axis=1)
     probe = curves["bridge"]["y"]["heldout_accuracy"]
     assert probe["at"] == [0, 10, 20]
-    assert probe["mean"] == pytest.approx(values.mean().to_list(), rel=1e-4)
-    low, high = t_limits(values.to_numpy())
+    assert probe["mean"] == pytest.approx((100 * values.mean()).to_list(), rel=1e-4)
+    low, high = t_limits(100 * values.to_numpy())
     assert probe["low"] == pytest.approx(low, rel=1e-4)
     assert probe["high"] == pytest.approx(high, rel=1e-4)
     assert "entropy" not in found["metrics"], "nobody logged it"
@@ -130,6 +130,6 @@ def test_limits_of_a_share_stay_between_0_and_1_and_those_of_a_length_do_not(tmp
     rows["response_length_mean"] = rows["seed"].map({0: 1.0, 1: 40.0, 2: 41.0})
     (block,) = curve_data(load_tidy(write_tidy(tmp_path, tables)), {"rl_zero": "m0"})["blocks"]
     y = block["curves"][0]["y"]
-    assert max(y["heldout_accuracy"]["high"]) == 1.0
-    assert 0.8 < min(y["heldout_accuracy"]["low"]) < 0.9
+    assert max(y["heldout_accuracy"]["high"]) == 100.0
+    assert 80 < min(y["heldout_accuracy"]["low"]) < 90
     assert min(y["response_length_mean"]["low"]) < 0

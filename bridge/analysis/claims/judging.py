@@ -217,11 +217,14 @@ def wanted(*items: Evidence) -> str:
         said.append(f"fewer than {LEAST_SEEDS} seeds a side decide nothing")
     enough = [item for item in items if item.can_decide]
     numbers = sorted({item.more_seeds for item in enough if item.more_seeds is not None})
+    never = sum(item.more_seeds is None for item in enough)
     if numbers:
         between = " to ".join(dict.fromkeys((str(numbers[0]), str(numbers[-1]))))
-        said.append(f"about {between} more seeds a side would decide it")
-    if any(item.more_seeds is None for item in enough):
-        said.append(f"{MOST_SEEDS:,} seeds would not decide it, it takes more questions")
+        which = f"{len(enough) - never} of {len(enough)}" if never else "it"
+        said.append(f"about {between} more seeds a side would decide {which}")
+    if never:
+        which = "the others, they take" if numbers else "it, it takes"
+        said.append(f"{MOST_SEEDS:,} seeds would not decide {which} more questions")
     return ", ".join(said)
 
 

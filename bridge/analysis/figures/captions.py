@@ -52,7 +52,7 @@ CAPTIONS = {
     ),
     "demonstration_loss": (
         "Demonstration loss against training progress",
-        "Loss on fixed held-out demonstrations, the other objective: where a curve rises, what "
+        "Loss on fixed held-out demonstrations (logarithmic), the other objective: where a curve rises, what "
         f"supervision taught is forgotten. {_SEEDS} {_MANY} {_STOPPED}",
     ),
     "reward_length": (

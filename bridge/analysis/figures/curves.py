@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from bridge.analysis.figures.canvas import (
     COLUMN_IN,
@@ -67,10 +68,11 @@ class Probe:
     limits: tuple[float, float]
     """No band goes beyond them."""
     scale: float = 1.0
+    log: bool = False
 
 
 ACCURACY = Probe("heldout_accuracy", "held-out accuracy (points)", (0.0, 100.0), 100.0)
-LOSS = Probe("demo_loss_heldout", "held-out demonstration loss\n(nats per token)", (0.0, np.inf))
+LOSS = Probe("demo_loss_heldout", "held-out demonstration loss\n(nats per token)", (0.0, np.inf), log=True)
 
 
 def accuracy_progress(tidy: Tidy) -> Figure:
@@ -183,6 +185,7 @@ def _probed(tidy: Tidy, probe: Probe, x: str, x_label: str) -> Figure:
         axes.set_title(_title(tidy, model, dataset, methods))
         axes.set_xlabel(f"{x_label} ({unit})" if unit else x_label)
         _few_ticks(axes)
+    _set_scale(panels[0, 0], probe)
     for axes in panels.flat[len(parts) :]:
         axes.set_visible(False)
     for axes in panels[:, 0]:
@@ -199,6 +202,17 @@ def block_parts(tidy: Tidy) -> list[tuple[str, str, list[str], tuple[str, ...]]]
         plain = REFERENCES if len(shares) > 1 else ()
         parts += [(model, dataset, share, plain) for share in shares]
     return parts
+
+
+def _set_scale(axes: Axes, probe: Probe) -> None:
+    """The y axis that all panels share."""
+    if probe.log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_ylim(bottom=0)
 
 
 def _probe_panel(
@@ -233,7 +247,6 @@ def _probe_panel(
         ends[UNTRAINED] = (axes.get_xlim()[1], float(untouched.mean()))
     if not ends:
         say(axes, "no held-out probes")
-    axes.set_ylim(bottom=0)
     return ends
 
 

@@ -50,10 +50,10 @@ def label_ends(figure: Figure, ends: Mapping[Axes, Mapping[str, End]]) -> None:
     for axes, own in ends.items():
         axes.get_ylim()  # Brings the limits up to date.
         place = axes.transData + axes.transAxes.inverted()
-        starts = {method: place.transform(end) for method, end in own.items()}
+        starts = {method: np.clip(place.transform(end), 0, 1) for method, end in own.items()}
         height_pt = axes.get_window_extent().height / figure.dpi * 72
         ordered = sorted(own, key=lambda method: (own[method][1], method))
-        wanted = [float(np.clip(starts[method][1], 0, 1)) for method in ordered]
+        wanted = [float(starts[method][1]) for method in ordered]
         for method, y in zip(ordered, spread(wanted, LINE_PT / height_pt), strict=True):
             names[axes, method].set_y(y)
             _lead(axes, method, starts[method], y)
@@ -88,7 +88,7 @@ def _lead(axes: Axes, method: str, start: ArrayLike, y: float) -> None:
     """From the end of a curve level to the edge of the panel, and from there to its name."""
     x, level = np.asarray(start, float).tolist()
     # A patch, so that the lines of a panel are its curves.
-    path = Path([(x, level), (max(x, 1.0), level), (ELBOW, y)])
+    path = Path([(x, level), (1.0, level), (ELBOW, y)])
     lead = PathPatch(path, fill=False, color=style(method).color, linewidth=0.5, alpha=0.55)
     lead.set(transform=axes.transAxes, clip_on=False, zorder=1.4)
     axes.add_patch(lead)

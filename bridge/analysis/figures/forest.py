@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from statistics import median
 
 from matplotlib.axes import Axes
@@ -30,7 +30,8 @@ from bridge.analysis.tables.render import printable
 
 ROW_IN = 0.17
 MARGIN = 0.06
-"""Room left and right of the longest intervals, as a share of the axis."""
+ARROW = 0.2
+"""Room beside the longest intervals and for an arrow with its number, as shares of the axis."""
 FAR = 2.0
 """An interval that starts this many times farther from zero than the median one ends is no more
 than an arrow with its number, so that the others can be told apart."""
@@ -107,8 +108,7 @@ def _panel(axes: Axes, items: Sequence[Contrast], methods: Sequence[str]) -> Non
     axes.axvline(0, color=GREY, linewidth=0.8)
     found = {item.first.name: _points(item) for item in items if item.difference}
     reach = FAR * median([max(-low, high) for _, low, high in found.values()] or [0.0])
-    near = [limits for limits in found.values() if not _beyond(limits, reach)]
-    _set_limits(axes, near)
+    _set_limits(axes, found.values(), reach)
     for item in items:
         name = item.first.name
         row = methods.index(name)
@@ -130,11 +130,15 @@ def _beyond(limits: Limits, reach: float) -> bool:
     return 0 < reach < max(low, -high)
 
 
-def _set_limits(axes: Axes, shown: Iterable[Limits]) -> None:
-    """From the lowest to the highest interval, zero included, with some room."""
-    edges = [0.0, *(edge for _, low, high in shown for edge in (low, high))]
-    room = MARGIN * (max(edges) - min(edges)) or 1.0
-    axes.set_xlim(min(edges) - room, max(edges) + room)
+def _set_limits(axes: Axes, found: Collection[Limits], reach: float) -> None:
+    """From the lowest to the highest near interval, zero included, with room for the arrows."""
+    near = [limits for limits in found if not _beyond(limits, reach)]
+    far = [limits[0] for limits in found if _beyond(limits, reach)]
+    edges = [0.0, *(edge for _, low, high in near for edge in (low, high))]
+    width = max(edges) - min(edges) or 1.0
+    left = ARROW if any(mean < 0 for mean in far) else MARGIN
+    right = ARROW if any(mean > 0 for mean in far) else MARGIN
+    axes.set_xlim(min(edges) - left * width, max(edges) + right * width)
 
 
 def _points(item: Contrast) -> Limits:

@@ -33,10 +33,10 @@ QUANTITIES = {
 MARK = "teacher_sft_norm"
 """Only methods with an adapter that learns from demonstrations log this."""
 PER_ROW = 4
-MOST_NAMES = 8
-"""More methods than this do not fit the panel that is left over; their names stand below."""
 # Values that differ by more than this factor are drawn on a logarithmic axis.
 WIDE = 50.0
+MOST_NAMES = 8
+"""More methods than this do not fit the panel that is left over; their names stand below."""
 
 
 def bridge_internals(tidy: Tidy) -> Figure:

@@ -30,9 +30,9 @@ X_AXES = {
     "elapsed_s": "training time (s)",
 }
 METRICS = {
-    "heldout_accuracy": "held-out accuracy",
+    "heldout_accuracy": "held-out accuracy (points)",
     "reward_mean": "training reward",
-    "accuracy": "training accuracy",
+    "accuracy": "training accuracy (points)",
     "response_length_mean": "response length (tokens)",
     "response_length_max": "longest response (tokens)",
     "truncated_share": "truncated share",
@@ -44,8 +44,10 @@ METRICS = {
     "grad_norm": "gradient norm",
     "lr": "learning rate",
 }
-FRACTIONS = {"heldout_accuracy", "accuracy", "truncated_share", "zero_spread_share"}
-"""Quantities between 0 and 1, where no limit can lie outside."""
+POINTS = {"heldout_accuracy", "accuracy"}
+"""Fractions that are shown as points of 100, as everywhere on the page."""
+HIGHEST = dict.fromkeys(POINTS, 100.0) | {"truncated_share": 1.0, "zero_spread_share": 1.0}
+"""Quantities between 0 and this, where no limit can lie outside."""
 MOST_POINTS = 400
 QUESTIONS_PER_BENCHMARK = 12
 LONGEST_ANSWER = 4_000
@@ -164,7 +166,8 @@ def _method_curves(block: pd.DataFrame, method: str, metrics: Iterable[str]) -> 
         if values.shape[1] > MOST_POINTS:
             values = values.loc[:, values.columns.isin(keep)]
         if values.shape[1]:
-            y[metric] = _limits(values.to_numpy(float), metric in FRACTIONS)
+            scale = 100.0 if metric in POINTS else 1.0
+            y[metric] = _limits(scale * values.to_numpy(float), HIGHEST.get(metric))
             y[metric]["at"] = steps.index.get_indexer(values.columns).tolist()
     looks = style(method)
     return {
@@ -177,12 +180,12 @@ def _method_curves(block: pd.DataFrame, method: str, metrics: Iterable[str]) -> 
     }
 
 
-def _limits(values: Array, is_fraction: bool) -> dict[str, Any]:
+def _limits(values: Array, highest: float | None) -> dict[str, Any]:
     found = {"mean": _values(values.mean(0))}
     if len(values) >= SEEDS_FOR_BAND:
         low, high = t_limits(values)
-        if is_fraction:
-            low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+        if highest is not None:
+            low, high = np.clip(low, 0, highest), np.clip(high, 0, highest)
         found |= {"low": _values(low), "high": _values(high)}
     return found
 

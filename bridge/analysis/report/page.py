@@ -22,8 +22,9 @@ from bridge.analysis.numbers.cells import build_blocks
 from bridge.analysis.numbers.frames import TidyError, cautions, load_tidy
 from bridge.analysis.numbers.palette import ordered_methods, style
 from bridge.analysis.report.data import answer_data, curve_data, embed, load_answers
-from bridge.analysis.report.runs import facts, provenance, run_groups, without_result
-from bridge.analysis.report.tables import fragments, summary, table_groups
+from bridge.analysis.report.runs import counts, facts, provenance, run_groups, without_result
+from bridge.analysis.report.summary import leads, verdicts
+from bridge.analysis.report.tables import fragments, table_groups
 from bridge.analysis.tables.accuracy import distinct
 from bridge.analysis.tables.render import printable
 from bridge.store.records import write_text
@@ -32,21 +33,28 @@ HERE = Path(__file__).parent
 STYLES = ("vendor/uPlot.min.css", "report.css")
 SCRIPTS = ("vendor/uPlot.iife.min.js", "report.js")
 COLUMN_PT = 72 * 4.0
+FIRST = "leading_row"
+"""The figure of the first screen."""
 SECTIONS = {
     "summary": "Summary",
-    "main": "Accuracy",
-    "curves": "Curves",
+    "verdicts": "Verdicts",
     "figures": "Figures",
-    "answers": "Answers",
-    "sampled": "Sampled answers",
+    "curves": "Curves",
+    "main": "Accuracy",
+    "sampled": "Sampled",
     "costs": "Cost",
-    "runs": "Runs and provenance",
-    "reading": "How to read this",
+    "answers": "Answers",
+    "reading": "Reading",
+    "runs": "Runs",
 }
+"""Sections and their short names: what came out, plots, tables, answers, provenance. Tables that
+are taken in stand after the main one."""
 
 
-def build_report(tidy_dir: Path, tables_dir: Path, figures_dir: Path, out_file: Path) -> None:
-    """Write the report of a suite to `out_file`.
+def build_report(
+    tidy_dir: Path, tables_dir: Path, figures_dir: Path, out_file: Path, title: str = ""
+) -> None:
+    """Write the report of a suite to `out_file`, under the suite's title if one is given.
 
     Figures are embedded; table files in `tables_dir` are linked by relative path, and HTML tables
     that the report does not build itself (differences, claims, ...) are taken in from there.
@@ -61,7 +69,8 @@ def build_report(tidy_dir: Path, tables_dir: Path, figures_dir: Path, out_file: 
     curves = curve_data(tidy, classes)
     browser = {} if answers is None else answer_data(tidy, answers, classes)
     parts = {
-        "summary": summary(tables_dir, blocks),
+        "leads": leads(blocks),
+        "verdicts": verdicts(tables_dir),
         "tables": table_groups(tidy, blocks, classes, tables_dir, out_file.parent),
         "fragments": fragments(tables_dir, out_file.parent),
         "figures": _figures(figures_dir),
@@ -70,6 +79,8 @@ def build_report(tidy_dir: Path, tables_dir: Path, figures_dir: Path, out_file: 
     }
     page = _template().render(
         suite=tidy.suite,
+        title=title or tidy.suite,
+        counts=counts(tidy),
         facts=facts(tidy),
         cautions=cautions(tidy),
         failures=without_result(tidy, classes),
@@ -125,14 +136,15 @@ def _source(text: str) -> str:
 
 
 def _sections(parts: dict[str, Any]) -> list[tuple[str, str]]:
-    """(id, title) of the sections that the page has, in order."""
+    """(id, short name) of the sections that the page has, in order."""
     present = {
+        "verdicts": parts["verdicts"]["claims"],
         "curves": parts["curve_data"],
         "answers": parts["answer_data"],
         "sampled": parts["tables"]["sampled"]["views"],
     }
     found = [(name, title) for name, title in SECTIONS.items() if present.get(name, True)]
-    extra = [(part["id"], part["title"]) for part in parts["fragments"]]
+    extra = [(part["id"], part["short"]) for part in parts["fragments"]]
     place = found.index(("main", SECTIONS["main"])) + 1
     return found[:place] + extra + found[place:]
 
@@ -147,6 +159,7 @@ def _figures(folder: Path) -> list[dict[str, Any]]:
         width = re.search(rb'<svg[^>]*\swidth="([\d.]+)pt"', data[:2000])
         figures.append(
             {
+                "first": name == FIRST,
                 "title": title,
                 "caption": caption,
                 "image": base64.b64encode(data).decode("ascii"),

@@ -143,6 +143,34 @@
     return [kept.map(([place]) => place), take(mean), ...(low ? [take(high), take(low)] : [])];
   }
 
+  // Each curve's name at its end, moved apart where names would overlap.
+  const NAMED_PX = 560;
+  function nameEnds(plot) {
+    const { ctx, bbox } = plot;
+    const ratio = devicePixelRatio;
+    const last = plot.series[0].idxs[1];
+    const ends = plot.series.flatMap((series, i) => {
+      if (i === 0 || series.class === "bound") return [];
+      const at = nearest(plot, i, last);
+      const value = plot.data[i][at];
+      return value == null ? [] : [{ y: plot.valToPos(value, "y", true), series, i }];
+    });
+    ends.sort((a, b) => a.y - b.y);
+    const gap = 14 * ratio;
+    ends.forEach((end, n) => { end.y = Math.max(end.y, n ? ends[n - 1].y + gap : bbox.top); });
+    let floor = bbox.top + bbox.height;
+    for (const end of [...ends].reverse()) { end.y = Math.min(end.y, floor); floor = end.y - gap; }
+    ctx.save();
+    ctx.font = `${12 * ratio}px system-ui, sans-serif`;
+    ctx.textBaseline = "middle";
+    ctx.textAlign = "left";
+    for (const { y, series, i } of ends) {
+      ctx.fillStyle = series.stroke(plot, i);
+      ctx.fillText(series.label, bbox.left + bbox.width + 8 * ratio, y);
+    }
+    ctx.restore();
+  }
+
   function draw(box, found, metric, axis, title) {
     const shown = found.filter((curve) => curve.y[metric]);
     const tables = shown.map((curve) => lines(curve, metric, axis)).filter((table) => table[0].length);
@@ -170,9 +198,14 @@
     const grid = { stroke: "#ebedef", width: 1 };
     const look = { stroke: "#5d636b", grid, ticks: grid, font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif" };
     const size = () => ({ width: Math.max(240, box.clientWidth), height: Math.max(260, Math.min(420, box.clientWidth * 0.55)) });
+    // On a phone there is no room beside the curves; the legend below has the names.
+    const named = box.clientWidth > NAMED_PX;
+    const longest = Math.max(...shown.map((curve) => curve.label.length));
     const plot = new uPlot(
       {
         ...size(), series, bands,
+        padding: [null, named ? 7 * longest + 14 : null, null, null],
+        hooks: { draw: named ? [nameEnds] : [] },
         scales: { x: { time: false } },
         axes: [{ ...look, label: title.axis }, { ...look, label: title.metric, size: 62 }],
         cursor: { dataIdx: nearest, drag: { x: true, y: false }, points: { size: 7 } },

@@ -22,6 +22,20 @@ def run_link(tidy: Tidy, model: str, dataset: str, class_name: str) -> str:
     return f"runs-{tidy.blocks.index((model, dataset))}-{class_name}"
 
 
+def counts(tidy: Tidy) -> str:
+    """The size of a suite in a line."""
+    runs, blocks = tidy.runs, tidy.blocks
+    finished = int((runs["status"] == DONE).sum())
+    sizes = [
+        (len({model for model, _ in blocks}), "model"),
+        (len({dataset for _, dataset in blocks}), "data set"),
+        (runs["method"].nunique(), "method"),
+        (runs["seed"].nunique(), "seed"),
+    ]
+    said = ", ".join(f"{n} {what}{'s' * (n != 1)}" for n, what in sizes)
+    return f"{said}; {finished} of {len(runs)} runs finished."
+
+
 def facts(tidy: Tidy) -> list[tuple[str, str]]:
     """What was run, in a line each, from the data only."""
     runs = tidy.runs
@@ -41,7 +55,6 @@ def facts(tidy: Tidy) -> list[tuple[str, str]]:
         ("started", _dates(runs["started_at"])),
         ("device", "; ".join(distinct(runs["device"])) or "unknown"),
         ("device-hours, all runs", f"{hours:,.2f}"),
-        ("commit", _commits(runs)),
     ]
 
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from markupsafe import Markup
 
 from bridge.analysis.numbers.cells import Block
 from bridge.analysis.numbers.frames import Tidy
-from bridge.analysis.numbers.palette import benchmark_label, label
+from bridge.analysis.numbers.palette import benchmark_label
 from bridge.analysis.report.runs import run_link
-from bridge.analysis.tables.accuracy import main_sheets, points, sampled, sampled_sheets
+from bridge.analysis.tables.accuracy import main_sheets, sampled, sampled_sheets
 from bridge.analysis.tables.costs import cost_rows, cost_sheets
-from bridge.analysis.tables.differences import block_differences, p_text
 from bridge.analysis.tables.published import load_published
 from bridge.analysis.tables.render import Sheet
 from bridge.store.columns import TABLE_FORMATS
@@ -25,26 +22,20 @@ from bridge.store.columns import TABLE_FORMATS
 # Built here from the tidy tables; any other table is taken in as it lies in the folder.
 OWN = {"main": "main", "sampled": "sampled", "costs": "cost"}
 TITLES = {
-    "differences": "Differences to the baselines",
-    "claims": "Claims of papers",
-    "ranks": "Ranks",
-    "rates": "Learning rates",
-    "trials": "Tuning trials",
-    "contamination": "Contamination",
+    "differences": ("Differences to the baselines", "Differences"),
+    "claims": ("Claims of papers", "Claims"),
+    "ranks": ("Ranks", "Ranks"),
+    "clusters": ("Questions of one pattern", "Clusters"),
+    "rates": ("Learning rates", "Rates"),
+    "trials": ("Tuning trials", "Trials"),
+    "contamination": ("Contamination", "Contamination"),
 }
+"""Of the tables that are taken in: the title, and the short one among the links."""
 PROSE = ("claims",)
 # The lists that `render.html` writes under a table.
 NOTES = re.compile(r"<ul>\n.*?</ul>\n?", re.DOTALL)
 NOTE = re.compile(r"<li>(.*)</li>")
 END_OF_TABLE = ("</table>", "</table>\n</div>")
-VERDICTS = {
-    "supported": "supported",
-    "contradicted": "contradicted",
-    "equivalent": "equivalent",
-    "undecided": "undecided",
-    "not run": "notrun",
-}
-DECIDED = ("supported", "contradicted", "equivalent")
 
 Part = dict[str, Any]
 
@@ -80,10 +71,12 @@ def fragments(folder: Path, start: Path) -> list[Part]:
     """
     names = {path.stem for path in folder.glob("*.html")} - {*OWN.values()}
     known = [name for name in TITLES if name in names]
+    titles = {name: (name.replace("_", " ").capitalize(),) * 2 for name in names} | TITLES
     return [
         {
             "id": f"table-{name}",
-            "title": TITLES.get(name, name.replace("_", " ").capitalize()),
+            "title": titles[name][0],
+            "short": titles[name][1],
             "prose": name in PROSE,
             "links": links(folder, name, start),
         }
@@ -113,67 +106,6 @@ def links(folder: Path, name: str, start: Path) -> list[tuple[str, str]]:
         for extension, path in paths
         if path.is_file()
     ]
-
-
-def summary(tables_dir: Path, blocks: Sequence[Block]) -> Part:
-    """What came out, in words: highest means, and the verdicts of `claims.csv` if there is one."""
-    found: Part = {"sentences": [_highest(block) for block in blocks], "tally": [], "claims": []}
-    path = tables_dir / "claims.csv"
-    if not path.is_file():
-        return found
-    claims = pd.read_csv(path, keep_default_na=False)
-    overall = claims.drop_duplicates("id").set_index("id")["overall"]
-    counts = {word: int((overall == word).sum()) for word in VERDICTS}
-    found["sentences"].append(
-        f"Of {len(overall)} claims of papers this suite supports {counts['supported']}, "
-        f"contradicts {counts['contradicted']}, finds {counts['equivalent']} equivalent, leaves "
-        f"{counts['undecided']} undecided and did not run {counts['not run']}."
-    )
-    found["tally"] = [
-        {"n": count, "word": word, "class": VERDICTS[word]} for word, count in counts.items()
-    ]
-    for name in sorted(overall.index, key=lambda n: [*VERDICTS].index(str(overall[n]))):
-        rows, verdict = claims[claims["id"] == name], str(overall[name])
-        found["claims"].append(
-            {
-                "verdict": verdict,
-                "class": VERDICTS[verdict],
-                "sentence": rows["claim"].iloc[0],
-                "tested": "; ".join(word for word in rows["tested"].unique() if word),
-                "lines": _findings(rows) if verdict in DECIDED else [],
-            }
-        )
-    return found
-
-
-def _findings(rows: pd.DataFrame) -> list[str]:
-    """Why, once for all blocks that say the same."""
-    where: dict[str, list[str]] = {}
-    for row in rows.drop_duplicates(["model", "dataset", "reason"]).to_dict("records"):
-        where.setdefault(str(row["reason"]), []).append(f"{row['model']} · {row['dataset']}")
-    return [f"{', '.join(blocks)}: {reason}" for reason, blocks in where.items() if reason]
-
-
-def _highest(block: Block) -> str:
-    """The method with the highest mean of a block, and how it differs from the baselines."""
-    where = f"{block.model} trained on {block.dataset}"
-    cells = {method: block.cells.get((method, block.overall)) for method in block.methods}
-    numbers = {m: cell.interval for m, cell in cells.items() if cell and cell.interval}
-    if not numbers:
-        return f"{where}: no run has a number."
-    best = max(numbers, key=lambda method: numbers[method].mean)
-    mean, low, high = points(numbers[best])
-    said = (
-        f"{where}: {label(best)} has the highest mean, {mean} points [{low}, {high}], "
-        f"{numbers[best].n_seeds} seeds"
-    )
-    gaps = [
-        f"{100 * item.difference.mean:+.1f} against {label(item.second.name)} "
-        f"({p_text(item.p_adjusted)})"
-        for item in block_differences(block)
-        if item.first.name == best and item.column == block.overall and item.difference
-    ]
-    return f"{said}; {' and '.join(gaps)}." if gaps else f"{said}."
 
 
 def _view(tidy: Tidy, sheet: Sheet, block: Block, classes: dict[str, str]) -> Part:
