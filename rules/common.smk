@@ -149,6 +149,8 @@ def table_names():
     names = ["main", "differences", "ranks", "cost", "claims"]
     if PLAN.suite.evaluation.n_samples:
         names.append("sampled")
+    if "answers" in shown_tidy():
+        names.append("clusters")
     if "contamination" in shown_tidy():
         names.append("contamination")
     if PLAN.suite.trials:

@@ -34,6 +34,12 @@ CAPTIONS = {
         "from zero after Holm's correction per baseline, open dots do not. An arrow stands for a "
         "row far outside.",
     ),
+    "rank_probabilities": (
+        "How sure the order is",
+        "Chance in percent of each trained row to have each rank in a repetition with new seeds and "
+        "new questions, rows by expected rank. Chances below 5 percent have no number. Copies of "
+        "another row and rows with a single seed are left out.",
+    ),
     "question_changes": (
         "Questions gained and lost",
         "Difference in greedy accuracy of two methods on each question, mean over seeds, in points, "

@@ -23,12 +23,14 @@ from bridge.analysis.figures.forest import leading_row, paired_differences
 from bridge.analysis.numbers.frames import Tidy, load_tidy
 from bridge.analysis.figures.internals import bridge_internals
 from bridge.analysis.figures.questions import difficulty, question_changes
+from bridge.analysis.figures.ranks import rank_probabilities
 from bridge.analysis.figures.tradeoffs import accuracy_cost, stage_costs
 
 DRAWN: dict[str, Callable[[Tidy], Figure]] = {
     "leading_row": leading_row,
     "main_scores": lambda tidy: main_scores(build_blocks(tidy)),
     "paired_differences": paired_differences,
+    "rank_probabilities": rank_probabilities,
     "question_changes": question_changes,
     "difficulty": difficulty,
     "accuracy_progress": accuracy_progress,

@@ -1,8 +1,8 @@
 """All tables of a suite, each as CSV, Markdown, LaTeX and HTML.
 
 `main`, `differences`, `ranks`, `cost` and `claims` always; `sampled` where answers were sampled,
-`contamination` where it was collected, `trials` of a suite that tries settings, else `rates` where
-there is a grid of learning rates.
+`clusters` and `contamination` where texts were collected, `trials` of a suite that tries settings,
+else `rates` where there is a grid of learning rates.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bridge.analysis.claims.stating import load_claims
 from bridge.analysis.claims.table import CLAIMS_HEAD, claims_rows, claims_sheets
 from bridge.analysis.numbers.cells import build_blocks
 from bridge.analysis.numbers.frames import Tidy, load_tidy
-from bridge.analysis.tables import overlaps, rates, trials
+from bridge.analysis.tables import clusters, overlaps, rates, trials
 from bridge.analysis.tables.accuracy import (
     MAIN_HEAD,
     accuracy_rows,
@@ -86,6 +86,11 @@ def build_tables(
     if metrics:
         rows = [row for name, part in metrics.items() for row in accuracy_rows(tidy, part, name)]
         write_table(out_dir, "sampled", sampled_sheets(tidy, metrics), MAIN_HEAD, rows)
+    patterns = clusters.load_patterns(tidy_dir)
+    if patterns is not None:
+        sheets = [clusters.cluster_sheet(block, patterns) for block in blocks]
+        rows = [r for block in blocks for r in clusters.cluster_rows(tidy.suite, block, patterns)]
+        write_table(out_dir, "clusters", sheets, clusters.HEAD, rows)
     shared = overlaps.load_overlaps(tidy_dir)
     if shared is not None:
         found = shared[list(overlaps.HEAD)].to_dict("records")
