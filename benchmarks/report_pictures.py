@@ -13,17 +13,17 @@ from typing import Any
 
 from tests.browser.chromium import chromium
 
-WIDE, NARROW = 1400, 500
-# file -> (section, width, dark, height in CSS pixels)
+WIDE, NARROW = 1400, 400
+# file -> (section or the top of the page, width, dark, height in CSS pixels)
 PICTURES = {
-    "report_summary": ("summary", WIDE, False, 640),
-    "report_accuracy": ("main", WIDE, False, 860),
+    "report_summary": ("top", WIDE, False, 860),
     "report_accuracy_dark": ("main", WIDE, True, 860),
     "report_curves": ("curves", WIDE, False, 760),
     "report_answers": ("answers", WIDE, False, 640),
-    "report_narrow": ("main", NARROW, False, 1000),
+    "report_narrow": ("top", NARROW, False, 1000),
 }
 PLACE = (
+    "if (arguments[0] === 'top') return 10;"
     "const r = document.getElementById(arguments[0])?.getBoundingClientRect();"
     "return r && r.top + scrollY"
 )

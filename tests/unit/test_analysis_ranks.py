@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from bridge.analysis.figures.canvas import look
+from bridge.analysis.figures.ranks import rank_probabilities as rank_probabilities_figure
 from bridge.analysis.numbers.cells import build_blocks
 from bridge.analysis.numbers.frames import load_tidy
+from bridge.analysis.numbers.palette import label
 from bridge.analysis.numbers.pooled import seed_spread
 from bridge.analysis.numbers.ranks import (
     performance_profile,
@@ -80,3 +83,20 @@ def test_the_table_leaves_out_the_untrained_row_and_copies(tmp_path):
     alone = make_tidy(models=("tiny-qwen",), methods=("base", "sft"), sizes=(60, 40))
     (block,) = build_blocks(load_tidy(write_tidy(tmp_path / "one", alone)))
     assert rank_sheet(block).notes[0].startswith("No order")
+
+
+def test_the_figure_writes_each_chance_in_its_row_and_rank(tmp_path):
+    tables = make_tidy(models=("tiny-qwen",), methods=("base", "sft", "rl_zero", "bridge"))
+    tidy = load_tidy(write_tidy(tmp_path, tables))
+    (block,) = build_blocks(tidy)
+    with look():
+        (axes,) = rank_probabilities_figure(tidy).axes
+    names = [tick.get_text() for tick in axes.get_yticklabels()]
+    written = {(round(t.get_position()[1]), round(t.get_position()[0])): t for t in axes.texts}
+    for row in block_ranks(block):
+        for rank, chance in enumerate(row.probabilities, start=1):
+            place = names.index(label(row.method)), rank
+            text = written[place].get_text() if place in written else None
+            assert text == (f"{100 * chance:.0f}" if chance >= 0.05 else None)
+    expected = {label(row.method): row.expected for row in block_ranks(block)}
+    assert names == sorted(names, key=expected.get) and set(names) == set(expected)

@@ -170,7 +170,7 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 def in_row(axes: Axes, row: int, x: float, text: str, **look: Any) -> None:
     """Small text in a row of dots; `x` is a share of the panel's width."""
-    keywords = {"color": GREY, "va": "center", "fontsize": 6} | look
+    keywords: dict[str, Any] = {"color": GREY, "va": "center", "fontsize": 6} | look
     axes.text(x, row, printable(text), transform=axes.get_yaxis_transform(), **keywords)
 
 
