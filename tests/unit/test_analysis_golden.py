@@ -24,6 +24,7 @@ from bridge.analysis.figures.dots import main_scores
 from bridge.analysis.numbers.cells import build_blocks
 from bridge.analysis.numbers.frames import load_tidy
 from bridge.analysis.numbers.palette import label
+from bridge.analysis.report import summary as report_summary
 from bridge.analysis.report import tables as report_tables
 from bridge.analysis.report.building import build_tables
 from bridge.analysis.report.data import curve_data
@@ -305,8 +306,9 @@ def test_the_report_names_the_best_method_of_a_block(built: Path) -> None:
         m: c.interval.mean for m in block.methods if (c := block.cells[m, block.overall]).interval
     }
     best = max(means, key=lambda m: means[m])
-    (sentence, *_) = report_tables.summary(built, [block])["sentences"]
-    assert f"{label(best)} has the highest mean, {100 * means[best]:.1f} points" in sentence
+    (lead,) = report_summary.leads([block])
+    said = f"{lead['verdict']}{lead['text']}"
+    assert re.search(f"{label(best)} (has the highest mean, |leads: ){100 * means[best]:.1f} points", said)
 
 
 if __name__ == "__main__":
