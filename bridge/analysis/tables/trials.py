@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.analysis.numbers.frames import DONE, Tidy, TidyError, block_of
+from bridge.analysis.numbers.trials import expected_best
 from bridge.analysis.tables.render import Sheet, Value
 from bridge.plan.choices import RULE, protocol, sealed
 from bridge.plan.fingerprint import train_fingerprint
@@ -111,10 +112,35 @@ def make_choice(tidy: Tidy, plan: Plan) -> dict[str, Any]:
 
 
 def trial_sheets(tidy: Tidy) -> list[Sheet]:
-    """One sheet per block: a line per trial, the rows side by side, the chosen ones bold."""
+    """Two sheets per block: a line per trial, the rows side by side, the chosen ones bold; and what
+    fewer trials would have reached."""
     return [
-        _sheet(model, dataset, trials_of(tidy, model, dataset)) for model, dataset in tidy.blocks
+        make(model, dataset, trials_of(tidy, model, dataset))
+        for model, dataset in tidy.blocks
+        for make in (_sheet, best_sheet)
     ]
+
+
+def best_sheet(model: str, dataset: str, rows: Mapping[str, list[Trial]]) -> Sheet:
+    """Best-so-far curves: the expected best of k trials of each row, up to all that finished."""
+    reached = {
+        row: [trial.accuracy for trial in trials if trial.accuracy is not None]
+        for row, trials in rows.items()
+    }
+    lines = []
+    for k in range(1, max(map(len, reached.values()), default=0) + 1):
+        best_of_k = [
+            f"{100 * expected_best(values, k):.1f}" if k <= len(values) else "–"
+            for values in reached.values()
+        ]
+        lines.append([Value(str(k)), *map(Value, best_of_k)])
+    notes = [
+        "What k trials can be expected to reach: greedy accuracy on validation problems of the "
+        "best of k, points, mean over all choices of k of the trials that finished. The same "
+        "problems choose and judge, so a number for new problems is lower."
+    ]
+    title = f"Expected best of k trials, {model} on {dataset}"
+    return Sheet(title, [Value("trials"), *map(Value, rows)], lines, notes)
 
 
 def _sheet(model: str, dataset: str, rows: Mapping[str, list[Trial]]) -> Sheet:
