@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bridge.engines.native import NativeEngine
 from bridge.machine.provenance import training_device
 from bridge.machine.ranks import Ranks
 from bridge.methods.base import Method
@@ -21,7 +22,6 @@ from bridge.models.decoding import LibraryDecoder, decoder_of
 from bridge.plan.grid import RunSpec
 from bridge.step.protocols import Engine, Grader, ReferencePolicy, Weights
 from bridge.step.reference import Reference
-from bridge.step.sampler import NativeEngine
 from bridge.step.weights import WholeWeights
 from bridge.store.settings import TrainingConfig
 
