@@ -54,12 +54,8 @@ def build_weights(spec: RunSpec, base: Policy, method: Method, ranks: Ranks) -> 
     )
 
 
-def build_reference(
-    training: TrainingConfig, policy: Weights, base_path: Path
-) -> ReferencePolicy | None:
-    """The policy of the KL term, which is never trained; None for a loss without that term."""
-    if training.kl_coef == 0:
-        return None
+def build_reference(training: TrainingConfig, policy: Weights, base_path: Path) -> ReferencePolicy:
+    """A policy that is compared with and never trained."""
     if training.sharding.stage != "none":
         from bridge.engines.sharding.weights import ShardedReference, ShardedWeights
 

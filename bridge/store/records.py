@@ -131,6 +131,13 @@ class RunFolder:
         run = self.path.relative_to(runs)
         return runs.with_name("logs") / stage / run.parent / f"{run.name}.log"
 
+    @property
+    def columns(self) -> Path:
+        """What is computed before the runs of a row and shared by its seeds."""
+        runs = self.path.parents[3]
+        row = self.path.relative_to(runs).parent
+        return runs.with_name("columns") / row.with_name(f"{row.name}.safetensors")
+
 
 def run_folder(
     results: Path, suite: str, model: str, dataset: str, method: str, seed: int

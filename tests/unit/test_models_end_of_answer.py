@@ -18,8 +18,8 @@ from bridge.evaluation.runner import evaluate_run
 from bridge.machine.ranks import ALONE
 from bridge.models.checkpoint import CheckpointError, load_policy, save_policy
 from bridge.run.loop import train_run
-from bridge.run.streams import demonstration_row
 from bridge.step.rollouts import Prompt
+from bridge.step.rows import demonstration_row
 from bridge.store.records import read_json, read_jsonl
 from bridge.store.settings import ShardingConfig
 from studies.coupling import measuring

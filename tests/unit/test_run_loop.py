@@ -19,9 +19,9 @@ from bridge.plan.grid import RunSpec
 from bridge.run import loop as run_module
 from bridge.run.experience import Collector
 from bridge.run.loop import Run, train_run
-from bridge.run.streams import check_lengths, demonstration_row, positions
+from bridge.run.streams import check_lengths, positions
 from bridge.step.rollouts import Prompt
-from bridge.step.rows import Request
+from bridge.step.rows import Request, demonstration_row
 from bridge.store.records import RecordError, RunFolder, folder_hash
 from bridge.store.seeds import derive_seed
 from bridge.tasks.base import Dataset, Problem, ProblemError

@@ -56,7 +56,7 @@ def make_probes(policy: Policy, **settings: Any) -> Probes:
     grader: Any = TextGrader()
     collector = Collector(policy, engine, grader, training, seed=3, stopwatch=Stopwatch())
     trainer = MethodTrainer(trainable, make_method("mixing", training), training)
-    return Probes(trainable, trainer, collector, dataset(), training)
+    return Probes(trainable, trainer, collector, dataset(), trainer.method)
 
 
 def dataset() -> Dataset:
