@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bridge.step.batches import MicroBatch, StepBatch
+    from bridge.step.gradients import Gradient
     from bridge.step.rows import Row
     from bridge.step.trainer import TermResult, Trainer
     from bridge.store.records import RunFolder
@@ -78,6 +79,10 @@ class WeightedSFT(Method):
         """Numbers of a step for the log, from all its demonstration tokens."""
         return {}
 
+    def direction(self, trainer: Trainer, batch: StepBatch, gradient: Gradient) -> Gradient:
+        """What the SFT step descends, given the gradient of the weighted likelihood."""
+        return gradient
+
     def token_weight(self, batch: MicroBatch) -> Tensor:
         from bridge.step.rl_loss import spread  # torch
 
@@ -96,7 +101,8 @@ class WeightedSFT(Method):
         batch = with_columns(trainer, batch, self.needs, top_k=self.top_k)
         found = trainer.gradient("demonstration", batch)
         self._log(trainer, batch, found)
-        trainer.descend("base", found.gradient.take("base"), phase)
+        direction = self.direction(trainer, batch, found.gradient.take("base"))
+        trainer.descend("base", direction, phase)
 
     def _weight(self, row: Row, logprob: Tensor) -> Tensor:
         columns = {n: logprob.new_tensor(values) for n, values in row.columns.items()}

@@ -147,7 +147,7 @@ class Trainer:
         olds = iter(self.ranks.share([old[i] for i in places]) if old and term == "rl" else [])
         references = iter(self._reference_logprobs(rows) if term == "rl" else [])
         loss_sum, sums, own_logprobs = 0.0, RlSums(), []
-        with self._backward():
+        with self.collecting():
             for micro in self._micro_batches(rows, term):
                 logprob, entropy = self._scores(micro, term)
                 if not micro.rows:
@@ -233,7 +233,7 @@ class Trainer:
         return dict(zip(places, self.ranks.join(own), strict=True))
 
     @contextlib.contextmanager
-    def _backward(self) -> Iterator[None]:
+    def collecting(self) -> Iterator[None]:
         """Inside, backward passes add to the policy's flat gradient."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.policy.collecting())

@@ -128,7 +128,5 @@ def test_both_kinds_of_step_count_and_what_is_left_is_not_learnt(
 
 
 def test_a_maximum_below_the_size_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"buffer_max is 1, .* takes 2 demonstrations"
-    ):
+    with pytest.raises(ConfigError, match=r"buffer_max is 1, .* takes 2 demonstrations"):
         make(buffer_max=1).check("here")

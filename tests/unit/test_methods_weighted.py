@@ -13,10 +13,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bridge.methods import anchoring
 from bridge.methods.sed_sft import threshold_of
 from bridge.methods.weighted import WeightedSFT
 from bridge.models.checkpoint import CheckpointError, Policy, load_policy, weights_hash
 from bridge.plan.questions import checked_dataset
+from bridge.step import scoring
 from bridge.step.rows import Row, demonstration_row
 from bridge.store.records import RecordError
 from bridge.store.schema import ConfigError
@@ -210,6 +212,36 @@ def test_the_gradient_is_that_of_the_written_loss(base: Path, name: str) -> None
     assert float((found - expected).norm() / expected.norm()) < 1e-9
 
 
+@pytest.mark.parametrize("at_once", [2**26, 64])
+@pytest.mark.parametrize("likelihood", ["p", "1"])
+def test_the_gradient_of_asft_is_that_of_the_written_loss(
+    base: Path, monkeypatch: pytest.MonkeyPatch, likelihood: str, at_once: int
+) -> None:
+    """Also where logits are made in chunks."""
+    for module in (anchoring, scoring):
+        monkeypatch.setattr(module, "LOGITS_AT_ONCE", at_once)
+    policy, reference, rows = load_double(base), moved(base), demonstrations()
+    total = torch.zeros((), dtype=torch.float64)
+    for row in rows:
+        log_p, log_q = row_distributions(policy, row), row_distributions(reference, row).detach()
+        own = log_p.gather(1, torch.tensor(row.response_ids)[:, None])[:, 0]
+        c = own.detach().exp() if likelihood == "p" else torch.ones_like(own)
+        total = total - (c * own).sum() + 0.3 * (log_q.exp() * (log_q - log_p)).sum()
+    expected = flat_gradient(policy, total / sum(len(row.response_ids) for row in rows))
+    method = make("asft", anchor=0.3, likelihood=likelihood)
+    found = direction(policy, method, (), rows, reference=reference)
+    assert float((found - expected).norm() / expected.norm()) < 1e-9
+
+
+def test_at_the_reference_asft_has_the_gradient_of_dft(base: Path) -> None:
+    rows = demonstrations()
+    asft, dft = (
+        direction(load_double(base), make(name, **options), (), rows, reference=load_double(base))
+        for name, options in (("asft", {"anchor": 1.0}), ("dft", {}))
+    )
+    assert float((asft - dft).norm() / dft.norm()) < 1e-12
+
+
 # -- reductions ---------------------------------------------------------------------------------
 
 CLIPPED: dict[str, Any] = {"d_low": 0.0, "d_high": 0.0, "gamma": 1.0}
@@ -219,6 +251,7 @@ TO_SFT: list[tuple[str, dict[str, Any]]] = [
     ("eaft", {"alpha": 0.0}),
     ("sed_sft", {"penalty": 0.0}),
     ("pear", CLIPPED),
+    ("asft", {"anchor": 0.0, "likelihood": "1"}),
 ]
 
 
@@ -233,11 +266,19 @@ def test_it_is_sft(base: Path, tmp_path: Path, name: str, options: dict[str, Any
     assert curve(weighted, "token_weight_mean", "token_weight_p10")[1:] == [(1.0, 1.0)] * 3
 
 
-def test_idft_with_exponent_one_is_dft(base: Path, tmp_path: Path) -> None:
-    idft = train(make_spec(base, "idft", options={"g_min": 1.0, "g_max": 1.0}), tmp_path)
+@pytest.mark.parametrize(
+    ("name", "options"), [("idft", {"g_min": 1.0, "g_max": 1.0}), ("asft", {"anchor": 0.0})]
+)
+def test_it_is_dft(base: Path, tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    """Bit for bit, and DFT is not SFT."""
     dft = train(make_spec(base, "dft"), tmp_path)
-    assert same_weights(idft, dft)
+    assert same_weights(train(make_spec(base, name, options=options), tmp_path), dft)
     assert not same_weights(dft, train(make_spec(base, "sft"), tmp_path))
+
+
+def test_the_anchor_is_zero_at_first(base: Path, tmp_path: Path) -> None:
+    (first,), *others = curve(train(make_spec(base, "asft"), tmp_path), "anchor_kl")[1:]
+    assert first == pytest.approx(0.0, abs=1e-7) and all(kl > 0 for (kl,) in others)
 
 
 @pytest.mark.parametrize("kl_coef", [0.0, 0.1])
@@ -296,6 +337,14 @@ def test_top_k_above_the_vocabulary_is_refused(base: Path, tmp_path: Path) -> No
 def test_impossible_options_are_refused(name: str, options: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         make(name, **options).check("here")
+
+
+def test_asft_is_for_one_process() -> None:
+    training = make_training(sharding={"stage": "zero2"})
+    with pytest.raises(
+        ConfigError, match=r"needs one process; set training\.sharding\.stage"
+    ):
+        make_method("asft", training).check("here")
 
 
 def test_columns_of_another_model_are_refused(base: Path, tmp_path: Path) -> None:
