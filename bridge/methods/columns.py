@@ -1,7 +1,7 @@
 """Columns of a batch: numbers about each loss token that its weight is made from.
 
 They are computed once per update, without gradient and at the weights before it, and only those
-that a method names in ``needs``:
+that a method names:
 
 ``logprob``       log-prob of the token, in nats
 ``entropy``       of the whole next-token distribution, in nats

@@ -33,7 +33,7 @@ class EAFT(WeightedSFT):
         """The constant of the released code, or the largest entropy of k tokens."""
 
     options: Options
-    needs = ("topk_entropy",)
+    reads = ("topk_entropy",)
     tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.alpha": (0.5, 1.0, 2.0)}
 
     @property

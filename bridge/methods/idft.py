@@ -35,7 +35,7 @@ class IDFT(WeightedSFT):
         """Bounds of the exponent."""
 
     options: Options
-    needs = ("entropy",)
+    reads = ("entropy",)
     probe_samples = 1
     tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.beta": (0.5, 1.0, 2.0)}
 

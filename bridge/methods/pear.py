@@ -58,7 +58,6 @@ class PEAR(WeightedSFT):
         """Bounds of log G."""
 
     options: Options
-    needs = ()
     tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.gamma": (0.99, 0.999, 1.0)}
 
     def check(self, where: str) -> None:

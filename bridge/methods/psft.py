@@ -32,7 +32,7 @@ class PSFT(WeightedSFT):
         """SFT steps after which the old policy becomes the current one; 1 is SFT."""
 
     options: Options
-    needs = ("reference",)
+    reads = ("reference",)
     uses_reference = True
     tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.eps": (0.1, 0.28, 0.5)}
 

@@ -41,7 +41,7 @@ class SEDSFT(WeightedSFT):
         top_k: int = Field(10, ge=1, le=1_000_000)
 
     options: Options
-    needs = ("topk_mass",)
+    reads = ("topk_mass",)
     tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.penalty": (0.2, 0.5, 1.0)}
     threshold = 0.0
 
@@ -61,7 +61,7 @@ class SEDSFT(WeightedSFT):
 
         def compute() -> dict[str, Tensor]:
             batch = StepBatch(tuple(demonstration_row(policy, p) for p in shown))
-            scored = with_columns(trainer, batch, self.needs, top_k=o.top_k)
+            scored = with_columns(trainer, batch, self.reads, top_k=o.top_k)
             masses = [mass for row in scored.rows for mass in row.columns["topk_mass"]]
             return {"threshold": threshold_of(masses, o.ratio)}
 

@@ -3,7 +3,7 @@
     L = - mean over the demonstration tokens of sg[c_t] log p_t
 
 A method of the family says what c_t is, as a function of a demonstration's log-probs and of the
-columns it names in ``needs`` (:mod:`bridge.methods.columns`). The RL stage is that of
+columns it names in ``reads`` (:mod:`bridge.methods.columns`). The RL stage is that of
 ``cold_start``, the same for all.
 """
 
@@ -40,7 +40,7 @@ class WeightedSFT(Method):
     """SFT with c_t = :meth:`weight`, then RL."""
 
     options: WeightedOptions
-    needs: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[tuple[str, ...]] = ()
     """Columns of the demonstration tokens that the weight is made from."""
 
     @property
@@ -98,7 +98,7 @@ class WeightedSFT(Method):
             return super().update(trainer, batch, step)
         from bridge.methods.columns import with_columns  # torch
 
-        batch = with_columns(trainer, batch, self.needs, top_k=self.top_k)
+        batch = with_columns(trainer, batch, self.reads, top_k=self.top_k)
         found = trainer.gradient("demonstration", batch)
         self._log(trainer, batch, found)
         direction = self.direction(trainer, batch, found.gradient.take("base"))

@@ -341,9 +341,7 @@ def test_impossible_options_are_refused(name: str, options: dict[str, Any], matc
 
 def test_asft_is_for_one_process() -> None:
     training = make_training(sharding={"stage": "zero2"})
-    with pytest.raises(
-        ConfigError, match=r"needs one process; set training\.sharding\.stage"
-    ):
+    with pytest.raises(ConfigError, match=r"needs one process; set training\.sharding\.stage"):
         make_method("asft", training).check("here")
 
 
