@@ -35,7 +35,7 @@ class ASFT(WeightedSFT):
 
     options: Options
     uses_reference = True
-    tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.anchor": (0.02, 0.05, 0.1)}
+    tuning: ClassVar = {"options.anchor": (0.02, 0.05, 0.1)}
 
     def check(self, where: str) -> None:
         if self.training.sharding.stage != "none":

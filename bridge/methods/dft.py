@@ -21,7 +21,7 @@ class DFT(WeightedSFT):
     class Options(WeightedOptions):
         """Options of ``dft``."""
 
-    tuning: ClassVar[dict[str, tuple[float, ...]]] = {}
+    tuning: ClassVar = {}
 
     def weight(self, logprob: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
         return logprob.exp()

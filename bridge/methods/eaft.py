@@ -34,7 +34,7 @@ class EAFT(WeightedSFT):
 
     options: Options
     reads = ("topk_entropy",)
-    tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.alpha": (0.5, 1.0, 2.0)}
+    tuning: ClassVar = {"options.alpha": (0.5, 1.0, 2.0)}
 
     @property
     def top_k(self) -> int:

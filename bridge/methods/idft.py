@@ -37,7 +37,7 @@ class IDFT(WeightedSFT):
     options: Options
     reads = ("entropy",)
     probe_samples = 1
-    tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.beta": (0.5, 1.0, 2.0)}
+    tuning: ClassVar = {"options.beta": (0.5, 1.0, 2.0)}
 
     def check(self, where: str) -> None:
         if self.options.g_min > self.options.g_max:

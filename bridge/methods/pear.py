@@ -58,7 +58,7 @@ class PEAR(WeightedSFT):
         """Bounds of log G."""
 
     options: Options
-    tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.gamma": (0.99, 0.999, 1.0)}
+    tuning: ClassVar = {"options.gamma": (0.99, 0.999, 1.0)}
 
     def check(self, where: str) -> None:
         o = self.options
@@ -79,11 +79,11 @@ class PEAR(WeightedSFT):
         policy, o = trainer.policy.sampler, self.options
         problems = dataset.demonstrations
         rows = [demonstration_row(policy, p) for p in problems]
-        identity = identity_of(policy, problems) | {"teacher": o.teacher_hash or "base"}
+        rule = f"log-probs under teacher {o.teacher_hash or 'base'}"
         source = None if o.teacher is None else Path(o.teacher)
         self.teacher = precomputed(
             folder.columns,
-            identity,
+            identity_of(policy, problems, rule),
             trainer.ranks,
             lambda: teacher_logprobs(trainer, rows, source, o.teacher_hash),
         )

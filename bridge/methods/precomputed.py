@@ -1,8 +1,8 @@
-"""What is computed once from models as they are before the run, and read by all seeds of a row.
+"""What is computed once from models as they are before the run, and read by all runs that need it.
 
-It lies in ``results/<suite>/columns/<model>/<dataset>/<row>.safetensors`` with the identity of what
-it was computed from. The first run that needs it makes it; a file that belongs to another model, to
-other data or to other options is refused.
+A file in ``results/<suite>/columns/`` is named after what it was computed from, and says so inside.
+The first run that needs it makes it; a file that belongs to another model, to other data or to
+another rule is refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bridge.tasks.base import Problem
 
 
 def precomputed(
-    path: Path,
+    folder: Path,
     identity: Mapping[str, str],
     ranks: Ranks,
     compute: Callable[[], Mapping[str, Tensor]],
@@ -39,11 +39,13 @@ def precomputed(
     """Tensors by name: what ``compute`` returned when it was called once.
 
     Args:
+        folder: of the files.
         identity: what the file must have been computed from, by name.
 
     Raises:
         RecordError: it was computed from something else, or is damaged.
     """
+    path = folder / f"{content_hash(dict(identity))}.safetensors"
     if ranks.from_first(lambda: not path.is_file()):
         found = compute()  # by all ranks together
         if ranks.first:
@@ -76,9 +78,10 @@ def _refuse_others(path: Path, theirs: Mapping[str, str], ours: Mapping[str, str
             )
 
 
-def identity_of(policy: Policy, problems: Sequence[Problem]) -> dict[str, str]:
-    """What columns of these problems' demonstrations under this policy belong to."""
+def identity_of(policy: Policy, problems: Sequence[Problem], rule: str) -> dict[str, str]:
+    """What is computed by a rule from these problems' demonstrations under this policy."""
     return {
+        "rule": rule,
         "model": weights_hash(policy.folder),
         "data": content_hash([list(p.content) for p in problems]),
     }

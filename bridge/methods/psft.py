@@ -34,7 +34,7 @@ class PSFT(WeightedSFT):
     options: Options
     reads = ("reference",)
     uses_reference = True
-    tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.eps": (0.1, 0.28, 0.5)}
+    tuning: ClassVar = {"options.eps": (0.1, 0.28, 0.5)}
 
     def reanchor_reference(self, step: int) -> bool:
         within = step <= self.options.steps and (step - 1) % self.options.refresh_every == 0

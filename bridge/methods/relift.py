@@ -45,7 +45,7 @@ class ReLIFT(Method):
         """Share of each step's prompts drawn from those with a demonstration."""
 
     options: Options
-    tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.buffer_size": (8, 16, 32)}
+    tuning: ClassVar = {"options.buffer_size": (8, 16, 32)}
 
     def __init__(self, options: Any, training: TrainingConfig, seed: int = 0) -> None:
         super().__init__(options, training, seed)

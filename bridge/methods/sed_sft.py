@@ -15,7 +15,6 @@ from pydantic import Field
 
 from bridge.methods.weighted import WeightedOptions, WeightedSFT
 from bridge.step.rows import demonstration_row
-from bridge.store.records import content_hash
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +41,7 @@ class SEDSFT(WeightedSFT):
 
     options: Options
     reads = ("topk_mass",)
-    tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.penalty": (0.2, 0.5, 1.0)}
+    tuning: ClassVar = {"options.penalty": (0.2, 0.5, 1.0)}
     threshold = 0.0
 
     @property
@@ -65,7 +64,7 @@ class SEDSFT(WeightedSFT):
             masses = [mass for row in scored.rows for mass in row.columns["topk_mass"]]
             return {"threshold": threshold_of(masses, o.ratio)}
 
-        identity = identity_of(policy, shown) | {"rule": content_hash([o.ratio, o.top_k])}
+        identity = identity_of(policy, shown, f"threshold of ratio {o.ratio}, top {o.top_k}")
         found = precomputed(folder.columns, identity, trainer.ranks, compute)
         self.threshold = found["threshold"].item()
 

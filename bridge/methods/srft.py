@@ -58,7 +58,7 @@ class SRFT(Method):
         """Share of each step's prompts drawn from those with a demonstration."""
 
     options: Options
-    tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.w_demo": (0.1, 0.5, 1.0)}
+    tuning: ClassVar = {"options.w_demo": (0.1, 0.5, 1.0)}
 
     @property
     def n_steps(self) -> int:

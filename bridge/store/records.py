@@ -133,10 +133,8 @@ class RunFolder:
 
     @property
     def columns(self) -> Path:
-        """What is computed before the runs of a row and shared by its seeds."""
-        runs = self.path.parents[3]
-        row = self.path.relative_to(runs).parent
-        return runs.with_name("columns") / row.with_name(f"{row.name}.safetensors")
+        """Folder of what is computed before runs and shared by those that need the same."""
+        return self.path.parents[3].with_name("columns")
 
 
 def run_folder(

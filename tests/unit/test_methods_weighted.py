@@ -346,17 +346,18 @@ def test_asft_is_for_one_process() -> None:
 
 
 def test_columns_of_another_model_are_refused(base: Path, tmp_path: Path) -> None:
-    spec = make_spec(base, "sed_sft")
-    folder = train(spec, tmp_path)
-    assert folder.columns.is_file()
+    """Each has a file of its own; whoever exchanges them is told."""
+    folder = train(make_spec(base, "sed_sft"), tmp_path)
+    (own,) = folder.columns.iterdir()
+    train(make_spec(base, "sed_sft", seed=1), tmp_path)
+    assert list(folder.columns.iterdir()) == [own]
     other = train(make_spec(base, "sft"), tmp_path).policy
-    with pytest.raises(
-        RecordError, match=r"chains/sed_sft\.safetensors was computed from another model"
-    ):
-        train(make_spec(other, "sed_sft"), tmp_path)
-    with pytest.raises(RecordError, match="another rule"):
-        train(make_spec(base, "sed_sft", options={"ratio": 0.5}, seed=1), tmp_path)
-    folder.columns.write_bytes(b"\0" * 16)
+    train(make_spec(other, "sed_sft"), tmp_path)
+    (second,) = set(folder.columns.iterdir()) - {own}
+    shutil.copy(own, second)
+    with pytest.raises(RecordError, match=r"was computed from another model .* delete it"):
+        train(make_spec(other, "sed_sft", seed=1), tmp_path)
+    own.write_bytes(b"\0" * 16)
     with pytest.raises(RecordError, match=r"is damaged .* delete it"):
         train(make_spec(base, "sed_sft", seed=2), tmp_path)
 
@@ -369,8 +370,9 @@ def test_pear_reads_its_teacher_once(base: Path, tmp_path: Path) -> None:
     teacher = train(make_spec(base, "sft", lr_sft=1e-2), tmp_path).policy
     spec = make_spec(base, "pear", options=of_teacher(teacher))
     folder = train(spec, tmp_path)
+    (column,) = map(load_file, folder.columns.iterdir())
     assert not same_weights(folder, train(make_spec(base, "pear", label="self"), tmp_path))
-    policy, column = load_policy(teacher), load_file(folder.columns)
+    policy = load_policy(teacher)
     problem = checked_dataset(spec).demonstrations[0]
     row = demonstration_row(policy, problem)
     expected = row_distributions(policy, row).gather(1, torch.tensor(row.response_ids)[:, None])
