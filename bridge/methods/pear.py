@@ -82,7 +82,7 @@ class PEAR(WeightedSFT):
         rule = f"log-probs under teacher {o.teacher_hash or 'base'}"
         source = None if o.teacher is None else Path(o.teacher)
         self.teacher = precomputed(
-            folder.columns,
+            folder.columns(),
             identity_of(policy, problems, rule),
             trainer.ranks,
             lambda: teacher_logprobs(trainer, rows, source, o.teacher_hash),

@@ -65,7 +65,7 @@ class SEDSFT(WeightedSFT):
             return {"threshold": threshold_of(masses, o.ratio)}
 
         identity = identity_of(policy, shown, f"threshold of ratio {o.ratio}, top {o.top_k}")
-        found = precomputed(folder.columns, identity, trainer.ranks, compute)
+        found = precomputed(folder.columns(), identity, trainer.ranks, compute)
         self.threshold = found["threshold"].item()
 
     def weight(self, logprob: Tensor, columns: Mapping[str, Tensor]) -> Tensor:

@@ -131,9 +131,8 @@ class RunFolder:
         run = self.path.relative_to(runs)
         return runs.with_name("logs") / stage / run.parent / f"{run.name}.log"
 
-    @property
     def columns(self) -> Path:
-        """Folder of what is computed before runs and shared by those that need the same."""
+        """The suite's folder of what is computed before runs, shared by those that need it."""
         return self.path.parents[3].with_name("columns")
 
 
