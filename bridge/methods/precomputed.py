@@ -1,21 +1,24 @@
 """What is computed once from models as they are before the run, and read by all runs that need it.
 
 A file in ``results/<suite>/columns/`` is named after what it was computed from, and says so inside.
-The first run that needs it makes it; a file that belongs to another model, to other data or to
-another rule is refused.
+The first run that needs it makes it while the others wait. A file that belongs to another model, to
+other data or to another rule is refused.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bridge.machine.interruption import stop_waiting
 from bridge.machine.ranks import Ranks
+from bridge.machine.requeue import patience_s
 from bridge.methods.columns import distribution_columns
 from bridge.models.checkpoint import (
     CheckpointError,
@@ -26,7 +29,7 @@ from bridge.models.checkpoint import (
 )
 from bridge.step.rows import Row, demonstration_row
 from bridge.step.trainer import Trainer
-from bridge.store.records import RecordError, content_hash
+from bridge.store.records import RecordError, content_hash, holding
 from bridge.tasks.base import Problem
 
 
@@ -46,11 +49,13 @@ def precomputed(
         RecordError: it was computed from something else, or is damaged.
     """
     path = folder / f"{content_hash(dict(identity))}.safetensors"
-    if ranks.from_first(lambda: not path.is_file()):
-        found = compute()  # by all ranks together
-        if ranks.first:
-            _write(path, found, identity)
-        ranks.from_first(lambda: None)  # the others wait for the file
+    held = holding(path.with_suffix(".lock"), path, wait_s=patience_s(), on_wait=stop_waiting)
+    with held if ranks.first else nullcontext():
+        if ranks.from_first(lambda: not path.is_file()):
+            found = compute()  # by all ranks together
+            if ranks.first:
+                _write(path, found, identity)
+            ranks.from_first(lambda: None)  # the others wait for the file
     try:
         with safe_open(path, "pt") as file:
             _refuse_others(path, file.metadata() or {}, identity)
@@ -64,9 +69,8 @@ def precomputed(
 def _write(path: Path, tensors: Mapping[str, Tensor], identity: Mapping[str, str]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing_tensors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, dict(identity))
-        temporary.replace(path)  # seeds that start together write the same
+        temporary.replace(path)
 
 
 def _refuse_others(path: Path, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:

@@ -74,12 +74,13 @@ class SEDSFT(WeightedSFT):
 
 
 def threshold_of(masses: list[float], ratio: float) -> Tensor:
-    """The mass that a share ``ratio`` of the tokens reaches."""
+    """A mass that a share ``ratio`` of the tokens reaches, half-way between two of them."""
     import torch
 
     below = round((1.0 - ratio) * len(masses))
-    ordered = [*sorted(masses), float("inf")]
-    return torch.tensor(ordered[below], dtype=torch.float64)
+    ordered = [0.0, *sorted(masses), float("inf")]
+    # Rounding must not decide on which side a token lies.
+    return torch.tensor((ordered[below] + ordered[below + 1]) / 2.0, dtype=torch.float64)
 
 
 METHOD = SEDSFT

@@ -348,12 +348,12 @@ def test_asft_is_for_one_process() -> None:
 def test_columns_of_another_model_are_refused(base: Path, tmp_path: Path) -> None:
     """Each has a file of its own; whoever exchanges them is told."""
     folder = train(make_spec(base, "sed_sft"), tmp_path)
-    (own,) = folder.columns().iterdir()
+    (own,) = folder.columns().glob("*.safetensors")
     train(make_spec(base, "sed_sft", seed=1), tmp_path)
-    assert list(folder.columns().iterdir()) == [own]
+    assert list(folder.columns().glob("*.safetensors")) == [own]
     other = train(make_spec(base, "sft"), tmp_path).policy
     train(make_spec(other, "sed_sft"), tmp_path)
-    (second,) = set(folder.columns().iterdir()) - {own}
+    (second,) = set(folder.columns().glob("*.safetensors")) - {own}
     shutil.copy(own, second)
     with pytest.raises(RecordError, match=r"was computed from another model .* delete it"):
         train(make_spec(other, "sed_sft", seed=1), tmp_path)
@@ -370,7 +370,7 @@ def test_pear_reads_its_teacher_once(base: Path, tmp_path: Path) -> None:
     teacher = train(make_spec(base, "sft", lr_sft=1e-2), tmp_path).policy
     spec = make_spec(base, "pear", options=of_teacher(teacher))
     folder = train(spec, tmp_path)
-    (column,) = map(load_file, folder.columns().iterdir())
+    (column,) = map(load_file, folder.columns().glob("*.safetensors"))
     assert not same_weights(folder, train(make_spec(base, "pear", label="self"), tmp_path))
     policy = load_policy(teacher)
     problem = checked_dataset(spec).demonstrations[0]
