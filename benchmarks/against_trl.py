@@ -28,13 +28,13 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.processor import processor
+from bridge.engines.native import NativeEngine
 from bridge.machine.provenance import versions
 from bridge.models.checkpoint import Policy, load_policy
 from bridge.step.batches import StepBatch
 from bridge.step.objectives.advantages import group_advantages
 from bridge.step.rollouts import Completion, Prompt
 from bridge.step.rows import Phase, Row
-from bridge.step.sampler import NativeEngine
 from bridge.step.trainer import Trainer
 from bridge.step.weights import BASE, WholeWeights
 from bridge.store.settings import TrainingConfig

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import torch
 
+from bridge.engines.native import NativeEngine
 from bridge.engines.vllm import VllmEngine
 from bridge.machine.provenance import device_name, versions
 from bridge.models.checkpoint import Policy, load_policy
 from bridge.models.tiny import build_model, build_tokenizer, save_base
 from bridge.step.protocols import Engine
 from bridge.step.rollouts import Prompt
-from bridge.step.sampler import NativeEngine
 
 WORDS = tuple(f"w{i}" for i in range(59))
 

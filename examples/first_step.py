@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bridge.engines.native import NativeEngine
 from bridge.models.checkpoint import Policy
 from bridge.models.tiny import build_model, build_tokenizer
 from bridge.step.batches import StepBatch
@@ -20,7 +21,6 @@ from bridge.step.gradients import Gradient
 from bridge.step.objectives.advantages import group_advantages
 from bridge.step.rollouts import Prompt
 from bridge.step.rows import Phase, Row
-from bridge.step.sampler import NativeEngine
 from bridge.step.trainer import Trainer
 from bridge.step.weights import ADAPTER, BASE, SHADOW, WholeWeights
 from bridge.store.settings import TrainingConfig

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bridge.engines.native import NativeEngine
 from bridge.machine.provenance import training_device
 from bridge.machine.ranks import Ranks
 from bridge.methods.base import Method
@@ -21,7 +22,6 @@ from bridge.models.decoding import LibraryDecoder, decoder_of
 from bridge.plan.grid import RunSpec
 from bridge.step.protocols import Engine, Grader, ReferencePolicy, Weights
 from bridge.step.reference import Reference
-from bridge.step.sampler import NativeEngine
 from bridge.step.weights import WholeWeights
 from bridge.store.settings import TrainingConfig
 
@@ -54,12 +54,8 @@ def build_weights(spec: RunSpec, base: Policy, method: Method, ranks: Ranks) -> 
     )
 
 
-def build_reference(
-    training: TrainingConfig, policy: Weights, base_path: Path
-) -> ReferencePolicy | None:
-    """The policy of the KL term, which is never trained; None for a loss without that term."""
-    if training.kl_coef == 0:
-        return None
+def build_reference(training: TrainingConfig, policy: Weights, base_path: Path) -> ReferencePolicy:
+    """A policy that is compared with and never trained."""
     if training.sharding.stage != "none":
         from bridge.engines.sharding.weights import ShardedReference, ShardedWeights
 

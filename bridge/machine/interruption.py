@@ -56,6 +56,18 @@ def requested() -> str | None:
     return _request.name
 
 
+def stop_waiting() -> None:
+    """End a wait for what another process writes, where this one was asked to stop.
+
+    Raises:
+        Interrupted: it was.
+    """
+    if (name := requested()) is not None:
+        raise Interrupted(
+            f"stopped by {name} while another process wrote what this one needs", progressed=False
+        )
+
+
 def catch_signals(*, at_once: bool) -> None:
     """Take SIGTERM and SIGINT for requests from now on, until the process ends.
 

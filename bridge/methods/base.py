@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from bridge.step.batches import MicroBatch, StepBatch
     from bridge.step.trainer import Trainer
+    from bridge.store.records import RunFolder
+    from bridge.tasks.base import Dataset
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,10 @@ class Method:
     """Whether each step makes shadow weights anew and frees them."""
     shadow_rollouts: bool = False
     """Whether the step's prompts are also answered by the shadow policy (``batch.shadow``)."""
+    uses_reference: bool = False
+    """Whether it compares with a reference policy, also without a KL term."""
+    probe_samples: int = 0
+    """Samples per held-out question that :meth:`probe` reads."""
 
     def __init__(self, options: Any, training: TrainingConfig, seed: int = 0) -> None:
         self.options = options
@@ -99,6 +105,9 @@ class Method:
     def n_steps(self) -> int:
         """Optimiser steps of a whole run."""
         raise NotImplementedError(f"{type(self).__name__} must say how many steps it takes")
+
+    def before_run(self, trainer: Trainer, dataset: Dataset, folder: RunFolder) -> None:
+        """Compute, read or refuse what the run needs beside its rows, at the base's weights."""
 
     # -- one step -------------------------------------------------------------------------------
 
@@ -171,6 +180,10 @@ class Method:
     def reanchor_reference(self, step: int) -> bool:
         """Whether the KL reference becomes the current policy just before this step."""
         return False
+
+    def probe(self, trainer: Trainer, groups: Sequence[Group]) -> dict[str, float | None]:
+        """Further numbers of a probe, from the policy's own answers to its questions."""
+        return {}
 
     # -- state ----------------------------------------------------------------------------------
 

@@ -43,10 +43,10 @@ def build_run(
         context_tokens=base.model.config.max_position_embeddings,
     )
     policy = build_weights(spec, base, method, ranks)
-    reference = (
-        build_reference(spec.training, policy, base_path) if spec.training.kl_coef > 0 else None
-    )
+    has_reference = spec.training.kl_coef > 0 or method.uses_reference
+    reference = build_reference(spec.training, policy, base_path) if has_reference else None
     trainer = Trainer(policy, spec.training, reference, method.token_weight)
+    method.before_run(trainer, dataset, folder)
     stopwatch = Stopwatch()
     collector = Collector(
         policy.sampler,
@@ -56,7 +56,7 @@ def build_run(
         seed=spec.seed,
         stopwatch=stopwatch,
     )
-    probes = Probes(policy, trainer, collector, dataset, spec.training)
+    probes = Probes(policy, trainer, collector, dataset, method)
     return Run(spec, folder, method, dataset, policy, trainer, collector, probes, stopwatch)
 
 

@@ -21,7 +21,7 @@ import torch
 from bridge.grading.pool import GraderPool
 from bridge.grading.signal import missing_signal
 from bridge.grading.verdicts import GRADER_VERSION
-from bridge.machine.interruption import Interrupted, requested
+from bridge.machine.interruption import Interrupted, requested, stop_waiting
 from bridge.machine.provenance import device_name, git_state, training_device, versions
 from bridge.machine.ranks import ALONE, Ranks
 from bridge.machine.requeue import patience_s
@@ -69,7 +69,7 @@ def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALON
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     folder = spec.folder(results)
     # One process writes; to the others its folder is to be read.
-    held = exclusive(folder, wait_s=patience_s(), on_wait=_stop_waiting)
+    held = exclusive(folder, wait_s=patience_s(), on_wait=stop_waiting)
     lock = held if ranks.first else nullcontext(False)
     with lock as waited, GraderPool(reward=spec.reward) as grader:
         # Whoever held the folder meanwhile may have finished the run.
@@ -118,13 +118,6 @@ def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALON
         # Last: until done.json is on the disk, the checkpoints are all there is of the run.
         shutil.rmtree(folder.resume, ignore_errors=True)
         return status
-
-
-def _stop_waiting() -> None:
-    if (signal := requested()) is not None:
-        raise Interrupted(
-            f"stopped by {signal} while another process wrote the run's folder", progressed=False
-        )
 
 
 def _say_coverage(run: Run) -> None:

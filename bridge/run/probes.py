@@ -17,13 +17,11 @@ from bridge.grading.lenient import last_number_is
 from bridge.grading.verdicts import Verdict
 from bridge.methods.base import Method
 from bridge.run.experience import Collector
-from bridge.run.streams import demonstration_row
 from bridge.step.batches import StepBatch
 from bridge.step.protocols import Weights
-from bridge.step.rows import Group, Row
+from bridge.step.rows import Group, Row, demonstration_row
 from bridge.step.trainer import Trainer
 from bridge.step.weights import ADAPTER, BASE, SHADOW
-from bridge.store.settings import TrainingConfig
 from bridge.tasks.base import Dataset
 
 # Plain J and L, per sequence: no KL term, no standard deviation, no length normalisation.
@@ -44,10 +42,11 @@ class Probes:
         trainer: Trainer,
         collector: Collector,
         dataset: Dataset,
-        training: TrainingConfig,
+        method: Method,
     ) -> None:
         self.policy, self.trainer, self.collector = policy, trainer, collector
-        self.training = training
+        self.method, self.training = method, method.training
+        training = method.training
         self.plain = training.model_copy(update=_PLAIN)
         self.verdicts: Counter[Verdict] = Counter()  # of the last greedy answers
         size = training.probe_size
@@ -78,6 +77,9 @@ class Probes:
                 out[name] = self.trainer.demonstration_loss(rows) if rows else None
             if self.training.probe_samples:
                 out |= self._expectations(step, out)
+            if n := self.method.probe_samples:
+                groups = self.collector.probe_groups(self.heldout, n=n, name="method", step=step)
+                out |= self.method.probe(self.trainer, groups)
             if ADAPTER in self.policy.groups:
                 out["adapter_norm"] = self.policy.adapter_norm()
             if SHADOW in self.policy.groups:

@@ -24,10 +24,10 @@ from bridge.plan.fingerprint import train_fingerprint
 from bridge.plan.grid import RunSpec
 from bridge.run.experience import Collector
 from bridge.run.probes import Probes
-from bridge.run.streams import demonstration_row, positions
+from bridge.run.streams import positions
 from bridge.step.batches import StepBatch
 from bridge.step.protocols import Weights
-from bridge.step.rows import Group, Phase, Row
+from bridge.step.rows import Group, Phase, Row, demonstration_row
 from bridge.step.trainer import Trainer
 from bridge.step.weights import BASE
 from bridge.store.records import RecordError, RunFolder
@@ -163,7 +163,7 @@ class Run:
             part = batch_of(groups[begin : begin + size], taught, theirs)
             parts.append(part)
         # All before the first update: the policy that drew the rollouts is the one of now.
-        parts = [replace(p, old_logprobs=self.trainer.rollout_logprobs(p)) for p in parts]
+        parts = [replace(p, old_logprobs=self.trainer.logprobs("rl", p)) for p in parts]
         place = self._place_in_stage(step, self.method.phase(step).stage)
         logs = []
         for part in parts * config.ppo_epochs:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from bridge.models.checkpoint import Policy
-from bridge.step.rows import Row
+from bridge.step.rows import demonstration_row
 from bridge.store.seeds import derive_seed
 from bridge.tasks.base import Problem, ProblemError
 
@@ -26,21 +26,6 @@ def _order(name: str, seed: int, epoch: int, size: int) -> tuple[int, ...]:
 def positions(name: str, seed: int, *, start: int, n: int, size: int) -> list[int]:
     """Return indices ``start .. start + n`` of an endless, per-epoch shuffled stream."""
     return [_order(name, seed, i // size, size)[i % size] for i in range(start, start + n)]
-
-
-def demonstration_row(policy: Policy, problem: Problem) -> Row:
-    """Return the row that teaches a problem's demonstration."""
-    if problem.demonstration is None:
-        raise ProblemError(
-            f"problem '{problem.id}' has no demonstration, but the method asks for one; give it "
-            "one or choose a method that needs none."
-        )
-    return Row(
-        kind="demonstration",
-        problem=problem,
-        prompt_ids=tuple(policy.prompt_ids(problem.question)),
-        response_ids=tuple(policy.completion_ids(problem.demonstration)),
-    )
 
 
 def check_lengths(

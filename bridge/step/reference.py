@@ -23,31 +23,31 @@ class Reference:
     """
 
     def __init__(self, policy: Policy, trained: Weights) -> None:
-        self._model = policy.model
+        self.model = policy.model
         self._trained = trained
 
     @contextlib.contextmanager
     def active(self) -> Iterator[Score]:
         """Inside, the model is on the device; yields what scores under it."""
-        home = self._model.device
-        self._model.to(self._trained.sampler.model.device)
-        yield partial(next_token_logprobs, self._model)
-        self._model.to(home)
+        home = self.model.device
+        self.model.to(self._trained.sampler.model.device)
+        yield partial(next_token_logprobs, self.model)
+        self.model.to(home)
 
     @torch.no_grad()
     def follow(self) -> None:
         """Become the trained policy as it is now."""
         with self._trained.whole_model():
             trained = self._trained.sampler.model.parameters()
-            for new, old in zip(trained, self._model.parameters(), strict=True):
+            for new, old in zip(trained, self.model.parameters(), strict=True):
                 old.copy_(new)
 
     def state(self) -> dict[str, Tensor]:
         """All weights by name."""
-        return {name: p.detach() for name, p in self._model.named_parameters()}
+        return {name: p.detach() for name, p in self.model.named_parameters()}
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Take back what :meth:`state` returned."""
-        for name, parameter in self._model.named_parameters():
+        for name, parameter in self.model.named_parameters():
             parameter.copy_(weights[name])

@@ -5,10 +5,14 @@ Imports no torch, so that method files can use it where a suite is planned.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
-from bridge.tasks.base import Problem
+from bridge.tasks.base import Problem, ProblemError
+
+if TYPE_CHECKING:
+    from bridge.models.checkpoint import Policy
 
 StepKind = Literal["sft", "rl", "joint"]
 RowKind = Literal["rollout", "demonstration", "hybrid"]
@@ -50,6 +54,8 @@ class Row:
     truncated: bool = False
     sampled_logprobs: tuple[float, ...] = ()
     """Log-probs of the sampled tokens under the engine that drew them."""
+    columns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Further numbers of each loss token by name, see :mod:`bridge.methods.columns`."""
 
     @property
     def pair(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -69,3 +75,18 @@ class Group:
     @property
     def rewards(self) -> list[float]:
         return [row.reward for row in self.rows if row.reward is not None]
+
+
+def demonstration_row(policy: Policy, problem: Problem) -> Row:
+    """Return the row that teaches a problem's demonstration."""
+    if problem.demonstration is None:
+        raise ProblemError(
+            f"problem '{problem.id}' has no demonstration, but the method asks for one; give it "
+            "one or choose a method that needs none."
+        )
+    return Row(
+        kind="demonstration",
+        problem=problem,
+        prompt_ids=tuple(policy.prompt_ids(problem.question)),
+        response_ids=tuple(policy.completion_ids(problem.demonstration)),
+    )

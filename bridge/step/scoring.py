@@ -93,7 +93,7 @@ def _packed_scores(
 def _head_scores(
     model: nn.Module, hidden: Tensor, targets: Tensor, temperature: float, with_entropy: bool
 ) -> tuple[Tensor, Tensor | None]:
-    weight = _output_weight(model)
+    weight = output_weight(model)
     at_once = max(1, LOGITS_AT_ONCE // len(weight))
     return head_scores(
         hidden, weight, targets, temperature, chunk_tokens=at_once, with_entropy=with_entropy
@@ -106,7 +106,7 @@ def too_many_logits(model: nn.Module, targets: Tensor) -> bool:
     return targets.numel() * vocabulary > LOGITS_AT_ONCE
 
 
-def _output_weight(model: nn.Module) -> Tensor:
+def output_weight(model: nn.Module) -> Tensor:
     """[vocabulary, width] of the output layer, where logits are that product and nothing more."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     changed = [n for n in _AFTER_HEAD if getattr(model.config, n, None) not in (None, 1.0)]

@@ -142,13 +142,12 @@ class Trainer:
             # Rows without an advantage contribute nothing; they still count in the means.
             places = [i for i in places if batch.rows[i].advantage != 0.0]
         total_tokens, total_rows = batch.n_tokens(term), batch.n_rows(term)
-        order = row_order([batch.rows[i].pair for i in places], by_prompt=self._packs)
-        places = [places[i] for i in order]
+        places = [places[i] for i in self.pass_order([batch.rows[i] for i in places])]
         rows = [batch.rows[i] for i in places]
         olds = iter(self.ranks.share([old[i] for i in places]) if old and term == "rl" else [])
         references = iter(self._reference_logprobs(rows) if term == "rl" else [])
         loss_sum, sums, own_logprobs = 0.0, RlSums(), []
-        with self._backward():
+        with self.collecting():
             for micro in self._micro_batches(rows, term):
                 logprob, entropy = self._scores(micro, term)
                 if not micro.rows:
@@ -217,18 +216,24 @@ class Trainer:
         if self.training.several_updates:
             self.log(rl_clip_share=sums.clipped / max(1, total_tokens))
 
+    def pass_order(self, rows: Sequence[Row]) -> list[int]:
+        """Order in which the passes take rows; rows in it make the same micro-batches again."""
+        return row_order([row.pair for row in rows], by_prompt=self._packs)
+
     @torch.no_grad()
-    def rollout_logprobs(self, batch: StepBatch) -> dict[int, Tensor]:
-        """Log-probs [response tokens] of a batch's RL rows under the current weights, by place."""
-        places = batch.places_of("rl")
+    def logprobs(
+        self, term: Term, batch: StepBatch, score: Score | None = None
+    ) -> dict[int, Tensor]:
+        """Log-probs [loss tokens] of a term's rows by place, under the weights or ``score``."""
+        places = batch.places_of(term)
         own: list[Tensor] = []
-        for micro in self._micro_batches([batch.rows[i] for i in places], "rl"):
-            logprob = self._logprob(self.policy.score, micro, "rl")
+        for micro in self._micro_batches([batch.rows[i] for i in places], term):
+            logprob = self._logprob(score or self.policy.score, micro, term)
             own += [logprob[i, micro.mask[i]] for i in range(len(micro.rows))]
         return dict(zip(places, self.ranks.join(own), strict=True))
 
     @contextlib.contextmanager
-    def _backward(self) -> Iterator[None]:
+    def collecting(self) -> Iterator[None]:
         """Inside, backward passes add to the policy's flat gradient."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.policy.collecting())

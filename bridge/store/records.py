@@ -131,6 +131,10 @@ class RunFolder:
         run = self.path.relative_to(runs)
         return runs.with_name("logs") / stage / run.parent / f"{run.name}.log"
 
+    def columns(self) -> Path:
+        """The suite's folder of what is computed before runs, shared by those that need it."""
+        return self.path.parents[3].with_name("columns")
+
 
 def run_folder(
     results: Path, suite: str, model: str, dataset: str, method: str, seed: int

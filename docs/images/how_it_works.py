@@ -18,7 +18,7 @@ COLOURS = {"step": "#e8f1fa", "run": "#fdf1dc", "number": "#e6f4ea"}
 # name: kind, column, row; title, what it is, where it is made (in bridge/)
 BOXES = {
     "prompts": ("step", 0, 3, "prompts", "from the run's stream", "run/streams.py"),
-    "rollouts": ("step", 1, 3, "rollouts", "n answers per prompt", "step/sampler.py"),
+    "rollouts": ("step", 1, 3, "rollouts", "n answers per prompt", "engines/native.py"),
     "rewards": ("step", 2, 3, "rewards", "verdict of the grader", "grading/"),
     "rows": ("step", 3, 3, "rows", "advantages, demonstrations", "methods/base.py"),
     "gradients": ("step", 4, 3, "gradients", "RL term, demonstration term", "step/trainer.py"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bridge.engines.native import NativeEngine
 from bridge.grading.labels import matthews
 from bridge.grading.lenient import last_number_is
 from bridge.grading.pool import GraderPool
@@ -15,10 +16,8 @@ from bridge.machine.telemetry import Stopwatch
 from bridge.methods.base import Method
 from bridge.models.checkpoint import Policy
 from bridge.run.experience import Collector
-from bridge.run.streams import demonstration_row
 from bridge.step.batches import StepBatch
-from bridge.step.rows import Row
-from bridge.step.sampler import NativeEngine
+from bridge.step.rows import Row, demonstration_row
 from bridge.step.scoring import sequence_logprobs
 from bridge.step.trainer import Trainer
 from bridge.step.weights import WholeWeights

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from bridge.collect.status import run_state
+from bridge.engines.native import NativeEngine
 from bridge.evaluation import runner
 from bridge.machine.interruption import EXIT_INTERRUPTED, SIGNALS, Interrupted, catch_signals
 from bridge.models.checkpoint import CheckpointError
 from bridge.plan.grid import RunSpec, load_plan
 from bridge.run.experience import Collector
 from bridge.run.loop import Run, train_run
-from bridge.step.sampler import NativeEngine
 from bridge.step.trainer import Trainer
 from bridge.store.records import CARD, RunFolder, read_json
 from tests.fixtures.evaluation import finish

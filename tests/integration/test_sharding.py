@@ -37,6 +37,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "sft": {"steps": 5},
     "rl_zero": {"steps": 5},
     "cold_start": {"sft_steps": 2, "rl_steps": 3},
+    "psft": {"steps": 3, "rl_steps": 2, "refresh_every": 2},
+    "sed_sft": {"steps": 3, "rl_steps": 2},
     "bridge": {"steps": 5, "rank": 4, "alpha": 8},
 }
 STAGES = ("zero2", "zero3")

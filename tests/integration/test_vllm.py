@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import Qwen2Config
 
+from bridge.engines.native import NativeEngine
 from bridge.engines.vllm import VllmEngine
 from bridge.evaluation.runner import evaluate_run
 from bridge.models.checkpoint import Policy, load_policy
@@ -21,7 +22,6 @@ from bridge.models.tiny import build_model, build_tokenizer, save_base
 from bridge.plan.grid import RunSpec
 from bridge.run.loop import Run, train_run
 from bridge.step.rollouts import Completion, Prompt
-from bridge.step.sampler import NativeEngine
 from bridge.step.weights import ADAPTER, WholeWeights
 from bridge.store.records import RecordError, RunFolder, read_json
 from bridge.store.seeds import derive_seed

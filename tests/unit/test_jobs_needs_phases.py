@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bridge.jobs.needs.methods import cost_of
 from bridge.jobs.needs.phases import MOST_ASKED, expected_steps
 from bridge.methods.base import Method
 from bridge.methods.registry import load_method
@@ -63,3 +64,27 @@ def test_many_steps_are_estimated_from_a_few() -> None:
     assert sum(found.values()) == pytest.approx(method.n_steps)
     # Four standard deviations.
     assert found[Phase("rl")] / method.n_steps == pytest.approx(0.5, abs=4 * 0.0224)
+
+
+@pytest.mark.parametrize(
+    ("method", "gradients", "optimizers", "sft_passes", "scored"),
+    [
+        (made("dft", steps=3), 1, 1, 1, {"demonstration": 0}),
+        (made("idft", steps=3), 1, 1, 1, {"demonstration": 1}),
+        (made("psft", steps=3, rl_steps=3), 1, 1, 1, {"demonstration": 1}),
+        (made("asft", steps=3), 2, 1, 2, {"demonstration": 1}),
+        (made("asft", steps=3, anchor=0.0), 1, 1, 1, {"demonstration": 1}),
+        (made("relift", steps=3), 1, 2, 1, {}),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Method) else None,
+)
+def test_what_columns_anchors_and_buffers_cost(
+    method: Method,
+    gradients: int,
+    optimizers: int,
+    sft_passes: int,
+    scored: dict[str, int],
+) -> None:
+    cost = cost_of(method)
+    assert (cost.gradients_at_once, cost.optimizers_at_once) == (gradients, optimizers)
+    assert cost.passes["sft"] == {"demonstration": sft_passes} and cost.scored == scored

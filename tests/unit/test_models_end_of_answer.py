@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from bridge.engines import choosing
+from bridge.engines.native import NativeEngine
 from bridge.evaluation import engine_model
 from bridge.evaluation.model import EvaluatedPolicy as EvaluatedPolicy
 from bridge.evaluation.runner import evaluate_run
 from bridge.machine.ranks import ALONE
 from bridge.models.checkpoint import CheckpointError, load_policy, save_policy
 from bridge.run.loop import train_run
-from bridge.run.streams import demonstration_row
 from bridge.step.rollouts import Prompt
-from bridge.step.sampler import NativeEngine
+from bridge.step.rows import demonstration_row
 from bridge.store.records import read_json, read_jsonl
 from bridge.store.settings import ShardingConfig
 from studies.coupling import measuring

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import torch
 
+from bridge.engines.native import NativeEngine
 from bridge.machine.telemetry import Stopwatch
 from bridge.models.checkpoint import CheckpointError, load_policy, weights_hash
 from bridge.plan.grid import RunSpec
 from bridge.run import loop as run_module
 from bridge.run.experience import Collector
 from bridge.run.loop import Run, train_run
-from bridge.run.streams import check_lengths, demonstration_row, positions
+from bridge.run.streams import check_lengths, positions
 from bridge.step.rollouts import Prompt
-from bridge.step.rows import Request
-from bridge.step.sampler import NativeEngine
+from bridge.step.rows import Request, demonstration_row
 from bridge.store.records import RecordError, RunFolder, folder_hash
 from bridge.store.seeds import derive_seed
 from bridge.tasks.base import Dataset, Problem, ProblemError

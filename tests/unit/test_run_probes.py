@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bridge.engines.native import NativeEngine
 from bridge.grading.lenient import last_number_is
 from bridge.grading.signal import missing_signal
 from bridge.grading.verdicts import Graded, GradeItem, Verdict
@@ -21,7 +22,6 @@ from bridge.run.experience import Collector
 from bridge.run.loop import train_run
 from bridge.run.probes import Probes
 from bridge.step.rollouts import Prompt
-from bridge.step.sampler import NativeEngine
 from bridge.step.weights import WholeWeights
 from bridge.store.seeds import derive_seed
 from bridge.store.settings import TrainingConfig
@@ -56,7 +56,7 @@ def make_probes(policy: Policy, **settings: Any) -> Probes:
     grader: Any = TextGrader()
     collector = Collector(policy, engine, grader, training, seed=3, stopwatch=Stopwatch())
     trainer = MethodTrainer(trainable, make_method("mixing", training), training)
-    return Probes(trainable, trainer, collector, dataset(), training)
+    return Probes(trainable, trainer, collector, dataset(), trainer.method)
 
 
 def dataset() -> Dataset:

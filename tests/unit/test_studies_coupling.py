@@ -12,7 +12,7 @@ import pytest
 
 from bridge.models.checkpoint import Policy
 from bridge.plan.grid import Plan, load_plan
-from bridge.run.streams import demonstration_row
+from bridge.step.rows import demonstration_row
 from bridge.store.records import RecordError, RunFolder, jsonl, write_json
 from bridge.store.schema import ConfigError
 from bridge.tasks.base import Problem

@@ -69,6 +69,15 @@ STYLES: dict[str, Style] = {
     "chord_mu": Style("CHORD-µ", "#000000", "P", SOLID, 1.15),
     "chord_phi": Style("CHORD-φ", "#505A74", "8", DASHED),
     "hpt": Style("HPT", "#AA4499", "X", DASH_DOT),
+    "dft": Style("DFT", "#B8860B", "s", DOTTED),
+    "idft": Style("IDFT", "#8B6508", "D", DOTTED),
+    "psft": Style("PSFT", "#CD6839", "v", DOTTED),
+    "eaft": Style("EAFT", "#7A6A00", "^", DOTTED),
+    "asft": Style("ASFT", "#9E4A06", "h", DASH_DOT),
+    "sed_sft": Style("SED-SFT", "#D2853B", "p", DASH_DOT, 1.1),
+    "pear": Style("PEAR", "#6E8B3D", "d", DOTTED),
+    "srft": Style("SRFT", "#4B0082", "P", DASHED, 1.15),
+    "relift": Style("ReLIFT", "#2F6B5E", "<", DASH_DOT),
 }
 
 # Settings in the names of variants, as the papers write them.

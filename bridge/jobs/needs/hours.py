@@ -4,17 +4,15 @@ decoding, each at a stated share of what the maker gives. docs/memory.md has the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from bridge.jobs.needs.devices import Device
 from bridge.jobs.needs.memory import GIB
-from bridge.jobs.needs.methods import cost_of
+from bridge.jobs.needs.methods import StepCost, cost_of
 from bridge.jobs.needs.phases import expected_steps
 from bridge.jobs.needs.rows import MEAN_SHARE, Rows, rows_of
 from bridge.jobs.needs.shapes import ModelShape
 from bridge.methods.base import Method
 from bridge.plan.grid import RunSpec
-from bridge.step.rows import Term
+from bridge.step.rows import StepKind, Term
 
 TRAIN_UTILISATION = 0.35
 """Of the dense bfloat16 throughput, in forward and backward passes."""
@@ -48,7 +46,7 @@ def hours_of(spec: RunSpec, shape: ModelShape, method: Method, device: Device) -
         if phase.kind != "sft":
             seconds["rollout"] += n * draw_s * (2 if method.shadow_rollouts else 1)
             seconds["sync"] += n * _SYNC_S if training.engine == "vllm" else 0.0
-        seconds["update"] += n * _update_s(spec, shape, cost.passes[phase.kind], rows, device)
+        seconds["update"] += n * _update_s(spec, shape, cost, phase.kind, rows, device)
     probes = 1 + method.n_steps // training.probe_every if method.n_steps else 0
     seconds["probe"] = probes * draw_s * 2 * training.probe_size / _answers(spec)
     seconds["evaluate"] = _evaluate_s(spec, shape, device)
@@ -67,9 +65,9 @@ def _width(spec: RunSpec) -> int:
 
 
 def _update_s(
-    spec: RunSpec, shape: ModelShape, passes: Mapping[Term, int], rows: Rows, device: Device
+    spec: RunSpec, shape: ModelShape, cost: StepCost, kind: StepKind, rows: Rows, device: Device
 ) -> float:
-    training = spec.training
+    training, passes = spec.training, cost.passes[kind]
     sizes: dict[Term, tuple[int, float]] = {
         "rl": (_answers(spec), rows.mean_prompt + rows.mean_answer),
         "demonstration": (training.sft_batch_size, rows.mean_prompt + rows.mean_demonstration),
@@ -82,6 +80,7 @@ def _update_s(
         per_pass = count * length * _forward_flops(shape, length) / 2
         epochs = training.ppo_epochs if "rl" in passes else 1
         train += epochs * n * factor * per_pass
+        score += epochs * cost.scored.get(term, 0) * 2 * per_pass
         if term == "rl" and training.several_updates:
             score += 2 * per_pass  # of the policy before the first update
         if term == "rl" and training.kl_coef > 0:

@@ -60,7 +60,7 @@ def memory_of(spec: RunSpec, shape: ModelShape, method: Method) -> MemoryNeeds:
     if method.adapter is not None:
         adapter = shape.lora_parameters(method.adapter.rank) if lora else n
     merged = method.adapter is not None or c != HELD or (offload and shadowed)
-    reference = n * c if training.kl_coef > 0 else 0
+    reference = n * c if training.kl_coef > 0 or method.uses_reference else 0
     # A shadow for good has moments for good; one that is made in each step has fresh ones.
     shadow = n * HELD * 3 if shadowed else 0
     held = {

@@ -8,12 +8,16 @@ optimiser for each kind of step of a stage. Methods that take more, or less, are
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from bridge.jobs.needs.phases import expected_steps
+from bridge.methods.asft import ASFT
 from bridge.methods.base import Method
 from bridge.methods.bridge import Bridge
+from bridge.methods.relift import ReLIFT
 from bridge.methods.sasr import WarmUpSwitch
+from bridge.methods.srft import SRFT
+from bridge.methods.weighted import WeightedSFT
 from bridge.step.rows import StepKind, Term
 
 _TERMS: dict[StepKind, tuple[Term, ...]] = {
@@ -33,6 +37,8 @@ class StepCost:
     """Optimisers of the base weights that exist at a time."""
     passes: Mapping[StepKind, Mapping[Term, int]]
     """Backward passes over the rows of each term, by kind of step."""
+    scored: Mapping[Term, int] = field(default_factory=dict)
+    """Passes without gradient over the rows of each term, for a method's columns."""
 
     @property
     def terms(self) -> set[Term]:
@@ -87,4 +93,32 @@ def _switch(method: WarmUpSwitch, cost: StepCost) -> StepCost:
     return replace(cost, optimizers_at_once=1)  # of both kinds of step together
 
 
-_OTHERS: dict[type[Method], Callable[..., StepCost]] = {Bridge: _bridge, WarmUpSwitch: _switch}
+def _weighted(method: WeightedSFT, cost: StepCost) -> StepCost:
+    own = bool(set(method.reads) - {"reference"})
+    return replace(cost, scored={"demonstration": own + method.uses_reference})
+
+
+def _anchored(method: ASFT, cost: StepCost) -> StepCost:
+    anchored = method.options.anchor > 0
+    sft: dict[Term, int] = {"demonstration": 1 + anchored}
+    return replace(cost, passes={**cost.passes, "sft": sft}, gradients_at_once=1 + anchored)
+
+
+def _scored_by_both(method: SRFT, cost: StepCost) -> StepCost:
+    return replace(cost, scored={"rl": 1, "demonstration": 1})
+
+
+def _buffered(method: ReLIFT, cost: StepCost) -> StepCost:
+    # How often it fills depends on the run; an SFT step costs less than the RL step in its place.
+    sft: dict[Term, int] = {"demonstration": 1}
+    return replace(cost, optimizers_at_once=2, passes={**cost.passes, "sft": sft})
+
+
+_OTHERS: dict[type[Method], Callable[..., StepCost]] = {
+    Bridge: _bridge,
+    WarmUpSwitch: _switch,
+    WeightedSFT: _weighted,
+    ASFT: _anchored,
+    SRFT: _scored_by_both,
+    ReLIFT: _buffered,
+}

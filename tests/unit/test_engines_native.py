@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from bridge.engines.native import _COMPACT_BELOW, NativeEngine, _draw
 from bridge.models.checkpoint import Policy, load_policy
 from bridge.models.decoding import PlainDecoder
 from bridge.step.rollouts import Completion, Prompt
-from bridge.step.sampler import _COMPACT_BELOW, NativeEngine, _draw
 from bridge.store.seeds import derive_seed
 from tests.fixtures.tiny_run import load_double, make_base
 
@@ -140,7 +140,7 @@ def test_samples_share_one_prefill_and_finished_rows_leave(
             rows.append(len(tokens))
             return super().step(tokens)
 
-    monkeypatch.setattr("bridge.step.sampler.decoder_of", lambda model: Counting)
+    monkeypatch.setattr("bridge.engines.native.decoder_of", lambda model: Counting)
     prompts = prompts_of(policy, n=2, samples=8)
     drawn = generate(policy, prompts)
     lengths = [len(c.ids) for cs in drawn for c in cs]
