@@ -6,8 +6,8 @@ everything that must be right for all methods at once (:mod:`bridge.run`). Metho
 no torch, so a suite is planned and checked on a bare machine; where a hook gets tensors it uses
 their own methods.
 
-Order of one step: ``phase`` -> ``requests`` -> generate and grade -> ``followup`` -> ``rows`` ->
-``advantage`` -> ``update`` (which asks for ``token_weight`` and ``mix``).
+Order of one step: ``phase`` -> ``requests`` -> generate and grade -> ``followup`` -> ``regroup``
+-> ``rows`` -> ``advantage`` -> ``update`` (which asks for ``token_weight`` and ``mix``).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from bridge.tasks.base import Problem
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bridge.models.checkpoint import Policy
     from bridge.step.batches import MicroBatch, StepBatch
     from bridge.step.trainer import Trainer
     from bridge.store.records import RunFolder
@@ -84,6 +85,12 @@ class Method:
     """Whether it compares with a reference policy, also without a KL term."""
     probe_samples: int = 0
     """Samples per held-out question that :meth:`probe` reads."""
+    needs: frozenset[str] = frozenset()
+    """Columns of a micro-batch that :meth:`token_weight` reads besides ``logprob``: ``entropy``."""
+    gives_prefixes: bool = False
+    """Whether a rollout may begin with a part of its demonstration, so that both need room."""
+    policy: Policy
+    """Tokens and texts of the model that is trained; there once a run has been built."""
 
     def __init__(self, options: Any, training: TrainingConfig, seed: int = 0) -> None:
         self.options = options
@@ -132,6 +139,10 @@ class Method:
             draw: takes the next prompts of the run's stream.
         """
         return []
+
+    def regroup(self, groups: list[Group]) -> list[Group]:
+        """The step's groups, given one for each request of all rounds."""
+        return groups
 
     def demonstrations_wanted(self, step: int) -> int:
         """Rows to draw from the demonstration stream for this step."""

@@ -62,6 +62,7 @@ class Trainer:
         training: the shared knobs.
         reference: policy of the KL term; needed where ``kl_coef`` > 0.
         token_weight: coefficients of the demonstration term; None: all are 1.
+        needs: columns that it reads besides the log-probs.
     """
 
     def __init__(
@@ -70,12 +71,14 @@ class Trainer:
         training: TrainingConfig,
         reference: ReferencePolicy | None = None,
         token_weight: TokenWeight | None = None,
+        needs: frozenset[str] = frozenset(),
     ) -> None:
         self.policy = policy
         self.ranks = policy.ranks
         self.training = training
         self.reference = reference
         self.token_weight = token_weight
+        self.needs = needs
         self.optimizers: dict[str, torch.optim.AdamW] = {}
         self.scalars: dict[str, float | None] = {}
         self.tokens_trained = 0
@@ -167,7 +170,11 @@ class Trainer:
                     sums = sums.plus(more)
                     mode: LossAggMode = config.loss_agg_mode
                 else:
-                    seen = MicroBatch(**{**micro.__dict__, "logprob": logprob.detach()})
+                    seen = replace(
+                        micro,
+                        logprob=logprob.detach(),
+                        entropy=None if entropy is None else entropy.detach(),
+                    )
                     weight = self.token_weight(seen) if self.token_weight else None
                     per_token = weighted_nll(logprob, weight)
                     mode = config.sft_loss_agg_mode
@@ -242,19 +249,20 @@ class Trainer:
             yield
 
     def _scores(self, micro: MicroBatch, term: Term) -> tuple[Tensor, Tensor | None]:
-        """Log-probs [rows, tokens] under the policy and, for the entropy bonus, the entropies."""
-        if term == "rl" and self.training.entropy_coeff > 0.0:
-            return self.policy.score_with_entropy(*micro.asked(self.training.temperature))
+        """Log-probs [rows, tokens] under the policy and, where they are used, the entropies."""
+        bonus = self.training.entropy_coeff > 0.0
+        if bonus if term == "rl" else "entropy" in self.needs:
+            return self.policy.score_with_entropy(*micro.asked(self._temperature(term)))
         return self._logprob(self.policy.score, micro, term), None
 
     def _logprob(self, score: Score, micro: MicroBatch, term: Term) -> Tensor:
-        """Log-probs [rows, tokens] of the targets.
+        """Log-probs [rows, tokens] of the targets."""
+        return score(*micro.asked(self._temperature(term)))
 
-        What was sampled is scored at the sampling temperature, what was demonstrated at
-        temperature 1: that is the distribution SFT fits.
-        """
-        temperature = self.training.temperature if term == "rl" else 1.0
-        return score(*micro.asked(temperature))
+    def _temperature(self, term: Term) -> float:
+        """What was sampled is scored at the sampling temperature, what was demonstrated at
+        temperature 1: that is the distribution SFT fits."""
+        return self.training.temperature if term == "rl" else 1.0
 
     def _micro_batches(
         self, rows: list[Row], term: Term, *, size: int | None = None

@@ -136,6 +136,7 @@ DYNAMICS = (
     Column("entropy_demonstrations", "SRFT: mean over demonstration tokens", "nats"),
     Column("entropy_right_rollouts", "SRFT: mean over the tokens of right rollouts", "nats"),
     Column("buffered", "ReLIFT: demonstrations that wait for an SFT step"),
+    Column("prefixed_group_share", "PrefixRL: share of groups that continue a demonstration"),
     Column("groups_dropped", "DAPO: groups that the filter dropped"),
     Column("groups_kept", "DAPO: groups that it kept"),
     Column("penalty_mean", "phases: mean KL penalty in the reward", "nats"),
