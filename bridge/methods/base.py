@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bridge.step.objectives.advantages import group_advantages
-from bridge.step.rows import Group, Phase, Request, Row
+from bridge.step.rows import TERMS, Group, Phase, Request, Row
 from bridge.store.schema import Closed, ConfigError
 from bridge.store.settings import TrainingConfig
 from bridge.tasks.base import Problem
@@ -55,7 +55,7 @@ class StepStats:
     step: int
     groups: Sequence[Group] = ()
     rows: Mapping[str, int] = field(default_factory=dict)
-    """Rows of the update by term (``rl``, ``demonstration``), over the whole global batch."""
+    """Rows of the update by term, over the whole global batch."""
     tokens: Mapping[str, int] = field(default_factory=dict)
     """Loss tokens by term, over the whole global batch."""
 
@@ -87,6 +87,8 @@ class Method:
     """Samples per held-out question that :meth:`probe` reads."""
     needs: frozenset[str] = frozenset()
     """Columns of a micro-batch that :meth:`token_weight` reads besides ``logprob``: ``entropy``."""
+    uses_reference: bool = False
+    """Whether it compares with a reference policy, also without a KL term."""
     gives_prefixes: bool = False
     """Whether a rollout may begin with a part of its demonstration, so that both need room."""
     policy: Policy
@@ -164,27 +166,28 @@ class Method:
         """Detached coefficient c_t [rows, tokens] of the demonstration term; None is 1."""
         return None
 
-    def mix(self, step: int, stats: StepStats) -> tuple[float, float]:
-        """Weights (a, b) of the RL and the demonstration term in a L_RL + b L_D."""
+    def divergence(self, trainer: Trainer, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Loss of the term ``ref_kl`` and log-probs of the targets, both [rows, tokens]."""
+        raise NotImplementedError(f"{type(self).__name__} gives rows a teacher but no divergence")
+
+    def mix(self, step: int, stats: StepStats) -> tuple[float, ...]:
+        """Weights (a, b[, kappa]) of the terms in a L_RL + b L_D + kappa L_ref_kl."""
         kind = self.phase(step).kind
         return float(kind != "sft"), float(kind != "rl")
 
     def update(self, trainer: Trainer, batch: StepBatch, step: int) -> None:
-        """One optimiser step on a L_RL + b L_D for the base weights."""
-        a, b = self.mix(
+        """One optimiser step on the mixed loss for the base weights."""
+        stats = StepStats(
             step,
-            StepStats(
-                step,
-                batch.groups,
-                rows={term: batch.n_rows(term) for term in ("rl", "demonstration")},
-                tokens={term: batch.n_tokens(term) for term in ("rl", "demonstration")},
-            ),
+            batch.groups,
+            rows={term: batch.n_rows(term) for term in TERMS},
+            tokens={term: batch.n_tokens(term) for term in TERMS},
         )
-        terms = []
-        if a != 0.0:
-            terms.append((a, trainer.gradient("rl", batch).gradient.take("base")))
-        if b != 0.0:
-            terms.append((b, trainer.gradient("demonstration", batch).gradient.take("base")))
+        terms = [
+            (weight, trainer.gradient(term, batch).gradient.take("base"))
+            for weight, term in zip(self.mix(step, stats), TERMS, strict=False)
+            if weight != 0.0
+        ]
         # A batch that teaches nothing is a step with a zero gradient, as in other trainers.
         trainer.descend("base", trainer.combined(*terms), self.phase(step))
 

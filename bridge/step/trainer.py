@@ -23,7 +23,7 @@ from bridge.step.batches import MicroBatch, StepBatch, empty_micro_batch, micro_
 from bridge.step.gradients import Gradient, combined, put_gradient
 from bridge.step.objectives.aggregation import LossAggMode, masked_sum, token_weights
 from bridge.step.objectives.likelihood import weighted_nll
-from bridge.step.protocols import ReferencePolicy, Score, TokenWeight, Weights
+from bridge.step.protocols import Divergence, ReferencePolicy, Score, TokenWeight, Weights
 from bridge.step.rl_loss import RlSums, rl_loss, sampler_gap
 from bridge.step.rows import Phase, Row, Term
 from bridge.step.schedules import lr_factor
@@ -63,6 +63,7 @@ class Trainer:
         reference: policy of the KL term; needed where ``kl_coef`` > 0.
         token_weight: coefficients of the demonstration term; None: all are 1.
         needs: columns that it reads besides the log-probs.
+        divergence: loss and log-probs of a micro-batch of the term ``ref_kl``.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Trainer:
         reference: ReferencePolicy | None = None,
         token_weight: TokenWeight | None = None,
         needs: frozenset[str] = frozenset(),
+        divergence: Divergence | None = None,
     ) -> None:
         self.policy = policy
         self.ranks = policy.ranks
@@ -79,6 +81,7 @@ class Trainer:
         self.reference = reference
         self.token_weight = token_weight
         self.needs = needs
+        self.divergence = divergence
         self.optimizers: dict[str, torch.optim.AdamW] = {}
         self.scalars: dict[str, float | None] = {}
         self.tokens_trained = 0
@@ -149,10 +152,16 @@ class Trainer:
         rows = [batch.rows[i] for i in places]
         olds = iter(self.ranks.share([old[i] for i in places]) if old and term == "rl" else [])
         references = iter(self._reference_logprobs(rows) if term == "rl" else [])
+        taught = term == "demonstration"
+        mode: LossAggMode = config.sft_loss_agg_mode if taught else config.loss_agg_mode
         loss_sum, sums, own_logprobs = 0.0, RlSums(), []
         with self.collecting():
             for micro in self._micro_batches(rows, term):
-                logprob, entropy = self._scores(micro, term)
+                if term == "ref_kl":
+                    assert self.divergence is not None
+                    per_token, logprob = self.divergence(self, micro)
+                else:
+                    logprob, entropy = self._scores(micro, term)
                 if not micro.rows:
                     next(references, None)
                     self.policy.backward(0.0 * logprob.sum())
@@ -168,8 +177,7 @@ class Trainer:
                         clip=clip,
                     )
                     sums = sums.plus(more)
-                    mode: LossAggMode = config.loss_agg_mode
-                else:
+                elif term == "demonstration":
                     seen = replace(
                         micro,
                         logprob=logprob.detach(),
@@ -177,7 +185,6 @@ class Trainer:
                     )
                     weight = self.token_weight(seen) if self.token_weight else None
                     per_token = weighted_nll(logprob, weight)
-                    mode = config.sft_loss_agg_mode
                 weights = token_weights(
                     micro.mask,
                     mode=mode,
@@ -282,7 +289,7 @@ class Trainer:
                 device=device,
             )
         )
-        if self._packs:
+        if self._packs and term != "ref_kl":
             model = self.policy.sampler.model
             own = [replace(m, packed=pack([r.pair for r in m.rows], m.mask, model)) for m in own]
         missing = self.ranks.most(len(own)) - len(own)
