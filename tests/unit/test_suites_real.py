@@ -21,6 +21,7 @@ OWN_RATES = {
     **dict.fromkeys(("chord_mu", "chord_phi", "luffy", "dr_grpo", "dapo"), 1e-6),
     **dict.fromkeys(("hpt", "hpt_gate_2", "trapo"), 5e-6),
     "uft": 1e-6,
+    **dict.fromkeys(("sdft", "opsd"), 2e-5),
 }
 OWN_KL = {"uft": 1e-3}
 SOURCED = re.compile(r"\[(paper|SimpleRL|author|ours)[^\]]*\]|arXiv")
