@@ -27,12 +27,16 @@ _STEP_ENDS = (r"\n+", r" ;", r"\. ")
 """What ends a step of a demonstration; the first that occurs in it counts."""
 
 
+def step_pattern(text: str) -> str:
+    """What ends the steps of a text."""
+    inside = (p for p in _STEP_ENDS if any(m.end() < len(text) for m in re.finditer(p, text)))
+    return next(inside, _STEP_ENDS[0])
+
+
 def step_ends(text: str) -> list[int]:
     """Where the steps of a text end, in characters; the end of the text is not among them."""
-    for pattern in _STEP_ENDS:
-        if found := [m.end() for m in re.finditer(pattern, text) if m.end() < len(text)]:
-            return found
-    return []
+    ends = (m.end() for m in re.finditer(step_pattern(text), text))
+    return [end for end in ends if end < len(text)]
 
 
 def tokens_before(policy: Policy, text: str, ends: Sequence[int]) -> list[int]:

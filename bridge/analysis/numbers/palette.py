@@ -87,6 +87,7 @@ STYLES: dict[str, Style] = {
     "sdft_none": Style("SDFT, no text", "#8C6D46", "D", DOTTED),
     "opsd": Style("OPSD", "#00798C", "P", DASH_DOT),
     "gac": Style("GAC", "#2F2F5F", "h", DASHED),
+    "srl": Style("SRL", "#7A9E00", "<", DASH_DOT),
 }
 
 # Settings in the names of variants, as the papers write them.
