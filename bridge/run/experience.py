@@ -42,6 +42,8 @@ class Collector:
         self.training = training
         self.seed = seed
         self.stopwatch = stopwatch
+        self.limit_tokens = training.max_response_tokens
+        """Of a rollout, at the step that is being made."""
         self.tokens_generated = 0
         self.tokens_prefilled = 0
 
@@ -67,6 +69,7 @@ class Collector:
         entropies: list[float] = []
         verdicts: Counter[Verdict] = Counter()
         requests = method.requests(problems, step)
+        self.limit_tokens = self.training.response_limit(step / method.n_steps)
         for round_ in range(MAX_ROUNDS):
             if not requests:
                 break
@@ -75,6 +78,7 @@ class Collector:
             entropies += entropy
             verdicts += words
             requests = method.followup(groups, round_, draw)
+        self.limit_tokens = self.training.max_response_tokens
         groups = method.regroup(groups)
         return groups, _statistics(groups, entropies, verdicts)
 
@@ -167,7 +171,7 @@ class Collector:
         ends = self.policy.end_token_ids
         whole = [r.prefix_ids != () and r.prefix_ids[-1] in ends for r in requests]
         asked = [p for p, given in zip(prompts, whole, strict=True) if not given]
-        length, temperature = self.training.max_response_tokens, self.training.temperature
+        length, temperature = self.limit_tokens, self.training.temperature
         drawn: list[list[Completion]] = []
         if asked:
             drawn = self.engine.generate(asked, max_new_tokens=length, temperature=temperature)

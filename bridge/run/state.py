@@ -25,6 +25,7 @@ from bridge.plan.grid import RunSpec
 from bridge.run.experience import Collector
 from bridge.run.probes import Probes
 from bridge.run.streams import positions
+from bridge.run.temperature import calibrated_temperature
 from bridge.step.batches import StepBatch
 from bridge.step.protocols import Weights
 from bridge.step.rows import Group, Phase, Row, demonstration_row
@@ -50,6 +51,9 @@ class Counters:
     best_step: int = 0
     """Of the policy that is kept, where that is the best on validation problems."""
     best_accuracy: float = -1.0
+    temperature: float | None = None
+    """Found for the stage below, where one was searched for."""
+    temperature_stage: str | None = None
 
 
 @dataclass
@@ -90,6 +94,7 @@ class Run:
         statistics: dict[str, float | None] = {}
         shadow: StepBatch | None = None
         if phase.kind != "sft":
+            self._calibrate_temperature(phase.stage)
             groups, statistics, shadow = self._rollouts(step)
         demonstrations = [
             demonstration_row(self.policy.sampler, problem)
@@ -144,7 +149,7 @@ class Run:
         def batch_of(
             groups: Sequence[Group], taught: Sequence[Row], shadow: StepBatch | None
         ) -> StepBatch:
-            return StepBatch(tuple(self.method.rows(groups, taught, step)), tuple(groups), shadow)
+            return StepBatch(self._rows(groups, taught, step), tuple(groups), shadow)
 
         config = self.spec.training
         size = config.ppo_mini_batch_size or len(groups)
@@ -184,6 +189,11 @@ class Run:
         groups, statistics = self.collector.groups(
             self.method, problems, step, rl_index, draw=self._take_prompts
         )
+        training = self.spec.training
+        if training.temperature_entropy is not None:
+            statistics["temperature"] = self.counters.temperature
+        if training.response_token_stages:
+            statistics["response_limit"] = training.response_limit(step / self.method.n_steps)
         groups = [self._with_demonstration(group) for group in groups]
         if not self.method.shadow_rollouts:
             return groups, statistics, None
@@ -193,8 +203,28 @@ class Run:
                 self.method, problems, step, rl_index, draw=self._take_prompts, name="shadow"
             )
         self.collector.engine.sync()
-        rows = self.method.rows(theirs, (), step)
-        return groups, statistics, StepBatch(tuple(rows), tuple(theirs))
+        rows = self._rows(theirs, (), step)
+        return groups, statistics, StepBatch(rows, tuple(theirs))
+
+    def _rows(self, groups: Sequence[Group], taught: Sequence[Row], step: int) -> tuple[Row, ...]:
+        """Rows of the method, truncated rollouts left out where they are masked."""
+        rows, masks = self.method.rows(groups, taught, step), self.spec.training.mask_truncated
+        return tuple(row for row in rows if not (masks and row.truncated))
+
+    def _calibrate_temperature(self, stage: str) -> None:
+        """Search the stage's sampling temperature, at its first step with rollouts."""
+        target = self.spec.training.temperature_entropy
+        if target is not None and self.counters.temperature_stage != stage:
+            found = calibrated_temperature(self.collector, self.dataset.train, target=target)
+            self.counters.temperature, self.counters.temperature_stage = found, stage
+            self._use_temperature()
+
+    def _use_temperature(self) -> None:
+        """Sample and score at the temperature that was found, if one was."""
+        if self.counters.temperature is not None:
+            update = {"temperature": self.counters.temperature}
+            training = self.spec.training.model_copy(update=update)
+            self.trainer.training = self.collector.training = self.method.training = training
 
     def _take_prompts(self, n: int) -> list[Problem]:
         """The next prompts of the run's stream."""
@@ -308,6 +338,7 @@ class Run:
             optimizer = self.trainer.optimizer(group, phase)
             restore_optimizer(name, optimizer, tensors, partial(self.policy.part, group))
         self.counters = Counters(**state["counters"])
+        self._use_temperature()
         self.method.load_state_dict(state["method"])
         self.stopwatch.total_s.update(state["seconds"])
         # Older checkpoints have no peaks; the run continues without them.

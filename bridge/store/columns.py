@@ -100,6 +100,8 @@ DYNAMICS = (
     Column("train_accuracy", "greedy, on the probe's training questions"),
     Column("unparsed_share", "share of rollouts without an answer that can be read"),
     Column("grader_timeouts", "answers on which the grader timed out"),
+    Column("temperature", "that rollouts are sampled at, where it is searched for"),
+    Column("response_limit", "longest rollout, where it goes in stages", "tokens"),
     Column("rows_dropped", "rollouts that the method left out of the update"),
     Column("rl_loss", "before mixing"),
     Column("demonstration_loss", "before mixing", "nats"),
