@@ -85,10 +85,6 @@ class Method:
     """Whether it compares with a reference policy, also without a KL term."""
     probe_samples: int = 0
     """Samples per held-out question that :meth:`probe` reads."""
-    needs: frozenset[str] = frozenset()
-    """Columns of a micro-batch that :meth:`token_weight` reads besides ``logprob``: ``entropy``."""
-    uses_reference: bool = False
-    """Whether it compares with a reference policy, also without a KL term."""
     gives_prefixes: bool = False
     """Whether a rollout may begin with a part of its demonstration, so that both need room."""
     policy: Policy
@@ -207,6 +203,13 @@ class Method:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state_dict` returned."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Own state in tensors, by name."""
+        return {}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what :meth:`tensors` returned."""
 
     def scalars(self) -> dict[str, float]:
         """Further numbers for the step's line in ``dynamics.jsonl``."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bridge.machine.telemetry import Stopwatch
 from bridge.methods.base import Method
@@ -292,6 +293,7 @@ class Run:
         if self.trainer.reference is not None:
             weights = self.trainer.reference.state()
             tensors |= {f"reference|{name}": weight for name, weight in weights.items()}
+        tensors |= {f"method|{name}": value for name, value in self.method.tensors().items()}
         if not self.policy.ranks.first:
             return
         state = {
@@ -325,13 +327,8 @@ class Run:
                     parameter.copy_(self.policy.part(group, index, whole))
             self.policy.changed()
         if self.trainer.reference is not None:
-            self.trainer.reference.load(
-                {
-                    name.removeprefix("reference|"): tensor
-                    for name, tensor in tensors.items()
-                    if name.startswith("reference|")
-                }
-            )
+            self.trainer.reference.load(_below("reference|", tensors))
+        self.method.load_tensors(_below("method|", tensors))
         for name in state["optimizers"]:
             group, stage, kind = name.split("/")
             phase = Phase(kind=kind, stage=stage)
@@ -361,6 +358,11 @@ class Run:
             "scored": self.trainer.tokens_scored,
             "demonstration": self.trainer.tokens_demonstration,
         }
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without that beginning."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _mean(logs: Sequence[dict[str, float | None]]) -> dict[str, float | None]:

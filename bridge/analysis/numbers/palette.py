@@ -88,6 +88,7 @@ STYLES: dict[str, Style] = {
     "opsd": Style("OPSD", "#00798C", "P", DASH_DOT),
     "gac": Style("GAC", "#2F2F5F", "h", DASHED),
     "srl": Style("SRL", "#7A9E00", "<", DASH_DOT),
+    "mifo": Style("MIFO", "#B07AA1", ">", DOTTED),
 }
 
 # Settings in the names of variants, as the papers write them.
