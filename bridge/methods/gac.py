@@ -72,7 +72,7 @@ class GAC(Method):
         """Demonstrations per step; None takes ``sft_batch_size``."""
 
     options: Options
-    tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.blend": (0.25, 0.5, 1.0)}
+    tuning: ClassVar = {"options.blend": (0.25, 0.5, 1.0)}
 
     def __init__(self, options: Options, training: TrainingConfig, seed: int = 0) -> None:
         super().__init__(options, training, seed)

@@ -21,7 +21,7 @@ class OPSD(SelfDistillation):
         teacher: Literal["base", "live", "ema"] = "base"
 
     options: Options
-    tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.js_weight": (0.1, 0.5, 0.9)}
+    tuning: ClassVar = {"options.js_weight": (0.1, 0.5, 0.9)}
 
 
 METHOD = OPSD

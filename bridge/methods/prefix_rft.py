@@ -26,7 +26,8 @@ from bridge.tasks.base import Problem
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bridge.step.batches import MicroBatch
+    from bridge.step.batches import MicroBatch, StepBatch
+    from bridge.step.trainer import Trainer
 
 
 class PrefixRFT(PrefixMethod):
@@ -41,8 +42,7 @@ class PrefixRFT(PrefixMethod):
         """Share of a prefix's tokens that are learnt from, rounded up."""
 
     options: Options
-    tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.high": (0.5, 0.8, 0.95)}
-    needs = frozenset({"entropy"})
+    tuning: ClassVar = {"options.high": (0.5, 0.8, 0.95)}
 
     def check(self, where: str) -> None:
         check_one_count(where, "prefix_rft", self.training)
@@ -83,11 +83,15 @@ class PrefixRFT(PrefixMethod):
         return out
 
     def token_weight(self, batch: MicroBatch) -> Tensor:
-        assert batch.entropy is not None
-        entropy = batch.entropy.masked_fill(~batch.mask, -1.0)  # behind all given tokens
-        rank = entropy.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        kept = rank < (self.options.top_entropy * batch.mask.sum(dim=1, keepdim=True)).ceil()
-        return batch.advantage.to(entropy.dtype) * kept
+        from bridge.methods.entropy_mask import entropy_mask  # torch
+
+        kept = entropy_mask(batch, self.options.top_entropy)
+        return batch.advantage.to(kept.dtype) * kept
+
+    def update(self, trainer: Trainer, batch: StepBatch, step: int) -> None:
+        from bridge.methods.columns import with_columns  # torch
+
+        super().update(trainer, with_columns(trainer, batch, ("entropy",)), step)
 
     def mix(self, step: int, stats: StepStats) -> tuple[float, float]:
         return common_count(self.training, stats, rows=sum(len(g.rows) for g in stats.groups))

@@ -46,7 +46,7 @@ class PrefixRL(PrefixMethod):
         """Lengths of the rule ``feedback``; a prompt begins with half of its demonstration."""
 
     options: Options
-    tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.plain_share": (0.25, 0.5, 0.75)}
+    tuning: ClassVar = {"options.plain_share": (0.25, 0.5, 0.75)}
 
     def __init__(self, options: Options, training: TrainingConfig, seed: int = 0) -> None:
         super().__init__(options, training, seed)

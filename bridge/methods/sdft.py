@@ -23,7 +23,7 @@ class SDFT(SelfDistillation):
         skip_tokens: CountOrZero = 3
 
     options: Options
-    tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.ema_rate": (0.0, 0.01, 0.1)}
+    tuning: ClassVar = {"options.ema_rate": (0.0, 0.01, 0.1)}
 
 
 METHOD = SDFT

@@ -21,7 +21,7 @@ from bridge.methods.base import Method, StepStats, refuse
 from bridge.step.rows import Group, Phase, Request, Row
 from bridge.store.schema import Closed, Count, CountOrZero, Steps
 from bridge.store.settings import TrainingConfig
-from bridge.tasks.base import Problem, ProblemError
+from bridge.tasks.base import Dataset, Problem, ProblemError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bridge.step.batches import MicroBatch, StepBatch
     from bridge.step.reference import Reference
     from bridge.step.trainer import Trainer
+    from bridge.store.records import RunFolder
 
 TEMPLATE = (
     "{question}\n\nHere is an example of an answer to this question:\n\n{demonstration}\n\n"
@@ -103,6 +104,19 @@ class SelfDistillation(Method):
                 f"self-distillation does not work with training.{found[0]}: its teacher is the "
                 "reference, held whole and in full precision, and answers are used once.",
             )
+
+    def before_run(self, trainer: Trainer, dataset: Dataset, folder: RunFolder) -> None:
+        pool, limit = dataset.demonstrations, self.policy.model.config.max_position_embeddings
+        longest = max((p.demonstration or "" for p in pool), key=len, default="")
+        for problem in pool:
+            shown = {"own": problem.demonstration or "", "other": longest, "none": ""}
+            asked = self._teacher_prompt(problem, shown[self.options.shown])
+            needed = len(asked) + self.training.max_response_tokens
+            if needed > limit:  # to cut the prompt would drop the question
+                raise ProblemError(
+                    f"problem '{problem.id}' needs {needed} tokens behind the teacher's prompt, "
+                    f"but the model's context is {limit}; remove it or shorten teacher_template."
+                )
 
     @property
     def n_steps(self) -> int:
@@ -187,16 +201,13 @@ class SelfDistillation(Method):
     def _taught(self, row: Row, shown: str | None) -> Row:
         if shown is None:
             return row
-        found = {"{question}": row.problem.question, "{demonstration}": shown}
+        ids = self._teacher_prompt(row.problem, shown)
+        return replace(row, teacher_prompt_ids=ids, skipped_tokens=self.options.skip_tokens)
+
+    def _teacher_prompt(self, problem: Problem, shown: str) -> tuple[int, ...]:
+        found = {"{question}": problem.question, "{demonstration}": shown}
         text = _PLACES.sub(lambda place: found[place[0]], self.options.teacher_template)
-        ids, limit = self.policy.prompt_ids(text), self.policy.model.config.max_position_embeddings
-        if len(ids) + len(row.response_ids) > limit:  # to cut it would drop the question
-            raise ProblemError(
-                f"problem '{row.problem.id}' needs {len(ids) + len(row.response_ids)} tokens "
-                f"behind the teacher's prompt, but the model's context is {limit}; remove it or "
-                "shorten its demonstration."
-            )
-        return replace(row, teacher_prompt_ids=tuple(ids), skipped_tokens=self.options.skip_tokens)
+        return tuple(self.policy.prompt_ids(text))
 
 
 def _reference(trainer: Trainer) -> Reference:

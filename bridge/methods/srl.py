@@ -58,7 +58,7 @@ class SRL(PrefixMethod):
         demonstrated_share: float = Field(1.0, ge=0, le=1)
 
     options: Options
-    tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.filter_eps": (0.0, 0.001, 0.05)}
+    tuning: ClassVar = {"options.filter_eps": (0.0, 0.001, 0.05)}
 
     def __init__(self, options: Options, training: TrainingConfig, seed: int = 0) -> None:
         super().__init__(options, training, seed)

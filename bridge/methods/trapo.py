@@ -49,7 +49,7 @@ class Trapo(PrefixMethod):
         """Probability from which on a given token has the full weight."""
 
     options: Options
-    tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.alpha": (0.05, 0.1, 0.3)}
+    tuning: ClassVar = {"options.alpha": (0.05, 0.1, 0.3)}
 
     def check(self, where: str) -> None:
         o, n = self.options, self.training.n

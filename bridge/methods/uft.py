@@ -37,7 +37,7 @@ class UFT(PrefixMethod):
         """Weight of the hint's likelihood."""
 
     options: Options
-    tuning: ClassVar[dict[str, tuple[float, ...]]] = {"options.beta": (0.001, 0.01, 0.1)}
+    tuning: ClassVar = {"options.beta": (0.001, 0.01, 0.1)}
 
     def hint_share(self, step: int) -> float:
         """q(t): expected share of a demonstration that is given."""

@@ -47,9 +47,7 @@ def build_run(
     policy = build_weights(spec, base, method, ranks)
     has_reference = spec.training.kl_coef > 0 or method.uses_reference
     reference = build_reference(spec.training, policy, base_path) if has_reference else None
-    trainer = Trainer(
-        policy, spec.training, reference, method.token_weight, method.needs, method.divergence
-    )
+    trainer = Trainer(policy, spec.training, reference, method.token_weight, method.divergence)
     method.before_run(trainer, dataset, folder)
     stopwatch = Stopwatch()
     collector = Collector(

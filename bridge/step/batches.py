@@ -67,8 +67,6 @@ class MicroBatch:
     """[rows, 1], float64: the model's precision decides how much of it is used."""
     logprob: Tensor | None = None
     """[rows, tokens], detached, once the forward pass has been made."""
-    entropy: Tensor | None = None
-    """[rows, tokens], detached: of the distributions that the targets come from, if asked for."""
     packed: Packed | None = None
     """The same rows for a forward pass that computes each prompt once; None: row by row."""
 

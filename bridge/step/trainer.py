@@ -62,7 +62,6 @@ class Trainer:
         training: the shared knobs.
         reference: policy of the KL term; needed where ``kl_coef`` > 0.
         token_weight: coefficients of the demonstration term; None: all are 1.
-        needs: columns that it reads besides the log-probs.
         divergence: loss and log-probs of a micro-batch of the term ``ref_kl``.
     """
 
@@ -72,7 +71,6 @@ class Trainer:
         training: TrainingConfig,
         reference: ReferencePolicy | None = None,
         token_weight: TokenWeight | None = None,
-        needs: frozenset[str] = frozenset(),
         divergence: Divergence | None = None,
     ) -> None:
         self.policy = policy
@@ -80,7 +78,6 @@ class Trainer:
         self.training = training
         self.reference = reference
         self.token_weight = token_weight
-        self.needs = needs
         self.divergence = divergence
         self.optimizers: dict[str, torch.optim.AdamW] = {}
         self.scalars: dict[str, float | None] = {}
@@ -178,11 +175,7 @@ class Trainer:
                     )
                     sums = sums.plus(more)
                 elif term == "demonstration":
-                    seen = replace(
-                        micro,
-                        logprob=logprob.detach(),
-                        entropy=None if entropy is None else entropy.detach(),
-                    )
+                    seen = replace(micro, logprob=logprob.detach())
                     weight = self.token_weight(seen) if self.token_weight else None
                     per_token = weighted_nll(logprob, weight)
                 weights = token_weights(
@@ -256,20 +249,19 @@ class Trainer:
             yield
 
     def _scores(self, micro: MicroBatch, term: Term) -> tuple[Tensor, Tensor | None]:
-        """Log-probs [rows, tokens] under the policy and, where they are used, the entropies."""
-        bonus = self.training.entropy_coeff > 0.0
-        if bonus if term == "rl" else "entropy" in self.needs:
-            return self.policy.score_with_entropy(*micro.asked(self._temperature(term)))
+        """Log-probs [rows, tokens] under the policy and, for the entropy bonus, the entropies."""
+        if term == "rl" and self.training.entropy_coeff > 0.0:
+            return self.policy.score_with_entropy(*micro.asked(self.training.temperature))
         return self._logprob(self.policy.score, micro, term), None
 
     def _logprob(self, score: Score, micro: MicroBatch, term: Term) -> Tensor:
-        """Log-probs [rows, tokens] of the targets."""
-        return score(*micro.asked(self._temperature(term)))
+        """Log-probs [rows, tokens] of the targets.
 
-    def _temperature(self, term: Term) -> float:
-        """What was sampled is scored at the sampling temperature, what was demonstrated at
-        temperature 1: that is the distribution SFT fits."""
-        return self.training.temperature if term == "rl" else 1.0
+        What was sampled is scored at the sampling temperature, what was demonstrated at
+        temperature 1: that is the distribution SFT fits.
+        """
+        temperature = self.training.temperature if term == "rl" else 1.0
+        return score(*micro.asked(temperature))
 
     def _micro_batches(
         self, rows: list[Row], term: Term, *, size: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 
 from bridge.methods.prefix_rft import PrefixRFT
 from bridge.models.checkpoint import load_policy
-from bridge.step.batches import MicroBatch
+from bridge.step.batches import micro_batches
+from bridge.step.rows import Row
 from bridge.store.schema import ConfigError
 from bridge.tasks.base import Problem
 from tests.fixtures.method_runs import (
@@ -59,9 +61,19 @@ def test_both_requests_are_one_group_also_where_a_problem_comes_twice() -> None:
 
 @pytest.mark.parametrize(("share", "kept"), [(0.0, 0), (0.2, 1), (0.5, 2), (1.0, 4)])
 def test_a_share_of_the_given_tokens_is_learnt_from(share: float, kept: int) -> None:
-    entropy = torch.tensor([[0.3, 0.9, 0.1, 0.9, 5.0, 5.0]])
-    mask = torch.tensor([[True] * 4 + [False] * 2])
-    batch = MicroBatch((), entropy, entropy, mask, torch.tensor([[-2.0]]), entropy=entropy)
+    row = Row(
+        "hybrid",
+        SHOWN,
+        (1,),
+        (5,) * 6,
+        prefix_tokens=4,
+        advantage=-2.0,
+        columns={"entropy": (0.3, 0.9, 0.1, 0.9)},
+    )
+    (batch,) = micro_batches(
+        [row], "demonstration", size=1, pad_token_id=0, device=torch.device("cpu")
+    )
+    batch = replace(batch, logprob=torch.zeros(1, 6))
     weight = make_prefix_rft(top_entropy=share).token_weight(batch)[0]
     assert (weight != 0).sum() == kept and not weight[4:].any()
     assert set(weight.tolist()) <= {0.0, -2.0}

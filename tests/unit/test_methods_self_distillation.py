@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -196,11 +197,17 @@ def test_a_prompt_without_a_demonstration_is_not_taught(base: Path) -> None:
     assert not any(row.teacher_prompt_ids for row in alone)  # there is no other one
 
 
-def test_a_teachers_prompt_is_never_cut(base: Path) -> None:
+@pytest.mark.parametrize("shown", ["own", "other", "none"])
+def test_a_teachers_prompt_is_never_cut(base: Path, shown: str) -> None:
     policy = load_policy(base)
-    method = make_distilling(policy, teacher_template="{demonstration} ; " * 9 + "{question}")
+    pool = [group.problem for group in answers(policy, *TEXTS)]
+    dataset: Any = SimpleNamespace(demonstrations=pool)
+    nothing: Any = None
+    make_distilling(policy, shown=shown).before_run(nothing, dataset, nothing)
+    long = "{demonstration} ; " * 9 + "{question}" * 6
+    method = make_distilling(policy, shown=shown, teacher_template=long)
     with pytest.raises(ProblemError, match=r"^problem 'p0' needs \d+ tokens .* is 96; .*\.$"):
-        method.rows(answers(policy, *TEXTS), (), 1)
+        method.before_run(nothing, dataset, nothing)
 
 
 # -- counts and mixing --------------------------------------------------------------------------
