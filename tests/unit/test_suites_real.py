@@ -19,11 +19,8 @@ PAPER_ROWS = {
 }
 OWN_RATES = {
     **dict.fromkeys(("chord_mu", "chord_phi", "luffy", "dr_grpo", "dapo"), 1e-6),
-    **dict.fromkeys(("hpt", "hpt_gate_2", "trapo"), 5e-6),
-    "uft": 1e-6,
-    **dict.fromkeys(("sdft", "opsd"), 2e-5),
+    **dict.fromkeys(("hpt", "hpt_gate_2"), 5e-6),
 }
-OWN_KL = {"uft": 1e-3}
 SOURCED = re.compile(r"\[(paper|SimpleRL|author|ours)[^\]]*\]|arXiv")
 
 
@@ -53,8 +50,7 @@ def test_the_paper_s_grid(root: Path) -> None:
         )
         # One rate for the paper's own rows; the others have that of their own papers.
         if spec.label in OWN_RATES:
-            assert settings.lr_rl == OWN_RATES[spec.label]
-            assert settings.kl_coef == OWN_KL.get(spec.label, 0.0)
+            assert settings.lr_rl == OWN_RATES[spec.label] and settings.kl_coef == 0.0
         elif not spec.label.startswith("cold_start_lr_"):
             assert (settings.lr_sft, settings.lr_rl) == (5e-7, 5e-7)
         assert spec.evaluation.max_response_tokens == 5000
