@@ -204,7 +204,7 @@ def test_a_teachers_prompt_is_never_cut(base: Path, shown: str) -> None:
     dataset: Any = SimpleNamespace(demonstrations=pool)
     nothing: Any = None
     make_distilling(policy, shown=shown).before_run(nothing, dataset, nothing)
-    long = "{demonstration} ; " * 9 + "{question}" * 6
+    long = "{demonstration} ; " * 9 + "{question}" * 9
     method = make_distilling(policy, shown=shown, teacher_template=long)
     with pytest.raises(ProblemError, match=r"^problem 'p0' needs \d+ tokens .* is 96; .*\.$"):
         method.before_run(nothing, dataset, nothing)
