@@ -6,8 +6,8 @@ everything that must be right for all methods at once (:mod:`bridge.run`). Metho
 no torch, so a suite is planned and checked on a bare machine; where a hook gets tensors it uses
 their own methods.
 
-Order of one step: ``phase`` -> ``requests`` -> generate and grade -> ``followup`` -> ``rows`` ->
-``advantage`` -> ``update`` (which asks for ``token_weight`` and ``mix``).
+Order of one step: ``phase`` -> ``requests`` -> generate and grade -> ``followup`` -> ``regroup``
+-> ``rows`` -> ``advantage`` -> ``update`` (which asks for ``token_weight`` and ``mix``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bridge.step.objectives.advantages import group_advantages
-from bridge.step.rows import Group, Phase, Request, Row
+from bridge.step.rows import TERMS, Group, Phase, Request, Row
 from bridge.store.schema import Closed, ConfigError
 from bridge.store.settings import TrainingConfig
 from bridge.tasks.base import Problem
@@ -25,6 +25,7 @@ from bridge.tasks.base import Problem
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bridge.models.checkpoint import Policy
     from bridge.step.batches import MicroBatch, StepBatch
     from bridge.step.trainer import Trainer
     from bridge.store.records import RunFolder
@@ -54,7 +55,7 @@ class StepStats:
     step: int
     groups: Sequence[Group] = ()
     rows: Mapping[str, int] = field(default_factory=dict)
-    """Rows of the update by term (``rl``, ``demonstration``), over the whole global batch."""
+    """Rows of the update by term, over the whole global batch."""
     tokens: Mapping[str, int] = field(default_factory=dict)
     """Loss tokens by term, over the whole global batch."""
 
@@ -84,6 +85,10 @@ class Method:
     """Whether it compares with a reference policy, also without a KL term."""
     probe_samples: int = 0
     """Samples per held-out question that :meth:`probe` reads."""
+    gives_prefixes: bool = False
+    """Whether a rollout may begin with a part of its demonstration, so that both need room."""
+    policy: Policy
+    """Tokens and texts of the model that is trained; there once a run has been built."""
 
     def __init__(self, options: Any, training: TrainingConfig, seed: int = 0) -> None:
         self.options = options
@@ -133,6 +138,10 @@ class Method:
         """
         return []
 
+    def regroup(self, groups: list[Group]) -> list[Group]:
+        """The step's groups, given one for each request of all rounds."""
+        return groups
+
     def demonstrations_wanted(self, step: int) -> int:
         """Rows to draw from the demonstration stream for this step."""
         return 0 if self.phase(step).kind == "rl" else self.training.sft_batch_size
@@ -153,27 +162,28 @@ class Method:
         """Detached coefficient c_t [rows, tokens] of the demonstration term; None is 1."""
         return None
 
-    def mix(self, step: int, stats: StepStats) -> tuple[float, float]:
-        """Weights (a, b) of the RL and the demonstration term in a L_RL + b L_D."""
+    def divergence(self, trainer: Trainer, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Loss of the term ``ref_kl`` and log-probs of the targets, both [rows, tokens]."""
+        raise NotImplementedError(f"{type(self).__name__} gives rows a teacher but no divergence")
+
+    def mix(self, step: int, stats: StepStats) -> tuple[float, ...]:
+        """Weights (a, b[, kappa]) of the terms in a L_RL + b L_D + kappa L_ref_kl."""
         kind = self.phase(step).kind
         return float(kind != "sft"), float(kind != "rl")
 
     def update(self, trainer: Trainer, batch: StepBatch, step: int) -> None:
-        """One optimiser step on a L_RL + b L_D for the base weights."""
-        a, b = self.mix(
+        """One optimiser step on the mixed loss for the base weights."""
+        stats = StepStats(
             step,
-            StepStats(
-                step,
-                batch.groups,
-                rows={term: batch.n_rows(term) for term in ("rl", "demonstration")},
-                tokens={term: batch.n_tokens(term) for term in ("rl", "demonstration")},
-            ),
+            batch.groups,
+            rows={term: batch.n_rows(term) for term in TERMS},
+            tokens={term: batch.n_tokens(term) for term in TERMS},
         )
-        terms = []
-        if a != 0.0:
-            terms.append((a, trainer.gradient("rl", batch).gradient.take("base")))
-        if b != 0.0:
-            terms.append((b, trainer.gradient("demonstration", batch).gradient.take("base")))
+        terms = [
+            (weight, trainer.gradient(term, batch).gradient.take("base"))
+            for weight, term in zip(self.mix(step, stats), TERMS, strict=False)
+            if weight != 0.0
+        ]
         # A batch that teaches nothing is a step with a zero gradient, as in other trainers.
         trainer.descend("base", trainer.combined(*terms), self.phase(step))
 
@@ -193,6 +203,13 @@ class Method:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state_dict` returned."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Own state in tensors, by name."""
+        return {}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what :meth:`tensors` returned."""
 
     def scalars(self) -> dict[str, float]:
         """Further numbers for the step's line in ``dynamics.jsonl``."""

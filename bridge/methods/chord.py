@@ -74,7 +74,7 @@ class Chord(Method):
         if not self.options.phi:
             return None
         assert batch.logprob is not None
-        return _phi(batch.logprob)
+        return phi_weight(batch.logprob)
 
     def update(self, trainer: Trainer, batch: StepBatch, step: int) -> None:
         mu = self.mu(step)
@@ -83,7 +83,7 @@ class Chord(Method):
             return super().update(trainer, batch, step)
         rl, taught = trainer.gradient("rl", batch), trainer.gradient("demonstration", batch)
         # The mean is over the whole step, so the split into micro-batches cannot change it.
-        phi_sum = sum(float(_phi(logprob).sum()) for logprob in taught.logprobs.values())
+        phi_sum = sum(float(phi_weight(logprob).sum()) for logprob in taught.logprobs.values())
         scale = batch.n_tokens("demonstration") / phi_sum if phi_sum > 0.0 else 0.0
         trainer.log(phi_mean=phi_sum / batch.n_tokens("demonstration"))
         direction = trainer.combined(
@@ -92,7 +92,7 @@ class Chord(Method):
         trainer.descend("base", direction, self.phase(step))
 
 
-def _phi(logprob: Tensor) -> Tensor:
+def phi_weight(logprob: Tensor) -> Tensor:
     """p (1 - p) of log-probs; 1 - p without cancellation where p is near 1."""
     return -logprob.exp() * logprob.expm1()
 

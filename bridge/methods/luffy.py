@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from bridge.methods.base import Method, StepStats, refuse
+from bridge.methods.base import Method, StepStats
+from bridge.methods.one_count import check_one_count, common_count
 from bridge.step.objectives.advantages import group_advantages
 from bridge.step.rows import Group, Phase, Request, Row
 from bridge.store.schema import Closed, Steps
@@ -52,13 +53,7 @@ class Luffy(Method):
     tuning: ClassVar = {"options.gamma": (0.05, 0.1, 0.3)}
 
     def check(self, where: str) -> None:
-        modes = (self.training.loss_agg_mode, self.training.sft_loss_agg_mode)
-        if modes[0] != modes[1]:
-            raise refuse(
-                where,
-                f"luffy has one normaliser, but loss_agg_mode is {modes[0]} and sft_loss_agg_mode "
-                f"is {modes[1]}; set both to the same.",
-            )
+        check_one_count(where, "luffy", self.training)
 
     @property
     def n_steps(self) -> int:
@@ -90,10 +85,7 @@ class Luffy(Method):
         return batch.advantage.to(p.dtype) * slope
 
     def mix(self, step: int, stats: StepStats) -> tuple[float, float]:
-        # The trainer divides each term by its own count; this puts both over the sum of the two.
-        counts = stats.tokens if self.training.loss_agg_mode == "token-mean" else stats.rows
-        rl, demonstration = counts["rl"], counts["demonstration"]
-        return rl / (rl + demonstration), demonstration / (rl + demonstration)
+        return common_count(self.training, stats, rows=sum(stats.rows.values()))
 
     def update(self, trainer: Trainer, batch: StepBatch, step: int) -> None:
         share = batch.n_rows("demonstration") / len(batch.groups)

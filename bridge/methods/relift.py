@@ -81,8 +81,7 @@ class ReLIFT(Method):
         if self.phase(step).kind == "sft":
             return [row for _, row in self.buffer[self._leaving]]
         for group in groups:
-            right = self.training.reward_correct in group.rewards
-            if group.demonstration is not None and not right:
+            if group.demonstration is not None and self._fails(group):
                 self.buffer.append((step, group.demonstration))
         self.buffer = self.buffer[-(self.options.buffer_max or len(self.buffer) or 1) :]
         return super().rows(groups, (), step)
@@ -91,6 +90,9 @@ class ReLIFT(Method):
         super().update(trainer, batch, step)
         if self.phase(step).kind == "sft":
             del self.buffer[self._leaving]
+
+    def _fails(self, group: Group) -> bool:
+        return self.training.reward_correct not in group.rewards
 
     @property
     def _leaving(self) -> slice:

@@ -41,11 +41,13 @@ def build_run(
         (*dataset.train, *dataset.validation),
         max_response_tokens=spec.training.max_response_tokens,
         context_tokens=base.model.config.max_position_embeddings,
+        with_prefixes=method.gives_prefixes,
     )
+    method.policy = base
     policy = build_weights(spec, base, method, ranks)
     has_reference = spec.training.kl_coef > 0 or method.uses_reference
     reference = build_reference(spec.training, policy, base_path) if has_reference else None
-    trainer = Trainer(policy, spec.training, reference, method.token_weight)
+    trainer = Trainer(policy, spec.training, reference, method.token_weight, method.divergence)
     method.before_run(trainer, dataset, folder)
     stopwatch = Stopwatch()
     collector = Collector(

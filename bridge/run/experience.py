@@ -42,6 +42,8 @@ class Collector:
         self.training = training
         self.seed = seed
         self.stopwatch = stopwatch
+        self.limit_tokens = training.max_response_tokens
+        """Of a rollout, at the step that is being made."""
         self.tokens_generated = 0
         self.tokens_prefilled = 0
 
@@ -67,6 +69,7 @@ class Collector:
         entropies: list[float] = []
         verdicts: Counter[Verdict] = Counter()
         requests = method.requests(problems, step)
+        self.limit_tokens = self.training.response_limit(step / method.n_steps)
         for round_ in range(MAX_ROUNDS):
             if not requests:
                 break
@@ -75,6 +78,8 @@ class Collector:
             entropies += entropy
             verdicts += words
             requests = method.followup(groups, round_, draw)
+        self.limit_tokens = self.training.max_response_tokens
+        groups = method.regroup(groups)
         return groups, _statistics(groups, entropies, verdicts)
 
     def greedy_verdicts(self, problems: Sequence[Problem], *, limit_tokens: int) -> list[Verdict]:
@@ -142,7 +147,9 @@ class Collector:
         # Such answers are all wrong alike: no advantage, so no loss that could tell.
         if not all(math.isfinite(x) for cs in drawn for c in cs for x in c.logprobs):
             raise DivergedError("the policy samples tokens whose log-probs are not finite")
-        self.tokens_prefilled += sum(len(p.ids) for p in prompts)
+        self.tokens_prefilled += sum(
+            len(p.ids) for p, cs in zip(prompts, drawn, strict=True) if cs[0].ids
+        )
         self.tokens_generated += sum(len(c.ids) for cs in drawn for c in cs)
         with self.stopwatch.stage("grade"):
             graded = self._grade(requests, drawn)
@@ -160,11 +167,19 @@ class Collector:
             Prompt(tuple(self.policy.prompt_ids(r.problem.question)) + r.prefix_ids, s)
             for r, s in zip(requests, seeds, strict=True)
         ]
-        return prompts, self.engine.generate(
-            prompts,
-            max_new_tokens=self.training.max_response_tokens,
-            temperature=self.training.temperature,
-        )
+        # A whole demonstration ends with its end of turn: there is nothing left to sample.
+        ends = self.policy.end_token_ids
+        whole = [r.prefix_ids != () and r.prefix_ids[-1] in ends for r in requests]
+        asked = [p for p, given in zip(prompts, whole, strict=True) if not given]
+        length, temperature = self.limit_tokens, self.training.temperature
+        drawn: list[list[Completion]] = []
+        if asked:
+            drawn = self.engine.generate(asked, max_new_tokens=length, temperature=temperature)
+        left, nothing = iter(drawn), Completion((), (), (), truncated=False)
+        return prompts, [
+            [nothing] * r.n if given else next(left)
+            for r, given in zip(requests, whole, strict=True)
+        ]
 
     def _grade(
         self, requests: Sequence[Request], drawn: Sequence[Sequence[Completion]]

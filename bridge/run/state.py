@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bridge.machine.telemetry import Stopwatch
 from bridge.methods.base import Method
@@ -25,6 +26,7 @@ from bridge.plan.grid import RunSpec
 from bridge.run.experience import Collector
 from bridge.run.probes import Probes
 from bridge.run.streams import positions
+from bridge.run.temperature import calibrated_temperature
 from bridge.step.batches import StepBatch
 from bridge.step.protocols import Weights
 from bridge.step.rows import Group, Phase, Row, demonstration_row
@@ -50,6 +52,9 @@ class Counters:
     best_step: int = 0
     """Of the policy that is kept, where that is the best on validation problems."""
     best_accuracy: float = -1.0
+    temperature: float | None = None
+    """Found for the stage below, where one was searched for."""
+    temperature_stage: str | None = None
 
 
 @dataclass
@@ -90,6 +95,7 @@ class Run:
         statistics: dict[str, float | None] = {}
         shadow: StepBatch | None = None
         if phase.kind != "sft":
+            self._calibrate_temperature(phase.stage)
             groups, statistics, shadow = self._rollouts(step)
         demonstrations = [
             demonstration_row(self.policy.sampler, problem)
@@ -144,7 +150,7 @@ class Run:
         def batch_of(
             groups: Sequence[Group], taught: Sequence[Row], shadow: StepBatch | None
         ) -> StepBatch:
-            return StepBatch(tuple(self.method.rows(groups, taught, step)), tuple(groups), shadow)
+            return StepBatch(self._rows(groups, taught, step), tuple(groups), shadow)
 
         config = self.spec.training
         size = config.ppo_mini_batch_size or len(groups)
@@ -184,6 +190,11 @@ class Run:
         groups, statistics = self.collector.groups(
             self.method, problems, step, rl_index, draw=self._take_prompts
         )
+        training = self.spec.training
+        if training.temperature_entropy is not None:
+            statistics["temperature"] = self.counters.temperature
+        if training.response_token_stages:
+            statistics["response_limit"] = training.response_limit(step / self.method.n_steps)
         groups = [self._with_demonstration(group) for group in groups]
         if not self.method.shadow_rollouts:
             return groups, statistics, None
@@ -193,8 +204,28 @@ class Run:
                 self.method, problems, step, rl_index, draw=self._take_prompts, name="shadow"
             )
         self.collector.engine.sync()
-        rows = self.method.rows(theirs, (), step)
-        return groups, statistics, StepBatch(tuple(rows), tuple(theirs))
+        rows = self._rows(theirs, (), step)
+        return groups, statistics, StepBatch(rows, tuple(theirs))
+
+    def _rows(self, groups: Sequence[Group], taught: Sequence[Row], step: int) -> tuple[Row, ...]:
+        """Rows of the method, truncated rollouts left out where they are masked."""
+        rows, masks = self.method.rows(groups, taught, step), self.spec.training.mask_truncated
+        return tuple(row for row in rows if not (masks and row.truncated))
+
+    def _calibrate_temperature(self, stage: str) -> None:
+        """Search the stage's sampling temperature, at its first step with rollouts."""
+        target = self.spec.training.temperature_entropy
+        if target is not None and self.counters.temperature_stage != stage:
+            found = calibrated_temperature(self.collector, self.dataset.train, target=target)
+            self.counters.temperature, self.counters.temperature_stage = found, stage
+            self._use_temperature()
+
+    def _use_temperature(self) -> None:
+        """Sample and score at the temperature that was found, if one was."""
+        if self.counters.temperature is not None:
+            update = {"temperature": self.counters.temperature}
+            training = self.spec.training.model_copy(update=update)
+            self.trainer.training = self.collector.training = self.method.training = training
 
     def _take_prompts(self, n: int) -> list[Problem]:
         """The next prompts of the run's stream."""
@@ -262,6 +293,7 @@ class Run:
         if self.trainer.reference is not None:
             weights = self.trainer.reference.state()
             tensors |= {f"reference|{name}": weight for name, weight in weights.items()}
+        tensors |= {f"method|{name}": value for name, value in self.method.tensors().items()}
         if not self.policy.ranks.first:
             return
         state = {
@@ -295,19 +327,15 @@ class Run:
                     parameter.copy_(self.policy.part(group, index, whole))
             self.policy.changed()
         if self.trainer.reference is not None:
-            self.trainer.reference.load(
-                {
-                    name.removeprefix("reference|"): tensor
-                    for name, tensor in tensors.items()
-                    if name.startswith("reference|")
-                }
-            )
+            self.trainer.reference.load(_below("reference|", tensors))
+        self.method.load_tensors(_below("method|", tensors))
         for name in state["optimizers"]:
             group, stage, kind = name.split("/")
             phase = Phase(kind=kind, stage=stage)
             optimizer = self.trainer.optimizer(group, phase)
             restore_optimizer(name, optimizer, tensors, partial(self.policy.part, group))
         self.counters = Counters(**state["counters"])
+        self._use_temperature()
         self.method.load_state_dict(state["method"])
         self.stopwatch.total_s.update(state["seconds"])
         # Older checkpoints have no peaks; the run continues without them.
@@ -330,6 +358,11 @@ class Run:
             "scored": self.trainer.tokens_scored,
             "demonstration": self.trainer.tokens_demonstration,
         }
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without that beginning."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _mean(logs: Sequence[dict[str, float | None]]) -> dict[str, float | None]:

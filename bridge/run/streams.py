@@ -29,9 +29,17 @@ def positions(name: str, seed: int, *, start: int, n: int, size: int) -> list[in
 
 
 def check_lengths(
-    policy: Policy, problems: Sequence[Problem], *, max_response_tokens: int, context_tokens: int
+    policy: Policy,
+    problems: Sequence[Problem],
+    *,
+    max_response_tokens: int,
+    context_tokens: int,
+    with_prefixes: bool = False,
 ) -> None:
     """Refuse prompts or demonstrations that do not fit the model's context.
+
+    Args:
+        with_prefixes: whether an answer may follow its demonstration or a part of it.
 
     Raises:
         ProblemError: naming the first problem that does not fit.
@@ -39,7 +47,8 @@ def check_lengths(
     for problem in problems:
         needed = len(policy.prompt_ids(problem.question)) + max_response_tokens
         for row in (demonstration_row(policy, one) for one in problem.demonstrated()):
-            needed = max(needed, len(row.prompt_ids) + len(row.response_ids))
+            own = max_response_tokens if with_prefixes else 0
+            needed = max(needed, len(row.prompt_ids) + len(row.response_ids) + own)
         if needed > context_tokens:
             raise ProblemError(
                 f"problem '{problem.id}' needs {needed} tokens with its answer, but the model's "

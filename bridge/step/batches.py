@@ -16,13 +16,12 @@ from bridge.step.scoring import row_slices
 
 def term_tokens(row: Row, term: Term) -> int:
     """Number of the row's tokens that belong to a loss term."""
-    if row.kind == "rollout":
-        return len(row.response_ids) if term == "rl" else 0
+    rest = len(row.response_ids) - row.prefix_tokens
+    if term == "ref_kl":
+        return max(0, rest - row.skipped_tokens) if row.teacher_prompt_ids else 0
     if row.kind == "demonstration":
-        return len(row.response_ids) if term == "demonstration" else 0
-    return (
-        row.prefix_tokens if term == "demonstration" else len(row.response_ids) - row.prefix_tokens
-    )
+        return rest if term == "demonstration" else 0
+    return row.prefix_tokens if term == "demonstration" else rest
 
 
 @dataclass(frozen=True)
@@ -111,6 +110,8 @@ def micro_batches(
             if row.kind == "hybrid":
                 cut = begin + row.prefix_tokens
                 begin, end = (begin, cut) if term == "demonstration" else (cut, end)
+            if term == "ref_kl":
+                begin += row.skipped_tokens
             mask[i, begin:end] = True
         advantage = torch.tensor([[row.advantage] for row in chunk], dtype=torch.float64)
         yield MicroBatch(

@@ -22,10 +22,14 @@ from bridge.step.rollouts import Completion, Prompt
 
 if TYPE_CHECKING:
     from bridge.step.batches import MicroBatch
+    from bridge.step.trainer import Trainer
 
 Score = Callable[..., Tensor]
 """Log-probs [rows, tokens] from input ids, targets and temperature; whole weights also take the
 packed rows (:mod:`bridge.models.packing`)."""
+
+Divergence = Callable[["Trainer", "MicroBatch"], tuple[Tensor, Tensor]]
+"""Loss of the term ``ref_kl`` and log-probs of the targets, both [rows, tokens]."""
 
 TokenWeight = Callable[["MicroBatch"], Tensor | None]
 """Detached coefficient c_t [rows, tokens] of the demonstration term; None is 1."""

@@ -35,12 +35,12 @@ class Reference:
         self.model.to(home)
 
     @torch.no_grad()
-    def follow(self) -> None:
-        """Become the trained policy as it is now."""
+    def follow(self, rate: float = 1.0) -> None:
+        """Go a share of the way to the trained policy as it is now; 1: become it."""
         with self._trained.whole_model():
             trained = self._trained.sampler.model.parameters()
             for new, old in zip(trained, self.model.parameters(), strict=True):
-                old.copy_(new)
+                old.copy_(new if rate == 1.0 else old.lerp(new.to(old.device), rate))
 
     def state(self) -> dict[str, Tensor]:
         """All weights by name."""

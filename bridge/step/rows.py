@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 StepKind = Literal["sft", "rl", "joint"]
 RowKind = Literal["rollout", "demonstration", "hybrid"]
-Term = Literal["rl", "demonstration"]
-"""A term of the loss."""
+Term = Literal["rl", "demonstration", "ref_kl"]
+"""A term of the loss; ``ref_kl`` is a divergence from what a teacher would do."""
+TERMS: tuple[Term, ...] = ("rl", "demonstration", "ref_kl")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class Row:
     """Log-probs of the sampled tokens under the engine that drew them."""
     columns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Further numbers of each loss token by name, see :mod:`bridge.methods.columns`."""
+    teacher_prompt_ids: tuple[int, ...] = ()
+    """Prompt under which a teacher scores the same response; with one, the tokens that were not
+    given belong to the term ``ref_kl``."""
+    skipped_tokens: int = 0
+    """So many of these, the first, are left out of it."""
 
     @property
     def pair(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -23,7 +23,7 @@ from bridge.step.batches import MicroBatch, StepBatch, empty_micro_batch, micro_
 from bridge.step.gradients import Gradient, combined, put_gradient
 from bridge.step.objectives.aggregation import LossAggMode, masked_sum, token_weights
 from bridge.step.objectives.likelihood import weighted_nll
-from bridge.step.protocols import ReferencePolicy, Score, TokenWeight, Weights
+from bridge.step.protocols import Divergence, ReferencePolicy, Score, TokenWeight, Weights
 from bridge.step.rl_loss import RlSums, rl_loss, sampler_gap
 from bridge.step.rows import Phase, Row, Term
 from bridge.step.schedules import lr_factor
@@ -62,6 +62,7 @@ class Trainer:
         training: the shared knobs.
         reference: policy of the KL term; needed where ``kl_coef`` > 0.
         token_weight: coefficients of the demonstration term; None: all are 1.
+        divergence: loss and log-probs of a micro-batch of the term ``ref_kl``.
     """
 
     def __init__(
@@ -70,12 +71,14 @@ class Trainer:
         training: TrainingConfig,
         reference: ReferencePolicy | None = None,
         token_weight: TokenWeight | None = None,
+        divergence: Divergence | None = None,
     ) -> None:
         self.policy = policy
         self.ranks = policy.ranks
         self.training = training
         self.reference = reference
         self.token_weight = token_weight
+        self.divergence = divergence
         self.optimizers: dict[str, torch.optim.AdamW] = {}
         self.scalars: dict[str, float | None] = {}
         self.tokens_trained = 0
@@ -146,10 +149,16 @@ class Trainer:
         rows = [batch.rows[i] for i in places]
         olds = iter(self.ranks.share([old[i] for i in places]) if old and term == "rl" else [])
         references = iter(self._reference_logprobs(rows) if term == "rl" else [])
+        taught = term == "demonstration"
+        mode: LossAggMode = config.sft_loss_agg_mode if taught else config.loss_agg_mode
         loss_sum, sums, own_logprobs = 0.0, RlSums(), []
         with self.collecting():
             for micro in self._micro_batches(rows, term):
-                logprob, entropy = self._scores(micro, term)
+                if term == "ref_kl":
+                    assert self.divergence is not None
+                    per_token, logprob = self.divergence(self, micro)
+                else:
+                    logprob, entropy = self._scores(micro, term)
                 if not micro.rows:
                     next(references, None)
                     self.policy.backward(0.0 * logprob.sum())
@@ -165,12 +174,10 @@ class Trainer:
                         clip=clip,
                     )
                     sums = sums.plus(more)
-                    mode: LossAggMode = config.loss_agg_mode
-                else:
-                    seen = MicroBatch(**{**micro.__dict__, "logprob": logprob.detach()})
+                elif term == "demonstration":
+                    seen = replace(micro, logprob=logprob.detach())
                     weight = self.token_weight(seen) if self.token_weight else None
                     per_token = weighted_nll(logprob, weight)
-                    mode = config.sft_loss_agg_mode
                 weights = token_weights(
                     micro.mask,
                     mode=mode,
@@ -274,7 +281,7 @@ class Trainer:
                 device=device,
             )
         )
-        if self._packs:
+        if self._packs and term != "ref_kl":
             model = self.policy.sampler.model
             own = [replace(m, packed=pack([r.pair for r in m.rows], m.mask, model)) for m in own]
         missing = self.ranks.most(len(own)) - len(own)

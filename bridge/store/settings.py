@@ -142,6 +142,14 @@ class TrainingConfig(Closed):
     """Rollouts per prompt (the group size)."""
     max_response_tokens: Count
     temperature: float = Field(1.0, gt=0, le=100)
+    temperature_entropy: float | None = Field(None, gt=0)
+    """Entropy of sampled tokens, in nats, that a temperature between 0.4 and 1.4 is searched for at
+    the start of each stage with rollouts; None: ``temperature`` stays."""
+    mask_truncated: bool = False
+    """Leave truncated rollouts out of the loss and its counts; they stay in their group's mean."""
+    response_token_stages: tuple[tuple[float, Count], ...] = Field((), strict=False)
+    """Pairs (share of the run's steps, tokens): up to that share rollouts end after so many tokens,
+    after the last one at ``max_response_tokens``."""
     engine: Literal["native", "vllm"] = "native"
     """What draws the rollouts. The engines agree in log-probs, but the same seed draws other
     tokens."""
@@ -265,9 +273,30 @@ class TrainingConfig(Closed):
         """All settings that can change a result, as JSON values."""
         unhashed = {"activation_checkpointing", "cpu_offload", "sharding"}
         # What is newer than some records is left out where it is not used.
-        unset = {"budget"} if self.budget is None else set()
-        unset |= {"keep"} if self.keep == "last" else set()
+        newer = ("budget", "keep", "mask_truncated", "response_token_stages", "temperature_entropy")
+        unset = {n for n in newer if getattr(self, n) == type(self).model_fields[n].default}
         return self.model_dump(mode="json", exclude=unhashed | unset)
+
+    @model_validator(mode="after")
+    def _stages_grow(self) -> TrainingConfig:
+        shares = [share for share, _ in self.response_token_stages]
+        if sorted({*shares, 0.0, 1.0}) != [0.0, *shares, 1.0]:
+            raise ValueError(
+                f"response_token_stages ends its stages at {shares}; make these shares of the run "
+                "that increase between 0 and 1"
+            )
+        if any(tokens > self.max_response_tokens for _, tokens in self.response_token_stages):
+            raise ValueError(
+                "response_token_stages has a stage above max_response_tokens; raise the latter"
+            )
+        if self.temperature_entropy is not None and self.engine == "vllm":
+            raise ValueError("temperature_entropy needs engine native, which sees whole entropies")
+        return self
+
+    def response_limit(self, progress: float) -> int:
+        """Longest training rollout, in tokens, at a share of the run's steps."""
+        stages = (tokens for until, tokens in self.response_token_stages if progress <= until)
+        return next(stages, self.max_response_tokens)
 
     @model_validator(mode="after")
     def _rewards_and_probes(self) -> TrainingConfig:

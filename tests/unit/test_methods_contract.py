@@ -205,8 +205,8 @@ def test_each_step_is_of_a_known_kind_and_takes_the_terms_of_its_kind(name: str)
         kind = method.phase(step).kind
         if kind != "joint":  # a joint step may take demonstrations from the stream or the groups
             assert (method.demonstrations_wanted(step) > 0) == (kind == "sft")
-        a, b = method.mix(step, StepStats(step, groups, counts, counts))
-        assert (a != 0) == (kind != "sft") and (b != 0) == (kind != "rl")
+        a, b, kappa = (*method.mix(step, StepStats(step, groups, counts, counts)), 0.0)[:3]
+        assert (a != 0 or kappa != 0) == (kind != "sft") and (b != 0) == (kind != "rl")
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -315,6 +315,13 @@ def test_a_given_prefix_is_graded_with_the_rest_and_marked(base: Path) -> None:
         assert len(row.sampled_logprobs) == len(row.response_ids) - len(prefix)
     assert all(text.startswith("\\boxed{ 7 }") for text in seen)
 
+    spent = collector.tokens_generated, collector.tokens_prefilled
+    whole = tuple(policy.completion_ids("\\boxed{ 7 }"))
+    groups, entropies, _ = collector._draw([Request(PROBLEM, 2, whole)], ("test",))
+    assert [(row.response_ids, row.prefix_tokens) for row in groups[0].rows] == [(whole, 4)] * 2
+    assert not entropies and spent == (collector.tokens_generated, collector.tokens_prefilled)
+    assert seen[-1] == "\\boxed{ 7 }" and not groups[0].rows[0].truncated
+
 
 # -- refusals -----------------------------------------------------------------------------------
 
@@ -354,6 +361,13 @@ def test_what_does_not_fit_the_context_is_named(base: Path) -> None:
     with pytest.raises(ProblemError, match="'p' needs"):
         check_lengths(policy, [PROBLEM], max_response_tokens=90, context_tokens=96)
     check_lengths(policy, [PROBLEM], max_response_tokens=60, context_tokens=96)
+    shown = replace(PROBLEM, demonstration="\\boxed{ 7 }")
+    check_lengths(policy, [shown], max_response_tokens=70, context_tokens=96)
+    with pytest.raises(ProblemError, match="lower max_response_tokens"):
+        # A rollout may follow as much of the demonstration as a method gives.
+        check_lengths(
+            policy, [shown], max_response_tokens=80, context_tokens=96, with_prefixes=True
+        )
 
 
 def test_a_problem_without_a_demonstration_is_named(base: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ from tests.fixtures.tiny_run import (
     make_training,
 )
 
-TERMS: tuple[Term, ...] = get_args(Term)
+TERMS: tuple[Term, ...] = ("rl", "demonstration")
 
 
 @pytest.fixture(scope="module")

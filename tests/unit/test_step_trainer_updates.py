@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ from tests.fixtures.tiny_run import (
     make_training,
 )
 
-TERMS: tuple[Term, ...] = get_args(Term)
+TERMS: tuple[Term, ...] = ("rl", "demonstration")
 
 
 @pytest.fixture

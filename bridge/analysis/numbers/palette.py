@@ -78,6 +78,17 @@ STYLES: dict[str, Style] = {
     "pear": Style("PEAR", "#6E8B3D", "d", DOTTED),
     "srft": Style("SRFT", "#4B0082", "P", DASHED, 1.15),
     "relift": Style("ReLIFT", "#2F6B5E", "<", DASH_DOT),
+    "uft": Style("UFT", "#4F7942", "o", DASH_DOT),
+    "prefix_rft": Style("Prefix-RFT", "#1F6F8B", "s", DOTTED),
+    "trapo": Style("TRAPO", "#9B2335", "^", DASH_DOT),
+    "prefix_rl": Style("PrefixRL", "#6D5ACF", "v", DOTTED),
+    "sdft": Style("SDFT", "#C06C00", "D", SOLID),
+    "sdft_other": Style("SDFT, other's text", "#C49A6C", "D", DASHED),
+    "sdft_none": Style("SDFT, no text", "#8C6D46", "D", DOTTED),
+    "opsd": Style("OPSD", "#00798C", "P", DASH_DOT),
+    "gac": Style("GAC", "#2F2F5F", "h", DASHED),
+    "srl": Style("SRL", "#7A9E00", "<", DASH_DOT),
+    "mifo": Style("MIFO", "#B07AA1", ">", DOTTED),
 }
 
 # Settings in the names of variants, as the papers write them.

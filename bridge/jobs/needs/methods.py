@@ -14,8 +14,10 @@ from bridge.jobs.needs.phases import expected_steps
 from bridge.methods.asft import ASFT
 from bridge.methods.base import Method
 from bridge.methods.bridge import Bridge
+from bridge.methods.prefix_rft import PrefixRFT
 from bridge.methods.relift import ReLIFT
 from bridge.methods.sasr import WarmUpSwitch
+from bridge.methods.self_distillation import SelfDistillation
 from bridge.methods.srft import SRFT
 from bridge.methods.weighted import WeightedSFT
 from bridge.step.rows import StepKind, Term
@@ -108,6 +110,14 @@ def _scored_by_both(method: SRFT, cost: StepCost) -> StepCost:
     return replace(cost, scored={"rl": 1, "demonstration": 1})
 
 
+def _distilled(method: SelfDistillation, cost: StepCost) -> StepCost:
+    return replace(cost, scored={"rl": 1})  # the teacher reads every answer
+
+
+def _masked_by_entropy(method: PrefixRFT, cost: StepCost) -> StepCost:
+    return replace(cost, scored={"demonstration": 1})
+
+
 def _buffered(method: ReLIFT, cost: StepCost) -> StepCost:
     # How often it fills depends on the run; an SFT step costs less than the RL step in its place.
     sft: dict[Term, int] = {"demonstration": 1}
@@ -121,4 +131,6 @@ _OTHERS: dict[type[Method], Callable[..., StepCost]] = {
     ASFT: _anchored,
     SRFT: _scored_by_both,
     ReLIFT: _buffered,
+    SelfDistillation: _distilled,
+    PrefixRFT: _masked_by_entropy,
 }
