@@ -58,7 +58,7 @@ coupling: $(laptop) ## can SFT and RL be decoupled: the study with real generati
 
 .PHONY: test
 test: $(dev) ## all tests, two at a time
-	$(call in,.venv) OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile $(args)
+	$(call in,.venv) OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder $(args)
 
 .PHONY: quick
 quick: $(dev) ## the tests that train nothing and start no program: under a minute

@@ -59,7 +59,7 @@ GOALS = (
         "bridge", "parts_over_bridge", "BRIDGE step / (RL step + SFT gradient + RL gradient)", "",
         "at most 1.04", 1 / 1.04, lambda n: n["over_parts"],
     ),
-    ratio("grading", "first", "10,000 rewritten golds: math-verify / ours", "", 1.8),
+    ratio("grading", "first", "rewritten real golds: math-verify / ours", "", 1.8),
     ratio("grading", "returning", "the same pairs again: first time / second", "", 20),
     Goal(
         "grading", "braces", "5 MB of braces: CPU s of the training process", "", "under 10",

