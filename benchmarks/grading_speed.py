@@ -3,12 +3,12 @@ r"""How long does grading take: rewritten real golds, pairs that come back, and 
     python -m benchmarks.grading_speed --data-root FOLDER
 
 At most 10,000 pairs of a real gold answer and an equal answer in another form (those of
-``benchmarks/grading_parity.py``; the sets of the manifest give 9,052), drawn from all sets. First math-verify alone in one process,
-then our pool with a worker per core; then the same pairs again, which the pool has seen. Answers
-on which math-verify alone spends its whole time limit are counted, and their seconds are left out
-of its time, though not out of ours. Last, 5 MB of braces in three arrangements: CPU seconds of the
-process that owns the pool, which in a run is the training process. Other seconds are by the clock,
-which is what counts for a pool; ``cpu_s`` are of all its processes.
+``benchmarks/grading_parity.py``), drawn from all sets, which give 9,052. First math-verify alone in
+one process, then our pool with a worker per core; then the same pairs again, which the pool has
+seen. Answers on which math-verify alone spends its whole time limit are counted, and their seconds
+are left out of its time, though not out of ours. Last, 5 MB of braces in three arrangements: CPU
+seconds of the process that owns the pool, which in a run is the training process. Other seconds are
+by the clock, which is what counts for a pool; ``cpu_s`` are of all its processes.
 """
 
 from __future__ import annotations

@@ -110,23 +110,12 @@ def rollouts(numbers: Numbers) -> list[str]:
 
 
 def grading(numbers: Numbers) -> list[str]:
-    alone, ours = numbers["alone"], numbers["ours"]
-    of = f"of {numbers['pairs']:,}"
+    alone, ours, pairs = numbers["alone"], numbers["ours"], f"{numbers['pairs']:,}"
     rows = [
-        [
-            "math-verify alone",
-            number(alone["seconds"]),
-            number(alone["cpu_s"]),
-            f"{alone['accepted']:,} {of}",
-        ],
-        [
-            f"ours, {ours['workers']} workers",
-            number(ours["seconds"]),
-            number(ours["cpu_s"]),
-            f"{ours['accepted']:,} of {of}",
-        ],
-        ["ours, the same again", number(ours["again_s"]), "", ""],
+        [name, number(n["seconds"]), number(n["cpu_s"]), f"{n['accepted']:,} of {pairs}"]
+        for name, n in (("math-verify alone", alone), (f"ours, {ours['workers']} workers", ours))
     ]
+    rows.append(["ours, the same again", number(ours["again_s"]), "", ""])
     limit = f"On {alone['at_limit']} pairs math-verify alone spent its time limit, "
     limit += f"{number(alone['at_limit_s'])} s that are not in its row."
     braces = ", ".join(f"{name} {number(s)}" for name, s in numbers["braces_cpu_s"].items())
