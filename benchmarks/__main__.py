@@ -2,7 +2,7 @@
 
     make bench                                     or: python -m benchmarks
     python -m benchmarks --only grpo floors        some parts
-    python -m benchmarks --quick                   a smoke test of all parts; keeps nothing
+    python -m benchmarks --quick                   every part with next to no work; keeps nothing
     python -m benchmarks --pages                   the tables of docs/performance.md only
 
 One part after the other, each a program of its own. What is measured is kept after each part in

@@ -53,8 +53,7 @@ def step_of(side: str, folder: Path, size: str, prompt: int, answer: int) -> Cal
 
 def measured(side: str, folder: Path, size: str, prompt: int, answer: int) -> Numbers:
     """CPU seconds and memory of a step, in this process."""
-    # Sets the peak back to what is resident now, where the kernel lets a process do so.
-    Path("/proc/self/clear_refs").write_text("5")
+    # The peak of a forked process begins at what is resident when it is forked.
     before = resident_mib("VmRSS")
     step = step_of(side, folder, size, prompt, answer)
     seconds = cpu_s(step)

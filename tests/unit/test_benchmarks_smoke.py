@@ -3,16 +3,18 @@ others can be asked what they do."""
 
 from __future__ import annotations
 
+import os
 import runpy
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import passes
 from benchmarks.passes import PARTS
 from benchmarks.performance_page import TABLES
-from tests.fixtures.tiny_run import make_base
 
 pytestmark = pytest.mark.slow
 
@@ -39,8 +41,25 @@ def test_a_script_says_what_it_does(
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base model that both the BRIDGE step and TRL can train."""
-    folder = tmp_path_factory.mktemp("llama") / "base"
-    return make_base(folder, architecture="llama", steps=10, context_tokens=160)
+    found = passes.quick_base(tmp_path_factory.mktemp("llama") / "base")
+    assert found is not None
+    return found
+
+
+def test_a_point_that_dies_is_written_down(tmp_path: Path) -> None:
+    from benchmarks.sizes import forked
+
+    def dies() -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    def fails() -> dict[str, Any]:
+        raise MemoryError("no room")
+
+    said = tmp_path / "said"
+    assert forked(dies, said) == {"failed": "ended with signal 9; too little memory?"}
+    assert forked(fails, said) == {"failed": "MemoryError: no room"}
+    assert forked(lambda: {"cpu_s": 1.0}, said) == {"cpu_s": 1.0}
 
 
 @pytest.mark.parametrize("name", [n for n in PARTS if n != "planning"])  # has a file of its own
