@@ -25,7 +25,7 @@ from benchmarks.grpo import NO_TRL, Ours, Theirs, has_trl, set_up_torch
 from benchmarks.parts import Numbers, cpu_s, significant, write_part
 from benchmarks.random_models import SIZES, make_policy, make_problems
 
-ROWS = {"0.3M": (4, 8), "3M": (2, 8), "20M": (1, 8), "135M": (1, 4)}
+ROWS = {"0.3M": (4, 8), "3M": (2, 8), "20M": (1, 4), "135M": (1, 4)}
 """Prompts and answers to each, by size."""
 PROMPTS, ANSWERS = (30, 300), (12, 512)
 LONG_S = 2.0
