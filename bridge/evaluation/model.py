@@ -14,6 +14,9 @@ it there. It also closes five holes of lm-eval 0.4.13 that silently change a sco
 - ``AutoTokenizer`` reads some tokenizers wrongly: the trainer's own loader is used, and answers end
   at the trainer's own tokens.
 - Missing weights are drawn at random with a warning: here they are an error.
+
+Small models on a CPU are decoded on plain tensors, which gives the library's ids in less time
+(:mod:`bridge.evaluation.plain_generation`).
 """
 
 from __future__ import annotations
