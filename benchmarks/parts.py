@@ -53,12 +53,6 @@ def cpu_s(work: Callable[[], Any]) -> float:
     return time.process_time() - begin
 
 
-def median_cpu_s(work: Callable[[], Any], rounds: int) -> float:
-    """Of so many rounds, after one that is thrown away."""
-    work()
-    return statistics.median(cpu_s(work) for _ in range(rounds))
-
-
 def significant(value: float, digits: int = 4) -> float:
     """With so many digits."""
     return float(f"{value:.{digits}g}")

@@ -130,6 +130,7 @@ def test_committed_files_are_named_after_their_processor() -> None:
         assert set(record["parts"]) <= set(passes.PARTS)
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
