@@ -64,6 +64,7 @@ PARTS = {
     ),
     "grading": Part("grading_speed", (), ("--pairs", "10", "--braces", "50000")),
     "planning": Part("planning", (), ("--quick",)),
+    "cached": Part("from_cache", (), ("--quick",)),
     "report": Part("report_opening", ("--only", "many"), ("--only", "many", "--models", "1")),
 }  # fmt: skip
 
@@ -223,7 +224,7 @@ def compared(before: Record, now: Record, kind: str) -> list[str]:
         return [f"bench: nothing to compare with: no numbers of kind {kind} are committed."]
     lines = []
     for name, part in before["parts"].items():
-        found = now["parts"][name]["ratios"]
+        found = now["parts"].get(name, {}).get("ratios", {})
         for key, old in part["ratios"].items():
             if key not in found:
                 lines.append(f"bench: {name} {key} was {old}; it was not measured now.")

@@ -136,9 +136,15 @@ def report(numbers: Numbers) -> list[str]:
     return table("a report of 1,008 runs | s", rows)
 
 
+def cached(numbers: Numbers) -> list[str]:
+    keys = ("wall_s", "cpu_s", "peak_mib")
+    rows = [[name, *(number(found[key]) for key in keys)] for name, found in numbers.items()]
+    return table("suite | s by the clock | CPU s | peak MiB", rows)
+
+
 TABLES: dict[str, Callable[[Numbers], list[str]]] = {
     "grpo": grpo, "floors": floors, "sizes": sizes, "bridge": bridge, "rollouts": rollouts,
-    "grading": grading, "planning": planning, "report": report,
+    "grading": grading, "planning": planning, "cached": cached, "report": report,
 }  # fmt: skip
 
 

@@ -91,6 +91,7 @@ def test_what_fell_is_said() -> None:
         "bench: grpo gone was 2.0; it was not measured now.",
     ]
     assert "no ratio fell" in passes.compared(before, before, "k")[0]
+    assert len(passes.compared(before, {"parts": {}}, "k")) == 4
 
 
 def test_an_unknown_kind_has_nothing_to_compare_with() -> None:
