@@ -8,7 +8,7 @@
 #   cores         how many cores Snakemake may use (default: all)
 #   PYTHON        the interpreter for new environments (default: the first of python3.11 and newer that is found)
 #   TORCH_INDEX   package index for torch alone; https://download.pytorch.org/whl/cpu saves gigabytes without a GPU
-#   args          more arguments for pytest (make test), snakemake (make reproduce), make drill, soak and fuzz
+#   args          more arguments for pytest (make test), snakemake (make reproduce), make drill, soak, fuzz and bench
 #   minutes       how long make soak and make fuzz take
 
 SHELL := /bin/bash
@@ -58,7 +58,7 @@ coupling: $(laptop) ## can SFT and RL be decoupled: the study with real generati
 
 .PHONY: test
 test: $(dev) ## all tests, two at a time
-	$(call in,.venv) OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile $(args)
+	$(call in,.venv) OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder $(args)
 
 .PHONY: quick
 quick: $(dev) ## the tests that train nothing and start no program: under a minute
@@ -83,6 +83,10 @@ soak: $(dev) ## the grader at full load for an hour (minutes=60)
 .PHONY: fuzz
 fuzz: $(dev) ## inputs made to break readers of text and files, for five minutes (minutes=5)
 	$(call in,.venv) OMP_NUM_THREADS=1 python -m tests.fuzz --minutes $(or $(minutes),5) $(args)
+
+.PHONY: bench
+bench: $(dev) ## all timing benchmarks, 20 minutes on two idle cores; docs/performance.md
+	$(call in,.venv) python -m benchmarks $(args)
 
 .PHONY: lint
 lint: $(dev) ## ruff, mypy, snakefmt, snakemake --lint

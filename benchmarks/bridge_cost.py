@@ -1,6 +1,6 @@
 """What does a BRIDGE step cost in time and in memory?
 
-    python benchmarks/bridge_cost.py                    prints Markdown
+    python -m benchmarks.bridge_cost                    prints Markdown
 
 One process, one run per row of the table, all on the world of ``suites/bridge_ablation.yaml`` and
 at learning rate 0: nothing moves, so in each repetition every row answers the same prompts with the
@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.parts import write_part
 from bridge.grading.pool import GraderPool
 from bridge.machine.ranks import ALONE
 from bridge.plan.grid import RunSpec, load_plan
@@ -47,8 +48,7 @@ ROWS = {
     "bridge_m_step": "BRIDGE: m_step, m = 4",
     "bridge_own_rollouts": "BRIDGE: own rollouts for the shadow",
 }
-SFT = "one gradient of the SFT term"
-RL = "one gradient of the RL term"
+NAMES = ROWS | {"sft": "one gradient of the SFT term", "rl": "one gradient of the RL term"}
 WARM_UP = 2
 
 
@@ -62,6 +62,7 @@ def main() -> None:
     )
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--write", type=Path, help="file to keep the numbers in")
     arguments = parser.parse_args()
     base = arguments.policy or base_folder(arguments.results, SUITE, MODEL)
     if not base.is_dir():
@@ -83,9 +84,18 @@ def main() -> None:
             return run
 
         runs = {label: start(label, lr_rl=0.0, lr_sft=0.0) for label in ROWS}
-        print_times(measure(runs, arguments.repetitions), threads=arguments.threads)
+        seconds = measure(runs, arguments.repetitions)
+        print_times(seconds, threads=arguments.threads)
         memories = [start(label, kl_coef=1e-3) for label in ("bridge", "bridge_lookahead")]
         print_memory([memory_of(run) for run in memories])
+    if arguments.write is not None:
+        rows = [
+            {"name": name, "cpu_s": statistics.median(seconds[label].cpu)}
+            for label, name in NAMES.items()
+        ]
+        over = over_parts(seconds)
+        numbers = {"rows": rows, "over_parts": over}
+        write_part(arguments.write, numbers, {"parts_over_bridge": 1 / over})
 
 
 # -- time ---------------------------------------------------------------------------------------
@@ -144,23 +154,27 @@ def spread(values: Sequence[float]) -> str:
 
 
 def print_times(seconds: dict[str, Seconds], *, threads: int) -> None:
-    rl, sft, further = seconds["rl_zero"], seconds["sft"], seconds["rl"]
+    rl, sft = seconds["rl_zero"], seconds["sft"]
     print(f"Medians (quartiles) of {len(rl.whole)} interleaved repetitions, {threads} thread(s).\n")
     print("| | step, s | of it update, s | over RL step + SFT gradient | in CPU seconds |")
     print("|---|---|---|---|---|")
-    for label, name in (*ROWS.items(), ("sft", SFT), ("rl", RL)):
+    for label, name in NAMES.items():
         row = seconds[label]
         update = spread(row.update) if row.update else "-"
         wall, cpu = ratios(row.whole, rl.whole, sft.whole), ratios(row.cpu, rl.cpu, sft.cpu)
         print(f"| {name} | {spread(row.whole)} | {update} | {spread(wall)} | {spread(cpu)} |")
-    bridge = seconds["bridge"]
-    parts = [s + r for s, r in zip(sft.cpu, further.cpu, strict=True)]
-    stated = statistics.median(ratios(bridge.cpu, rl.cpu, parts))
+    stated = over_parts(seconds)
     verdict = "holds" if stated <= BOUND else "does NOT hold"
     print(
         f"\nBRIDGE over RL step + SFT gradient + RL gradient, CPU seconds: {stated:.3f}; ", end=""
     )
     print(f"the bound {BOUND} {verdict}.\n")
+
+
+def over_parts(seconds: dict[str, Seconds]) -> float:
+    """CPU seconds of a BRIDGE step over those of an RL step and the two gradients."""
+    parts = [s + r for s, r in zip(seconds["sft"].cpu, seconds["rl"].cpu, strict=True)]
+    return statistics.median(ratios(seconds["bridge"].cpu, seconds["rl_zero"].cpu, parts))
 
 
 def ratios(row: Sequence[float], rl: Sequence[float], sft: Sequence[float]) -> list[float]:

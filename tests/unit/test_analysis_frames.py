@@ -23,6 +23,7 @@ def tables():
     return make_tidy(**SMALL)
 
 
+@pytest.mark.slow
 def test_importing_the_package_is_light_and_no_part_needs_torch():
     code = (
         "import sys, bridge.analysis; assert not {'pandas', 'matplotlib'} & set(sys.modules);"

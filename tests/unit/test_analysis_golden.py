@@ -132,6 +132,7 @@ print("energy_wh" in columns.page() and "surprise_nats" in columns.page())
 """
 
 
+@pytest.mark.slow
 def test_a_cost_column_and_a_log_scalar_are_one_line_each(tmp_path: Path) -> None:
     """In a copy of the package, each is added to its list; tidy, table and page have it."""
     import shutil

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks import planning
-from benchmarks.processor import processor
 from bridge.plan.grid import load_plan
 from bridge.store.records import ROOT, read_json
 
@@ -32,8 +31,3 @@ def test_every_measurement_of_a_small_grid(tmp_path: Path, monkeypatch: pytest.M
 def test_a_program_that_fails_is_no_measurement(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"no config\.yaml"):
         planning.measure(("-m", "bridge", "status"), tmp_path, ROOT)
-
-
-def test_committed_numbers_name_their_processor() -> None:
-    for numbers in read_json(planning.JSON).values():
-        assert set(numbers["processor"]) == set(processor())

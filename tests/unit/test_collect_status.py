@@ -211,6 +211,7 @@ def test_the_doctor_names_versions_and_the_plan(plan: Plan, mixed: Path) -> None
     assert "GiB free" in said["disk"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "unwanted"),
     [

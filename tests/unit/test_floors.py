@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,11 +31,21 @@ def modules() -> dict[str, Path]:
     }
 
 
-def imports(path: Path, *, at_import: bool = False) -> Iterator[str]:
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    """The file, parsed once."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def imports(path: Path, *, at_import: bool = False) -> frozenset[str]:
     """Dotted names a file imports when it runs: not under TYPE_CHECKING; with ``at_import`` not
     inside functions either."""
+    names: set[str] = set()
 
     def walk(node: ast.AST) -> Iterator[ast.AST]:
+        if isinstance(node, ast.expr):
+            return  # no import is inside an expression
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             return
         if at_import and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -43,12 +54,12 @@ def imports(path: Path, *, at_import: bool = False) -> Iterator[str]:
         for child in ast.iter_child_nodes(node):
             yield from walk(child)
 
-    for node in walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in walk(tree(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(names)
 
 
 MODULES = modules()

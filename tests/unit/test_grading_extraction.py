@@ -160,6 +160,7 @@ assert last_boxed(r"\boxed 7 " * n) == "7"
 """
 
 
+@pytest.mark.slow
 def test_long_texts_take_linear_time() -> None:
     # Quadratic work on these would take many minutes, linear work takes a few seconds.
     subprocess.run([sys.executable, "-c", _LONG_TEXTS], check=True, timeout=60)

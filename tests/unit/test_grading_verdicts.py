@@ -87,6 +87,7 @@ _pairs = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(_pairs, min_size=20, max_size=40, unique=True))
 def test_math_verify_agrees_with_the_shortcut(
@@ -97,6 +98,7 @@ def test_math_verify_agrees_with_the_shortcut(
     assert dispatcher.judge(list(expected)) == expected
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_no_mathematics() -> None:
     program = (
         "import sys, bridge.grading;"

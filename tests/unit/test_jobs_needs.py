@@ -202,6 +202,7 @@ def test_every_device_names_its_source() -> None:
     assert all(d.source and d.bandwidth_gbs > 100 for d in load_devices().values())
 
 
+@pytest.mark.slow
 def test_predicting_needs_no_torch(root: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from bridge.plan.grid import load_plan\n"

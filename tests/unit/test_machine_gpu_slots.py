@@ -56,6 +56,7 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_no_gpu_is_given_twice_and_who_waits_gets_what_is_freed(start: Start) -> None:
     holders = {shown(process): process for process in (start(1), start(1))}
     assert set(holders) == {"4", "7"}
@@ -65,6 +66,7 @@ def test_no_gpu_is_given_twice_and_who_waits_gets_what_is_freed(start: Start) ->
     assert {shown(process) for process in waiting} == {"4", "7"}
 
 
+@pytest.mark.slow
 def test_a_killed_holder_leaves_its_gpu(start: Start) -> None:
     holders = {shown(process): process for process in (start(1), start(1))}
     waiting = start(1)
@@ -72,6 +74,7 @@ def test_a_killed_holder_leaves_its_gpu(start: Start) -> None:
     assert shown(waiting) == "7"
 
 
+@pytest.mark.slow
 def test_who_needs_two_waits_for_two(start: Start) -> None:
     holders = {shown(process): process for process in (start(1), start(1))}
     pair = start(2)
@@ -84,6 +87,7 @@ def test_who_needs_two_waits_for_two(start: Start) -> None:
     assert shown(pair) == "4,7"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "variables"), [(0, {}), (1, {"SLURM_JOB_ID": "7"})], ids=["no GPU", "SLURM"]
 )
@@ -95,6 +99,7 @@ def test_who_is_not_served_here_starts_at_once(
     assert shown(start(n, **variables)) == "4,7"
 
 
+@pytest.mark.slow
 def test_too_few_gpus_are_one_sentence(start: Start) -> None:
     process = start(3)
     _, said = process.communicate(timeout=60)

@@ -62,6 +62,7 @@ def start(code: str, *arguments: str) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_is_a_request(number: signal.Signals) -> None:
     process = start(PATIENT.format(ends=True), "2")
@@ -72,6 +73,7 @@ def test_the_first_signal_is_a_request(number: signal.Signals) -> None:
     assert f"{number.name}: saving after this step" in err
 
 
+@pytest.mark.slow
 def test_the_same_request_may_arrive_twice() -> None:
     process = start(PATIENT.format(ends=True), "20")
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
@@ -80,6 +82,7 @@ def test_the_same_request_may_arrive_twice() -> None:
     assert process.returncode == EXIT_INTERRUPTED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_at_once(number: signal.Signals) -> None:
     process = start(PATIENT.format(ends=False), "0")
@@ -91,6 +94,7 @@ def test_a_second_signal_ends_at_once(number: signal.Signals) -> None:
     assert process.returncode == -number
 
 
+@pytest.mark.slow
 def test_a_job_without_steps_ends_where_it_is() -> None:
     process = start(AT_ONCE)
     process.send_signal(signal.SIGTERM)

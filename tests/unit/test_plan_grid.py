@@ -161,6 +161,7 @@ def test_settings_are_written_out_once_for_all_seeds(root: Path) -> None:
     assert first.dataset_options is second.dataset_options
 
 
+@pytest.mark.slow
 def test_planning_needs_neither_torch_nor_numpy(root: Path) -> None:
     """In a fresh interpreter, for here other tests may have imported them."""
     code = (

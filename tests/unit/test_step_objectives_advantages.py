@@ -83,6 +83,7 @@ def test_reward_that_is_not_finite_is_refused(bad: float) -> None:
         group_advantages([0.0, bad, 1.0], norm_by_std=True)
 
 
+@pytest.mark.slow
 def test_import_needs_no_torch() -> None:
     code = "import sys, bridge.step.objectives.advantages; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -223,6 +223,7 @@ def holder(folder: RunFolder, root: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
+@pytest.mark.slow
 def test_two_processes_never_write_one_folder(
     folder: RunFolder, holder: subprocess.Popen[str]
 ) -> None:
@@ -232,6 +233,7 @@ def test_two_processes_never_write_one_folder(
     assert "wait for it or stop it first" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_killed_process_holds_nothing(folder: RunFolder, holder: subprocess.Popen[str]) -> None:
     holder.kill()
     holder.wait()

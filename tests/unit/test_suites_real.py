@@ -78,6 +78,7 @@ def test_models_are_pinned_and_recorded_options_are_read_back(plan: Plan) -> Non
         assert options.model_dump(mode="json") == spec.dataset_options
 
 
+@pytest.mark.slow
 def test_planning_loads_no_heavy_library(root: Path, plan: Plan) -> None:
     program = (
         "import sys, pathlib; from bridge.plan.grid import load_plan;"
