@@ -51,6 +51,7 @@ install() { # all pieces are there: unpack, and put the wheels beside what the m
     rm -rf "$home/pack" "$home/site"
     mkdir -p "$home/pack"
     cat "$home"/pieces/piece.* | tar -x -C "$home/pack"
+    shopt -s nullglob
     for wheel in "$home"/pack/wheels/*.whl; do
         "$python" -m pip install -q --no-index --no-deps --no-compile --target "$home/site" "$wheel" ||
             echo "gpu_first_run: $(basename "$wheel") does not fit here and is left out." >&2

@@ -28,8 +28,8 @@ from bridge.tasks.real.sources import DATA_ROOT_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "envs" / "evaluate.lock"
-BARE = ("torch", "transformers", "accelerate", "pip", "setuptools")
-"""What counts as there, with all that it requires, where nobody says what is."""
+BARE = ("numpy", "pyyaml", "regex", "safetensors", "setuptools", "tokenizers", "transformers")
+"""What counts as there beside torch and all that it requires, where nobody says what is."""
 FURTHER = ("trl==1.16.0",)
 DATA = ("svamp", "gsm8k_train", "gsm8k_test")
 PART_BYTES = 60_000_000
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--installed", type=Path, help="`pip list --format=freeze` of the machine")
     parser.add_argument("--python", default="3.12", help="its Python (default: 3.12)")
     arguments = parser.parse_args()
-    there = listed(arguments.installed) if arguments.installed else required_by(BARE)
+    there = listed(arguments.installed) if arguments.installed else required_by("torch") | {*BARE}
     wanted = [*lacking(LOCK.read_text(encoding="utf-8").splitlines(), there), *FURTHER]
     with tempfile.TemporaryDirectory() as text:
         work = Path(text)
@@ -64,10 +64,10 @@ def listed(file: Path) -> set[str]:
     return {_canonical(re.split(r"[=@ ]", line)[0]) for line in lines if line.strip()}
 
 
-def required_by(names: Iterable[str]) -> set[str]:
-    """These packages and all that they require, as installed here."""
+def required_by(package: str) -> set[str]:
+    """A package and all that it requires, as installed here."""
     found: set[str] = set()
-    left = [_canonical(name) for name in names]
+    left = [package]
     while left:
         name = left.pop()
         if name in found:
