@@ -35,7 +35,7 @@ def pocket_cells(results: Path, left_s: Callable[[], float], *, small: bool) -> 
     other seeds. Without a data folder, and on a processor, the smoke suite.
 
     Returns:
-        ``suite``, ``prepare`` and ``cells``: of each its accuracies and seconds, or why it has none.
+        ``suite``, ``prepare`` and ``cells``: accuracies and seconds of each, or why it has none.
     """
     data = bool(os.environ.get(DATA_ROOT_VARIABLE)) and not small
     suite = "pocket" if data else "pocket_smoke"

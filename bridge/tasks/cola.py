@@ -6,8 +6,8 @@ label in a box, ``\boxed{1}``; the lenient yardstick takes the last label of the
 with ``target: bare``, without the box. GLUE hides its test labels, so its validation set is the
 benchmark here, and what is held out for the probes is drawn from the training set.
 
-The last ``warm_up_size`` sentences may teach a base model the form of an answer (``part: warm_up``),
-and no run trains on those.
+The last ``warm_up_size`` sentences may teach a base model the form of an answer (``part:
+warm_up``), and no run trains on those.
 
 Left out of training: sentences of the benchmark, and all but the first of equal sentences (case and
 spacing aside), whose copies may have another label.

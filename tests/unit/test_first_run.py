@@ -1,4 +1,4 @@
-"""The pack for a machine with a GPU: what goes into it, that it comes together there, and stages."""
+"""The pack for a machine with a GPU: what goes into it, that it comes together there; stages."""
 
 from __future__ import annotations
 

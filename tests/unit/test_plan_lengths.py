@@ -98,5 +98,5 @@ def test_of_a_folder_its_own_settings_say_the_context(
         raw["models"]["tiny-qwen"] = {"source": "local", "path": str(folder)}
         raw["grid"][0]["datasets"] = ["short"]
 
-    with pytest.raises(ConfigError, match="tiny-qwen on 'short': .*context of 24 tokens"):
+    with pytest.raises(ConfigError, match=r"tiny-qwen on 'short': .*context of 24 tokens"):
         planned(change)

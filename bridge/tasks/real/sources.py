@@ -135,8 +135,8 @@ def load_set(name: str, options: DataOptions) -> ProblemSet:
 
 
 def check_files(names: Sequence[str], options: DataOptions, where: str) -> None:
-    """Refuse sets without a file in the data root or with another one there, and sets without a data
-    root that are not on the hub; what is on the hub is not looked up.
+    """Refuse sets without their file in the data root, or without a data root and not on the hub;
+    what is on the hub is not looked up.
 
     Raises:
         ConfigError: naming the set and the file.
