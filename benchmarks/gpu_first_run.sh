@@ -46,16 +46,24 @@ put_in_place() { # PART: its piece; returns 1 while others are missing
     [ "$have" -eq "$(wc -l <"$home/pieces/pieces.sha256")" ]
 }
 
+add() { # WHEELS, without what they require: that is among them or on the machine
+    "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$home/site" "$@"
+}
+
 install() { # all pieces are there: unpack, and put the wheels beside what the machine has
     (cd "$home/pieces" && sha256sum --quiet -c pieces.sha256) || fail "a part was damaged on its way; bring it again."
-    rm -rf "$home/pack" "$home/site"
+    rm -rf "$home/pack" "$home/site" "$home/repository"
     mkdir -p "$home/pack"
     cat "$home"/pieces/piece.* | tar -x -C "$home/pack"
+    local wheels
     shopt -s nullglob
-    for wheel in "$home"/pack/wheels/*.whl; do
-        "$python" -m pip install -q --no-index --no-deps --no-compile --target "$home/site" "$wheel" ||
-            echo "gpu_first_run: $(basename "$wheel") does not fit here and is left out." >&2
-    done
+    wheels=("$home"/pack/wheels/*.whl)
+    # One that does not fit stops all of them, so they are tried one by one then.
+    if [ ${#wheels[@]} -gt 0 ] && ! add "${wheels[@]}" 2>/dev/null; then
+        for wheel in "${wheels[@]}"; do
+            add "$wheel" || echo "gpu_first_run: $(basename "$wheel") does not fit here and is left out." >&2
+        done
+    fi
     mkdir -p "$home/repository"
     tar -xzf "$home/pack/repository.tar.gz" -C "$home/repository"
 }
