@@ -151,7 +151,8 @@ def test_the_hub_s_columns_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path.parent.mkdir()
     table = {"sentence": ["The cats sleep.", "sleep cats the."], "label": [1, 0], "idx": [0, 1]}
     pd.DataFrame(table).to_parquet(path)
-    entry = real["cola_train"].model_copy(update={"rows": 2, "hub": source})
+    made_up = {"rows": 2, "hub": source, "content_sha256": None}
+    entry = real["cola_train"].model_copy(update=made_up)
     monkeypatch.setattr(sources, "manifest", lambda: {"cola_train": entry})
     monkeypatch.setattr(sources, "snapshot", Mock(return_value=tmp_path))
     monkeypatch.delenv(sources.DATA_ROOT_VARIABLE, raising=False)
@@ -245,6 +246,7 @@ def test_the_study_runs_on_a_made_up_file(
     sizes.write_text("made: {prompts: 16, samples: 8}\n")
     monkeypatch.setattr(arms_module, "SIZES", sizes)
     raw["training"] |= {"prompts_per_step": 6, "n": 4, "max_response_tokens": 4}
+    raw["evaluation"]["max_response_tokens"] = 4
     raw["training"] |= {"sft_batch_size": 6, "engine": "native", "probe_every": 2, "probe_size": 16}
     raw["training"] |= {"lr_sft": 1e-3, "lr_rl": 1e-3}
     methods = ["sft", "rl_k1_0.1", "sft_rl_k1_0.1", "rl_sft_k1_0.1"]
