@@ -107,7 +107,7 @@ def another_set(raw: Suite, here: Path) -> None:
     ("change", "said"),
     [
         (a_missing_file, "gone.jsonl: no such file; correct its path in the suite."),
-        (a_changed_file, "train.jsonl: its SHA-256 is"),
+        (a_changed_file, "train.jsonl: the file's SHA-256 is"),
         (no_such_column, "columns.question: there is no column 'problem'; there are: answer, qu"),
         (no_benchmark, "benchmarks: Dictionary should have at least 1 item"),
         (no_model, "models.mine.path: there is no checkpoint at nowhere"),
@@ -132,7 +132,15 @@ def test_the_plan_refuses(
     assert "Traceback" not in done.stderr
 
 
-def test_what_is_right_is_planned(fresh: Workspace) -> None:
+@pytest.mark.parametrize(("seen", "slots"), [("", 0), ("0", 1)])
+def test_what_is_right_is_planned_for_what_the_machine_has(
+    fresh: Workspace, seen: str, slots: int
+) -> None:
+    """A GPU where there is one; else the processor, and the plan says so."""
     (fresh.path / "suites" / "mine.yaml").write_text(yaml.safe_dump(suite(fresh)))
-    planned = fresh.planned("--config", "suite=mine")
-    assert (planned["train"], planned["evaluate"]) == (1, 1)
+    done = fresh.snakemake("-n", "--config", "suite=mine", CUDA_VISIBLE_DEVICES=seen)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout + done.stderr
+    assert text.count(f"gpu={slots},") == 2 and f"gpu={1 - slots}" not in text
+    said = "no GPU can be seen: 1 of 1 runs are for the processor."
+    assert (said in text) == (slots == 0)
