@@ -79,6 +79,8 @@ call)
     install
     result=$(realpath -m "${3:-gpu_first_run.json}")
     export PYTHONPATH="$home/site" BRIDGE_WHEELS="$home/pack/model"
+    FIRST_RUN_COMMIT=$(cat "$home/pack/commit")
+    export FIRST_RUN_COMMIT
     [ ! -d "$home/pack/data" ] || export BRIDGE_DATA_ROOT="$home/pack/data"
     measure "$home/repository" "$result" "${@:4}"
     ;;

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from bridge.machine.provenance import git_state
 from bridge.machine.wheels import VARIABLE, fetch_wheel
 from bridge.plan.grid import load_plan
 from bridge.store.settings import PackageModel
@@ -99,6 +100,7 @@ def collect(pack: Path, wanted: Iterable[str], python: str) -> None:
     (pack / "model").mkdir()
     archive = ["git", "archive", "--format=tar.gz", f"--output={pack}/repository.tar.gz", "HEAD"]
     subprocess.run(archive, cwd=ROOT, check=True)
+    (pack / "commit").write_text(f"{git_state(ROOT)['commit']}\n")
     for pin in wanted:
         _wheel(pin, python, pack / "wheels")
     (model,) = load_plan("pocket_smoke", root=ROOT).made_models.values()

@@ -112,7 +112,8 @@ def attempted(stage: Callable[[FirstRun], dict[str, Any]], run: FirstRun) -> dic
 
 def machine(run: FirstRun) -> dict[str, Any]:
     """What this is, and what can be imported."""
-    found: dict[str, Any] = {"versions": versions("trl", "lm_eval"), "git": git_state()["commit"]}
+    commit = os.environ.get("FIRST_RUN_COMMIT") or git_state()["commit"]
+    found: dict[str, Any] = {"versions": versions("trl", "lm_eval"), "commit": commit}
     if not run.small:
         found["device_memory_gib"] = torch.cuda.get_device_properties(0).total_memory / 2**30
     for name in IMPORTED:

@@ -20,7 +20,7 @@ SCRIPT = packing.ROOT / "benchmarks" / "gpu_first_run.sh"
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
-Path(sys.argv[1]).write_text(json.dumps([sys.argv[2:], os.environ["BRIDGE_WHEELS"]]))
+Path(sys.argv[1]).write_text(json.dumps([sys.argv[2:], *map(os.environ.get, ("BRIDGE_WHEELS", "FIRST_RUN_COMMIT"))]))
 """
 
 
@@ -44,6 +44,7 @@ def pack(tmp_path: Path) -> Path:
     folder = tmp_path / "pack"
     (folder / "model").mkdir(parents=True)
     (folder / "wheels").mkdir()
+    (folder / "commit").write_text("abc\n")
     (folder / "model" / "m.whl").write_bytes(os.urandom(200_000))
     with tarfile.open(folder / "repository.tar.gz", "w:gz") as archive:
         for name, text in (("__init__", ""), ("stages", PROGRAM)):
@@ -74,8 +75,8 @@ def test_parts_come_together_on_the_other_machine(tmp_path: Path, pack: Path) ->
         assert not result.exists()
     done = call(tmp_path, parts[1], str(result), "--seconds", "9")
     assert done.returncode == 0, done.stderr
-    words, wheels = json.loads(result.read_text())
-    assert words == ["--seconds", "9"]
+    words, wheels, commit = json.loads(result.read_text())
+    assert words == ["--seconds", "9"] and commit == "abc"
     assert Path(wheels, "m.whl").read_bytes() == (pack / "model/m.whl").read_bytes()
 
 
