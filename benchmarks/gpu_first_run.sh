@@ -47,12 +47,13 @@ put_in_place() { # PART: its piece; returns 1 while others are missing
 }
 
 add() { # WHEELS, without what they require: that is among them or on the machine
-    "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$home/site" "$@"
+    # The folder's name matters: dill, and with it datasets, takes packages elsewhere for the user's own code.
+    "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$home/site-packages" "$@"
 }
 
 install() { # all pieces are there: unpack, and put the wheels beside what the machine has
     (cd "$home/pieces" && sha256sum --quiet -c pieces.sha256) || fail "a part was damaged on its way; bring it again."
-    rm -rf "$home/pack" "$home/site" "$home/repository"
+    rm -rf "$home/pack" "$home/site-packages" "$home/repository"
     mkdir -p "$home/pack"
     cat "$home"/pieces/piece.* | tar -x -C "$home/pack"
     local wheels
@@ -78,7 +79,7 @@ call)
     put_in_place "$2" || exit 0
     install
     result=$(realpath -m "${3:-gpu_first_run.json}")
-    export PYTHONPATH="$home/site" BRIDGE_WHEELS="$home/pack/model"
+    export PYTHONPATH="$home/site-packages" BRIDGE_WHEELS="$home/pack/model"
     FIRST_RUN_COMMIT=$(cat "$home/pack/commit")
     export FIRST_RUN_COMMIT
     [ ! -d "$home/pack/data" ] || export BRIDGE_DATA_ROOT="$home/pack/data"

@@ -1,4 +1,4 @@
-"""``bridge compare --samples`` on files that lm-eval's own command line wrote, of a task not ours."""
+"""``bridge compare --samples`` on files of lm-eval's own command line, of a task that is not ours."""
 
 from __future__ import annotations
 

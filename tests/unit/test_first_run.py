@@ -20,7 +20,8 @@ SCRIPT = packing.ROOT / "benchmarks" / "gpu_first_run.sh"
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
-Path(sys.argv[1]).write_text(json.dumps([sys.argv[2:], *map(os.environ.get, ("BRIDGE_WHEELS", "FIRST_RUN_COMMIT"))]))
+told = [os.environ[name] for name in ("BRIDGE_WHEELS", "FIRST_RUN_COMMIT")]
+Path(sys.argv[1]).write_text(json.dumps([sys.argv[2:], *told]))
 """
 
 
