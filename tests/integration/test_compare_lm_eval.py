@@ -1,4 +1,4 @@
-"""``bridge compare --samples`` on files of lm-eval's own command line, of a task that is not ours."""
+"""``bridge compare --samples`` on files of lm-eval's own command line, of another's task."""
 
 from __future__ import annotations
 
