@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.first_run import packing, stages
+from benchmarks.first_run import cells, packing, stages
 from benchmarks.first_run.stages import FirstRun, attempted, slug
+from bridge.plan.grid import load_run
+from bridge.store.records import write_json
 
 pytestmark = pytest.mark.slow
 SCRIPT = packing.ROOT / "benchmarks" / "gpu_first_run.sh"
@@ -116,3 +118,44 @@ def test_the_same_run_twice_is_the_same_bytes(tmp_path: Path) -> None:
     run = FirstRun(tmp_path, stages.time.monotonic() + 3000, small=True)
     found = stages.deterministic(run)
     assert found["same_log"] and found["same_weights"]
+
+
+def test_cells_are_made_in_order_while_there_is_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Word problems with seed 0, GSM8K, then the other seeds; a cell without a record says why."""
+    asked: list[str] = []
+    clock = iter([*range(5000, 0, -100), *[0] * 9])
+
+    def job(words: list[str], results: Path, seconds: float) -> str:
+        named = dict(zip(words[1::2], words[2::2], strict=True))
+        if words[0] == "prepare":
+            return "no wheel"
+        cell = (named["--dataset"], named["--method"], named["--seed"])
+        asked.append("/".join((words[0], *cell)))
+        overrides = json.loads(named["--overrides"])
+        names = ("smollm2-135m-warm", *cell[:2], int(cell[2]))
+        spec = load_run("pocket", names, root=packing.ROOT, overrides=overrides)
+        folder = spec.folder(results)
+        done = {"tokens": {}, "seconds": {}, "memory_by_stage_gib": {}}
+        counts = {"status": "done", "benchmarks": {"b": {"correct": 1, "n": 2}}}
+        if words[0] == "train":
+            write_json(folder.done, done)
+        elif cell[1] != "sft":
+            write_json(folder.scores, counts)
+        return "the last line"
+
+    monkeypatch.setattr(cells, "_job", job)
+    monkeypatch.setenv("BRIDGE_DATA_ROOT", str(tmp_path / "data"))
+    for module in ("word_problems", "real.family"):
+        monkeypatch.setattr(f"bridge.tasks.{module}.check_files", lambda *_: None)
+    found = cells.pocket_cells(tmp_path / "results", lambda: float(next(clock)), small=False)
+    assert found["prepare"]["failed"] == "no wheel" and found["suite"] == "pocket"
+    made = list(found["cells"])
+    first = ("base", "sft", "rl_zero", "bridge", "mixing", "cold_start")
+    assert made[:6] == [f"word_problems/{row}/seed0" for row in first]
+    assert made[9:13] == [f"gsm8k/{row}/seed0" for row in first[:4]]
+    assert made[13] == "word_problems/base/seed1" and len(made) < 20
+    assert found["cells"][made[0]]["accuracy"] == {"b": [1, 2]}
+    assert found["cells"][made[1]] == {"failed": "evaluate: the last line"}
+    assert asked[:2] == ["train/word_problems/base/0", "evaluate/word_problems/base/0"]
