@@ -45,6 +45,7 @@ TINY: dict[str, Any] = {
 REAL = ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-3B")
 METHODS = ("sft", "rl_zero", "bridge")
 CONTEXT_TOKENS = 512
+STEPS = 3
 SECONDS = 540.0
 """When to start no further run: the shell stops everything a minute later."""
 PARITY = 2e-3
@@ -54,17 +55,27 @@ PARITY = 2e-3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("gpu_check.json"))
+    parser.add_argument(
+        "--models", nargs="*", default=REAL, metavar="REPO", help=f"shapes (default: {REAL})"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, help="a checkpoint to measure before the random models"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="start no further run after these"
+    )
     parser.add_argument("--run", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
         _train(json.loads(arguments.run))
         return
-    begin = time.monotonic()
+    begin = time.monotonic() - (SECONDS - arguments.seconds)
     gpu = torch.cuda.is_available()
     report: dict[str, Any] = {
         "device": device_name(),
         "gpu": gpu,
         "note": None if gpu else "No GPU was found: only the tiny part ran, on the CPU.",
+        "steps_each": STEPS,
         "versions": versions(),
     }
     if gpu:
@@ -78,20 +89,26 @@ def main() -> None:
         if gpu:
             report["parity"] = parity(folder, report["tiny"], begin)
             report["models"] = {}
-            for repo in REAL:
+            if arguments.checkpoint:
+                name = arguments.checkpoint.name
+                (folder / name).symlink_to(arguments.checkpoint.resolve())
+                report["models"][name] = by_engine(folder, name, engines, begin)
+            for repo in arguments.models:
                 name = repo.partition("/")[2]
                 make_model(folder / name, shape(repo))
-                report["models"][name] = {
-                    engine: {m: measure(folder, name, m, engine, begin) for m in METHODS}
-                    for engine in engines
-                }
-    report["seconds"] = time.monotonic() - begin
+                report["models"][name] = by_engine(folder, name, engines, begin)
+    report["seconds"] = time.monotonic() - begin - (SECONDS - arguments.seconds)
     write_json(arguments.out, report)
     print(json.dumps(report, indent=1, sort_keys=True))
     if any(run["status"] == "failed" for run in report["tiny"].values()):
         sys.exit(1)
     if gpu and not report["parity"]["agree"]:
         sys.exit("gpu_check: losses on the GPU differ from those on the CPU; see parity.")
+
+
+def by_engine(folder: Path, name: str, engines: list[str], begin: float) -> dict[str, Any]:
+    """A model under every method and engine."""
+    return {e: {m: measure(folder, name, m, e, begin) for m in METHODS} for e in engines}
 
 
 def shape(repo: str) -> dict[str, Any]:
@@ -160,28 +177,37 @@ def make_spec(folder: Path, model: str, method: str, engine: str) -> RunSpec:
         family="chains",
         dataset_options=checked.model_dump(mode="json"),
         method=method,
-        method_options=kind.Options.model_validate({"steps": 3}).model_dump(mode="json"),
+        method_options=kind.Options.model_validate({"steps": STEPS}).model_dump(mode="json"),
         training=training,
         evaluation=EvaluationConfig(max_response_tokens=8, n_samples=0, sampled_questions=0),
     )
 
 
 def measure(
-    folder: Path, model: str, method: str, engine: str, begin: float, *, hidden: bool = False
+    folder: Path,
+    model: str,
+    method: str,
+    engine: str,
+    begin: float,
+    *,
+    hidden: bool = False,
+    results: str = "results",
 ) -> dict[str, Any]:
     """Seconds by stage, peak memory, and the losses of three steps; or why there are none.
 
     Args:
+        begin: when the whole check began, on the monotonic clock.
         hidden: hide the GPU from the run.
+        results: folder below ``folder`` for what the run writes.
     """
     if time.monotonic() - begin > SECONDS:
         return {"status": "skipped", "reason": "ten minutes were over"}
-    results = folder / ("on-cpu" if hidden else "results")
+    written = folder / ("on-cpu" if hidden else results)
     asked = {"folder": str(folder), "model": model, "method": method, "engine": engine}
     environment = dict(os.environ)
     if hidden:
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    command = [sys.executable, __file__, "--run", json.dumps({**asked, "results": str(results)})]
+    command = [sys.executable, __file__, "--run", json.dumps({**asked, "results": str(written)})]
     left = max(10.0, SECONDS + 30.0 - (time.monotonic() - begin))
     try:
         done = subprocess.run(
@@ -193,7 +219,7 @@ def measure(
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         return {"status": "failed", "reason": lines[-1] if lines else f"exit {done.returncode}"}
     spec = make_spec(folder, model, method, engine)
-    run = spec.folder(results)
+    run = spec.folder(written)
     record = read_json(run.done)
     losses = ("rl_loss", "demonstration_loss", "kl", "grad_norm")
     predicted = predict(spec)
@@ -201,6 +227,7 @@ def measure(
         "status": record["status"],
         "reason": record["reason"],
         "seconds": record["seconds"],
+        "seconds_by_step": [line["seconds"] for line in read_jsonl(run.timings)[1:]],
         "tokens": record["tokens"],
         "memory_gib": record["memory_gib"],
         "memory_by_stage_gib": record["memory_by_stage_gib"],

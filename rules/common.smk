@@ -52,7 +52,7 @@ from bridge.store.columns import (
 from bridge.store.records import content_hash
 from bridge.machine.gpu_slots import visible_gpus
 from bridge.machine.wheels import VARIABLE as WHEELS_VARIABLE
-from bridge.store.settings import PackageModel, TinyModel
+from bridge.store.settings import TinyModel
 from bridge.machine.requeue import VARIABLE as LIFE_VARIABLE, WORKFLOW_VARIABLE
 
 
@@ -89,11 +89,27 @@ def checked_plan():
         refuse(error)
 
 
+@cache
+def on_processor():
+    """Whether this machine makes the runs itself and has no GPU for them."""
+    elsewhere = workflow.non_local_exec or workflow.remote_exec
+    return not elsewhere and not visible_gpus()
+
+
 USER, PLAN = checked_plan()
 if not workflow.remote_exec and (stale := PLAN.rows_tuned_by_other_code()):
     print(
         f"bridge: the settings of {', '.join(stale)} were tuned by other code than this; tune "
         f"again with suite={PLAN.suite.tuned_by.suite} to be sure.",
+        file=sys.stderr,
+    )
+if (
+    USER.source == "results"
+    and on_processor()
+    and (released := sum(not isinstance(s.model_config, TinyModel) for s in PLAN.runs))
+):
+    print(
+        f"bridge: no GPU can be seen: {released} of {len(PLAN.runs)} runs are for the processor.",
         file=sys.stderr,
     )
 RUNS = {(s.model, s.dataset, s.label, str(s.seed)): s for s in PLAN.runs}
@@ -343,14 +359,13 @@ def training_threads(wildcards):
 
 
 def gpus(wildcards):
-    """GPU slots of a run. Tiny models train on CPU cores; a package's model where there is room."""
+    """GPU slots of a run."""
     return gpus_of(run_of(wildcards).model_config)
 
 
 def gpus_of(model):
-    if isinstance(model, TinyModel):
-        return 0
-    return min(1, len(visible_gpus())) if isinstance(model, PackageModel) else 1
+    """Tiny models train on CPU cores; others too, on a machine that has no GPU."""
+    return 0 if isinstance(model, TinyModel) or on_processor() else 1
 
 
 def base_gpus(wildcards):
@@ -386,4 +401,4 @@ def warm_start_pays():
     if workflow.non_local_exec or USER.source == "cached" or sys.platform != "linux":
         return False
     left = sum(not run.folder(Path("results")).scores.is_file() for run in PLAN.runs)
-    return left > 2 and not visible_gpus()
+    return left > 2 and on_processor()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bridge.engines.native import NativeEngine
+from bridge.machine.processor import has_bfloat16
 from bridge.machine.provenance import training_device
 from bridge.machine.ranks import Ranks
 from bridge.methods.base import Method
@@ -29,7 +30,13 @@ from bridge.store.settings import TrainingConfig
 def build_weights(spec: RunSpec, base: Policy, method: Method, ranks: Ranks) -> Weights:
     """The weights that are trained, held whole or in pieces."""
     training = spec.training
-    compute = torch.bfloat16 if training.precision == "bfloat16" else None
+    compute = compute_dtype(training)
+    if ranks.first and compute is None and training.precision == "bfloat16":
+        print(
+            "this processor has no instructions for bfloat16, whose products take it several times "
+            "as long as those in float32: this run computes in float32.",
+            file=sys.stderr,
+        )
     adapter = None if method.adapter is None else method.adapter.shape
     if training.sharding.stage != "none":
         from bridge.engines.sharding.weights import ShardedWeights
@@ -54,6 +61,16 @@ def build_weights(spec: RunSpec, base: Policy, method: Method, ranks: Ranks) -> 
     )
 
 
+def compute_dtype(training: TrainingConfig) -> torch.dtype | None:
+    """What the model computes in; None: float32, as the trained weights are.
+
+    That also where bfloat16 is asked for and a processor has no instructions for it. Which it was
+    stands in ``done.json``.
+    """
+    fast = training_device().type != "cpu" or has_bfloat16()
+    return torch.bfloat16 if training.precision == "bfloat16" and fast else None
+
+
 def build_reference(training: TrainingConfig, policy: Weights, base_path: Path) -> ReferencePolicy:
     """A policy that is compared with and never trained."""
     if training.sharding.stage != "none":
@@ -62,8 +79,8 @@ def build_reference(training: TrainingConfig, policy: Weights, base_path: Path) 
         assert isinstance(policy, ShardedWeights)
         return ShardedReference(policy)
     reference = load_policy(base_path)
-    if training.precision == "bfloat16":
-        cast_weights(reference.model, torch.bfloat16)
+    if (compute := compute_dtype(training)) is not None:
+        cast_weights(reference.model, compute)
     reference.model.to("cpu" if training.cpu_offload else training_device())
     return Reference(reference, policy)
 

@@ -54,7 +54,7 @@ training:
   lr_rl: 5.0e-6
   micro_batch_rows: 8 # memory; changes no result
   probe_every: 10
-  probe_size: 32
+  probe_size: 16
   checkpoint_every: 10
 
 evaluation:

@@ -1,7 +1,8 @@
 """Peak memory of a GPU, by stage of a run.
 
-*Allocated* and *reserved* are PyTorch's counts of this process; *device* is what the driver says
-is in use on the whole device at the end of each stage, other processes and vLLM's cache included.
+*Allocated* and *reserved* are PyTorch's counts of this process; *device* is what is in use on the
+whole device, other processes and vLLM's cache included: what the driver says at the end of a stage,
+and what PyTorch had reserved beyond its present share at the stage's peak.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ KINDS = ("allocated", "reserved", "device")
 
 
 class Reading(NamedTuple):
-    """Bytes since the counters were reset (allocated, reserved), and now (device)."""
+    """Most bytes since the counters were reset."""
 
     allocated: int
     reserved: int
@@ -26,9 +27,9 @@ class Reading(NamedTuple):
 def read_cuda() -> Reading:
     """Read the counters of the process's GPU and reset them."""
     free, total = torch.cuda.mem_get_info()
-    reading = Reading(
-        torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved(), total - free
-    )
+    reserved = torch.cuda.max_memory_reserved()
+    given_back = reserved - torch.cuda.memory_reserved()
+    reading = Reading(torch.cuda.max_memory_allocated(), reserved, total - free + given_back)
     torch.cuda.reset_peak_memory_stats()
     return reading
 

@@ -16,6 +16,7 @@ from bridge.store.records import ROOT
 from bridge.store.schema import (
     Closed,
     ConfigError,
+    Count,
     Name,
     Seed,
     SuiteName,
@@ -43,6 +44,9 @@ class DatasetConfig(Closed):
     reward: str | None = Field(None, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
     """``package.module:function`` beside ``config.yaml``, which judges answers instead of the
     comparison with the gold answer; see ``docs/how-to/your-own.md``."""
+    max_response_tokens: Count | None = None
+    """Longest answer to these questions, in training and evaluation; the suite's where left out.
+    What a row says itself comes before it."""
 
 
 class MethodConfig(Closed):

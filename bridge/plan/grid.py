@@ -18,6 +18,7 @@ from typing import Any
 from bridge.plan.choices import Choices
 from bridge.plan.config import Suite, load_suite, suite_file
 from bridge.plan.fingerprint import train_fingerprint
+from bridge.plan.lengths import check_context
 from bridge.plan.parts import DiskHashes, Parts
 from bridge.plan.targets import check_targets
 from bridge.plan.trials import with_trials
@@ -272,12 +273,15 @@ def _checked_row(
         ConfigError: the parts do not go together.
     """
     base, row = parts.suite.models[model], parts.row(label, model, dataset)
+    evaluation = parts.evaluation(dataset)
     family = parts.suite.datasets[dataset].family
     if isinstance(base, TinyModel) and family not in base.families:
         raise ConfigError(
             f"{parts.path}: grid: {model} is trained on '{dataset}' but its pre-training does not "
             f"cover the family '{family}'; add it to models.{model}.families."
         )
+    longest = max(row.training.max_response_tokens, evaluation.max_response_tokens)
+    check_context(base, longest, f"{parts.path}: grid: {model} on '{dataset}'")
     if row.targets is not None:
         check_targets(row.targets, base, f"{parts.path}: methods.{label}.options.targets")
     options = parts.options[dataset].model_dump(mode="json")
@@ -291,7 +295,7 @@ def _checked_row(
         method=row.method,
         method_options=row.options.model_dump(mode="json"),
         training=row.training,
-        evaluation=parts.suite.evaluation,
+        evaluation=evaluation,
         train_on_benchmarks=parts.suite.train_on_benchmarks,
         checkpoint_hash=found.models.get(model),
         reward=parts.suite.datasets[dataset].reward,

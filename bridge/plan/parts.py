@@ -21,7 +21,14 @@ from bridge.plan.config import DatasetConfig, MethodConfig, Suite
 from bridge.plan.rewards import reward_hash
 from bridge.store.plugins import check_known
 from bridge.store.schema import ConfigError, merge, validate
-from bridge.store.settings import LocalModel, PackageModel, TinyModel, TrainingConfig, WarmUp
+from bridge.store.settings import (
+    EvaluationConfig,
+    LocalModel,
+    PackageModel,
+    TinyModel,
+    TrainingConfig,
+    WarmUp,
+)
 from bridge.tasks.registry import family_names, load_family
 
 MEMORY = Path("results", ".hashes")
@@ -82,7 +89,7 @@ class Parts:
             for label in dict.fromkeys(labels)
         }
         self.choices = Choices(suite, root / "results", str(path)) if suite.tuned_by else None
-        self._tuned: dict[tuple[str, str, str], CheckedRow] = {}
+        self._own: dict[tuple[str, str, str], CheckedRow] = {}
         for name, model in suite.models.items():
             where = f"models.{name}"
             for family in model.families if isinstance(model, TinyModel) else ():
@@ -112,28 +119,48 @@ class Parts:
         return validate(schema, config.options, self.path, f"{where}.options")
 
     def row(self, label: str, model: str, dataset: str) -> CheckedRow:
-        """A row as it is run on a model and data set, with its tuned settings where it has some."""
-        if self.choices is None or self.rows[label].n_steps == 0:
+        """A row as it is run on a model and data set: with its tuned settings where it has some,
+        and with the length of the data set's answers.
+
+        Raises:
+            ConfigError: the row cannot do with that length.
+        """
+        longest = self.suite.datasets[dataset].max_response_tokens
+        tuned = self.choices is not None and self.rows[label].n_steps > 0
+        if not tuned and longest is None:
             return self.rows[label]
         key = (label, model, dataset)
-        if key not in self._tuned:
-            options = self.options[dataset].model_dump(mode="json")
-            seeds = [
-                seed
-                for block in self.suite.grid
-                if model in block.models and dataset in block.datasets
-                for seed, _ in block.replicates
-            ]
-            config = self.choices.row(label, model, dataset, options, seeds)
-            self._tuned[key] = self._row(label, config)
-        return self._tuned[key]
+        if key not in self._own:
+            plain = self.suite.methods.get(label, MethodConfig())
+            config = self._tuned(label, model, dataset) if tuned else plain
+            self._own[key] = self._row(label, config, longest)
+        return self._own[key]
 
-    def _row(self, label: str, config: MethodConfig) -> CheckedRow:
+    def _tuned(self, label: str, model: str, dataset: str) -> MethodConfig:
+        assert self.choices is not None
+        options = self.options[dataset].model_dump(mode="json")
+        seeds = [
+            seed
+            for block in self.suite.grid
+            if model in block.models and dataset in block.datasets
+            for seed, _ in block.replicates
+        ]
+        return self.choices.row(label, model, dataset, options, seeds)
+
+    def evaluation(self, dataset: str) -> EvaluationConfig:
+        """How a policy trained on a data set is measured."""
+        longest = self.suite.datasets[dataset].max_response_tokens
+        own = {} if longest is None else {"max_response_tokens": longest}
+        return self.suite.evaluation.model_copy(update=own)
+
+    def _row(self, label: str, config: MethodConfig, longest: int | None = None) -> CheckedRow:
         where = f"methods.{label}"
         name = config.method or label
         check_known("method", name, method_names(), f"{self.path}: {where}: ")
         method = load_method(name)
         raw = self.suite.training.model_dump()
+        if longest is not None:
+            raw["max_response_tokens"] = longest
         merge(raw, config.training)
         training = validate(TrainingConfig, raw, self.path, f"{where}.training")
         options = validate(method.Options, config.options, self.path, f"{where}.options")

@@ -211,7 +211,9 @@ class TrainingConfig(Closed):
     memory, never the gradient."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the model computes in. The trained weights, their gradients and the optimiser are in
-    float32 either way; with ``bfloat16`` a rounded copy of them samples and is differentiated."""
+    float32 either way; with ``bfloat16`` a rounded copy of them samples and is differentiated. A
+    processor without instructions for ``bfloat16`` computes in float32; ``done.json`` has what it
+    was."""
     activation_checkpointing: bool = False
     """Keep only what enters each layer and compute the rest again in the backward pass: less memory
     for a third more time. Changes no number, so it is in no hash."""

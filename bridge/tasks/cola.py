@@ -6,6 +6,9 @@ label in a box, ``\boxed{1}``; the lenient yardstick takes the last label of the
 with ``target: bare``, without the box. GLUE hides its test labels, so its validation set is the
 benchmark here, and what is held out for the probes is drawn from the training set.
 
+The last ``warm_up_size`` sentences may teach a base model the form of an answer (``part:
+warm_up``), and no run trains on those.
+
 Left out of training: sentences of the benchmark, and all but the first of equal sentences (case and
 spacing aside), whose copies may have another label.
 """
@@ -17,7 +20,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from bridge.store.schema import Count, Seed
+from bridge.store.schema import Count, CountOrZero, Seed
 from bridge.store.seeds import derive_seed
 from bridge.tasks.base import Dataset, Problem, ProblemError
 from bridge.tasks.real.prompts import ACCEPTABLE
@@ -37,6 +40,9 @@ LABELS = ("0", "1")
 class ColaOptions(DataOptions):
     """Options of the ``cola`` family."""
 
+    part: Literal["train", "warm_up"] = "train"
+    """What is trained on: all but the sentences of the warm-up, or those."""
+    warm_up_size: CountOrZero = 0
     target: Literal["box", "bare"] = "box"
     """Format of the demonstrations."""
     label_noise: float = Field(0.0, ge=0.0, lt=1.0)
@@ -80,15 +86,17 @@ def _dataset(options: ColaOptions) -> Dataset:
         if _text(item) not in known:
             known.add(_text(item))
             kept.append(item)
-    if options.validation_size >= len(kept):
+    if options.validation_size + options.warm_up_size >= len(kept):
         raise ProblemError(
             f"cola: only {len(kept)} sentences can be trained on; lower the option validation_size "
-            f"({options.validation_size})."
+            f"({options.validation_size}) or warm_up_size ({options.warm_up_size})."
         )
     # By a hash of seed and sentence: free of order, and the same sentences whatever the size.
     kept.sort(key=lambda item: derive_seed("held out", options.seed, _text(item)))
     problems = tuple(_problem(item, options) for item in kept)
-    return Dataset(problems[options.validation_size :], problems[: options.validation_size])
+    held_out, rest = problems[: options.validation_size], problems[options.validation_size :]
+    trained = len(rest) - options.warm_up_size
+    return Dataset(rest[:trained] if options.part == "train" else rest[trained:], held_out)
 
 
 def _items(name: str, options: ColaOptions) -> tuple[Item, ...]:

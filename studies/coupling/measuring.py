@@ -91,8 +91,11 @@ def label_correlation(answers: Answers) -> float:
 
 def log_of(policy: Policy, rows: Sequence[Sequence[Row]]) -> Array:
     """[prompts, samples]: log-probs of whole answers under a policy, nats."""
+    # Short answers are few: an answer that is drawn again is not scored again.
     flat = [(row.prompt_ids, row.response_ids) for group in rows for row in group]
-    return np.array(sequence_logprobs(policy, flat)).reshape(len(rows), -1)
+    distinct = list(dict.fromkeys(flat))
+    known = dict(zip(distinct, sequence_logprobs(policy, distinct), strict=True))
+    return np.array([known[one] for one in flat]).reshape(len(rows), -1)
 
 
 def demonstration_losses(policy: Policy, problems: Sequence[Problem]) -> Array:

@@ -11,7 +11,7 @@ import torch
 
 from bridge.jobs.memory_errors import MemoryShortError, memory_explained
 from bridge.jobs.run_jobs import has_remedy, recorded_failure
-from bridge.machine.memory import GIB, MemoryMeter, Reading, device_meter
+from bridge.machine.memory import GIB, MemoryMeter, Reading, device_meter, read_cuda
 from bridge.plan.grid import RunSpec
 from bridge.run.loop import train_run
 from bridge.run.state import Run
@@ -138,3 +138,17 @@ def test_a_gpu_counts_what_a_stage_takes() -> None:
         stack.callback(meter.end)
         torch.empty(2**28, device="cuda")
     assert meter.stages["update"]["allocated"] >= 1.0
+
+
+def test_the_device_s_peak_holds_what_was_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """80 of which 30 are free: 10 others' and 40 ours; ours were 60, so the device had 70."""
+    told = {
+        "mem_get_info": (30, 80),
+        "max_memory_allocated": 55,
+        "max_memory_reserved": 60,
+        "memory_reserved": 40,
+        "reset_peak_memory_stats": None,
+    }
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    assert read_cuda() == Reading(allocated=55, reserved=60, device=70)

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from bridge.engines import choosing
 from bridge.models.checkpoint import load_policy
 from bridge.run.loop import train_run
 from bridge.step.batches import StepBatch, micro_batches
 from bridge.step.gradients import Gradient, combined
 from bridge.step.rows import Phase, Term
 from bridge.step.weights import ADAPTER, BASE, SHADOW, WholeWeights
+from bridge.store.records import read_json
 from tests.fixtures.slow_reference import disturbed, relative_error
 from tests.fixtures.tiny_run import (
     MethodTrainer,
@@ -151,11 +153,23 @@ def test_the_merged_weight_is_rounded_once(base: Path) -> None:
     assert torch.equal(merged[name], (weight + delta).to(torch.bfloat16))
 
 
-def test_a_whole_bridge_run_in_bfloat16(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("instructions", [True, False])
+def test_a_bfloat16_run_computes_in_what_the_processor_has(
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    instructions: bool,
+) -> None:
+    monkeypatch.setattr(choosing, "has_bfloat16", lambda: instructions)
+    monkeypatch.setattr(choosing, "training_device", lambda: torch.device("cpu"))
     spec = make_spec(base, "bridge", precision="bfloat16", kl_coef=0.1, cpu_offload=True)
     assert train_run(spec, results=tmp_path, threads=1) == "done"
     saved = load_policy(spec.folder(tmp_path).policy, dtype="auto")  # type: ignore[arg-type]
-    assert saved.model.dtype == torch.bfloat16
+    assert saved.model.dtype == (torch.bfloat16 if instructions else torch.float32)
+    recorded = read_json(spec.folder(tmp_path).done)["precision"]
+    assert recorded == ("bfloat16" if instructions else "float32")
+    assert capfd.readouterr().err.count("this run computes in float32") == (not instructions)
 
 
 # -- activation checkpointing, offload ----------------------------------------------------------

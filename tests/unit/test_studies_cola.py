@@ -23,6 +23,7 @@ from bridge.models.tiny import build_model, build_tokenizer, pretrain, save_base
 from bridge.plan.grid import load_plan
 from bridge.run.loop import train_run
 from bridge.store.records import read_jsonl
+from bridge.store.settings import PackageModel
 from bridge.tasks import cola
 from bridge.tasks.base import Dataset, ProblemError
 from bridge.tasks.real import sources
@@ -120,6 +121,17 @@ def test_demonstrations_have_the_wanted_format_and_noise(install: Install) -> No
     assert np.mean(wrong) == pytest.approx(0.1, abs=0.027)
 
 
+def test_sentences_of_the_warm_up_are_trained_on_by_no_run(install: Install) -> None:
+    options = install(ROWS, [("Nobody waits .", "1")]) | {"warm_up_size": 8}
+    run, warm = dataset(options), dataset(options | {"part": "warm_up"})
+    whole = dataset(options | {"warm_up_size": 0})
+    assert len(warm.train) == 8 and run.validation == warm.validation == whole.validation
+    assert (*run.train, *warm.train) == whole.train
+    assert dataset(options | {"target": "bare"}).train[0].id == run.train[0].id
+    with pytest.raises(ProblemError, match=r"lower the option validation_size \(10\) or warm_up"):
+        dataset(options | {"warm_up_size": 30})
+
+
 def test_hidden_labels_and_too_few_sentences_are_refused(install: Install) -> None:
     hidden = install(ROWS, [("Nobody waits .", "-1")])
     with pytest.raises(ProblemError, match="label '-1', not 0 or 1"):
@@ -139,7 +151,8 @@ def test_the_hub_s_columns_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path.parent.mkdir()
     table = {"sentence": ["The cats sleep.", "sleep cats the."], "label": [1, 0], "idx": [0, 1]}
     pd.DataFrame(table).to_parquet(path)
-    entry = real["cola_train"].model_copy(update={"rows": 2, "hub": source})
+    made_up = {"rows": 2, "hub": source, "content_sha256": None}
+    entry = real["cola_train"].model_copy(update=made_up)
     monkeypatch.setattr(sources, "manifest", lambda: {"cola_train": entry})
     monkeypatch.setattr(sources, "snapshot", Mock(return_value=tmp_path))
     monkeypatch.delenv(sources.DATA_ROOT_VARIABLE, raising=False)
@@ -155,7 +168,7 @@ def test_the_hub_s_columns_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_suite_takes_the_readings_of_the_study(root: Path) -> None:
-    plan = load_plan("coupling_cola", root=root)
+    plan = load_plan("coupling_cola_gpu", root=root)
     (model,) = {spec.model_config for spec in plan.runs}
     assert getattr(model, "prompt", None) == "chat-template-no-thinking"  # B1
     assert {spec.seed for spec in plan.runs} == {0, 1, 2, 3, 4}
@@ -165,6 +178,22 @@ def test_the_suite_takes_the_readings_of_the_study(root: Path) -> None:
         assert spec.training.sft_batch_size == spec.training.prompts_per_step
         if spec.method_options["second"] == "rl" and spec.method_options["first"] == "sft":
             assert spec.method_options["reference"] == "first"  # B4
+
+
+def test_the_suite_on_two_cores_has_both_orders_and_formats(root: Path) -> None:
+    plan = load_plan("coupling_cola", root=root)
+    found = arms_module.arms(plan)
+    assert {(arm.order, arm.whole.dataset) for arm in found} >= {
+        (order, dataset)
+        for order in ("SFT then RL", "RL then SFT", "SFT then SFT")
+        for dataset in ("boxed", "bare")
+    }
+    assert {arm.whole.seed for arm in found} == {0, 1, 2}
+    assert {arm.beta for arm in found if arm.order in ("SFT then RL", "RL then SFT")} == {0.1}
+    (model,) = plan.made_models.values()
+    assert isinstance(model, PackageModel) and model.warm_up is not None
+    for config in plan.suite.datasets.values():
+        assert config.options["warm_up_size"] == model.warm_up.options["warm_up_size"]
 
 
 def test_matthews_is_that_of_a_correlation_matrix() -> None:
@@ -210,13 +239,14 @@ def test_the_study_runs_on_a_made_up_file(
     data = install(ROWS, [("birds sing the .", "0")]) | {"validation_size": 16}
     make_base(tmp_path / "base")
     raw = yaml.safe_load(
-        (root / "studies" / "coupling" / "suites" / "coupling_cola.yaml").read_text()
+        (root / "studies" / "coupling" / "suites" / "coupling_cola_gpu.yaml").read_text()
     )
     raw["models"]["qwen3-0.6b"] = {"source": "local", "path": str(tmp_path / "base")}
     sizes = tmp_path / "sizes.yaml"
     sizes.write_text("made: {prompts: 16, samples: 8}\n")
     monkeypatch.setattr(arms_module, "SIZES", sizes)
     raw["training"] |= {"prompts_per_step": 6, "n": 4, "max_response_tokens": 4}
+    raw["evaluation"]["max_response_tokens"] = 4
     raw["training"] |= {"sft_batch_size": 6, "engine": "native", "probe_every": 2, "probe_size": 16}
     raw["training"] |= {"lr_sft": 1e-3, "lr_rl": 1e-3}
     methods = ["sft", "rl_k1_0.1", "sft_rl_k1_0.1", "rl_sft_k1_0.1"]

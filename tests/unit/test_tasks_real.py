@@ -396,7 +396,7 @@ def test_the_manifest_is_complete() -> None:
     entries = sources.manifest()
     on_no_hub = {"math_traces_gptoss", "mawps_asdiv_train", "svamp"}
     assert {k for k, e in entries.items() if e.hub is None} == on_no_hub
-    unchecked = {"deepmath_103k", "cola_train", "cola_validation"}  # no copy was at hand
+    unchecked = {"deepmath_103k"}  # no copy was at hand
     assert {k for k, e in entries.items() if e.content_sha256 is None} == unchecked
     for entry in entries.values():
         assert entry.licence and entry.origin

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from bridge.machine.processor import has_bfloat16
 from bridge.store.schema import Closed, ConfigError, read_yaml, validate
 
 _TABLE = Path(__file__).with_name("devices.yaml")
@@ -19,7 +20,6 @@ CPU = "cpu"
 """Name of this machine's processor, where a device is asked for."""
 _SIZE = 1024
 _COPIED_BYTES = 2**28
-_BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 _SLOWER = 7
 """Times that bfloat16 products take on a processor without instructions for them."""
 
@@ -81,7 +81,7 @@ def this_processor() -> Device:
     block = np.ones(_COPIED_BYTES // 8)
     copy_s = _fastest_s(block.copy)
     float32_tflops = 2 * _SIZE**3 / product_s / 1e12
-    slower = 1 if _flags() & _BFLOAT16_FLAGS else _SLOWER
+    slower = 1 if has_bfloat16() else _SLOWER
     return Device(
         name=CPU,
         memory_gib=psutil.virtual_memory().total / 2**30,
@@ -102,13 +102,3 @@ def _fastest_s(work: Callable[[], object]) -> float:
         work()
         took.append(time.perf_counter() - begin)
     return min(took)
-
-
-def _flags() -> set[str]:
-    """Instruction sets of the processor; empty where the system does not say."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return set()
-    lines = (line.partition(":") for line in text.splitlines())
-    return next((set(v.split()) for k, _, v in lines if k.strip() == "flags"), set())

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from bridge.machine.hub import HubError, snapshot
+from bridge.store.records import file_hash
 from bridge.store.schema import Closed, ConfigError, Name, read_yaml
 from bridge.tasks.base import ProblemError
 from bridge.tasks.real.choices import in_fixed_order
@@ -134,8 +135,8 @@ def load_set(name: str, options: DataOptions) -> ProblemSet:
 
 
 def check_files(names: Sequence[str], options: DataOptions, where: str) -> None:
-    """Refuse sets without a file in the data root, or without a data root and not on the hub; what
-    is on the hub is not looked up.
+    """Refuse sets without their file in the data root, or without a data root and not on the hub;
+    what is on the hub is not looked up.
 
     Raises:
         ConfigError: naming the set and the file.
@@ -151,6 +152,8 @@ def check_files(names: Sequence[str], options: DataOptions, where: str) -> None:
                 f"{where}: the set {name} is missing: no file {path}; put it there (docs/data.md "
                 "says where it comes from), or name no data root to load it from the hub."
             )
+        if root and entry.sha256 not in (None, digest := file_hash(path)):
+            raise ConfigError(f"{where}: {_another_file(path, digest, entry)}")
 
 
 def content_hash(items: Sequence[Item]) -> str:
@@ -191,10 +194,7 @@ def _from_folder(name: str, entry: Entry, root: str) -> tuple[str, list[dict[str
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if entry.sha256 is not None and digest != entry.sha256:
-        raise ProblemError(
-            f"{path}: its SHA-256 is {digest}, not {entry.sha256} as in the manifest; fetch the "
-            "file again."
-        )
+        raise ProblemError(_another_file(path, digest, entry))
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
     # Not splitlines: some problems hold other line separators of Unicode inside a string.
     return str(path), [json.loads(line) for line in text.split("\n") if line.strip()]
@@ -231,6 +231,13 @@ def _from_hub(name: str, entry: Entry, pin: str | None) -> tuple[str, list[dict[
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
         cause = " ".join(str(error).split())[:160]
         raise ProblemError(f"{name}: {where} cannot be read ({cause}); fetch it again.") from error
+
+
+def _another_file(path: Path, digest: str, entry: Entry) -> str:
+    return (
+        f"{path}: its SHA-256 is {digest}, not {entry.sha256} as in the manifest; fetch the file "
+        "again."
+    )
 
 
 def _not_on_hub(name: str, entry: Entry) -> str:

