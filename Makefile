@@ -41,8 +41,7 @@ in = PATH="$(CURDIR)/$(1)/bin:$$PATH"
 
 .PHONY: reproduce
 reproduce: $(laptop) ## set up, run every cell of the suite, print the main table
-	$(call in,.venv) python -m bridge.jobs.workflow --cores $(cores) --rerun-incomplete --config suite=$(suite) $(args)
-	@$(call in,.venv) bridge summary --suite $(suite)
+	$(call in,.venv) bridge run --suite $(suite) --cores $(cores) -- $(args)
 
 .PHONY: figures
 figures: $(report) ## rebuild tables and figures from the cached results, without torch

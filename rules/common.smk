@@ -49,7 +49,7 @@ from bridge.store.columns import (
     TABLE_FORMATS,
     TIDY_TABLES,
 )
-from bridge.store.records import content_hash
+from bridge.store.records import SHIPPED, content_hash
 from bridge.machine.gpu_slots import visible_gpus
 from bridge.machine.wheels import VARIABLE as WHEELS_VARIABLE
 from bridge.store.settings import PackageModel, TinyModel
@@ -153,7 +153,7 @@ def table_names():
         names.append("contamination")
     if PLAN.suite.trials:
         names.append("trials")
-    elif tries_rates() or Path("results/cached/tune/runs.parquet").is_file():
+    elif tries_rates() or (SHIPPED / "results/cached/tune/runs.parquet").is_file():
         names.append("rates")
     return names
 

@@ -22,6 +22,17 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
+class Version(argparse.Action):
+    """``--version``: of the installed package, looked up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Print it and end."""
+        from importlib.metadata import version
+
+        print(f"{parser.prog} {version('bridge-harness')}")
+        sys.exit(0)
+
+
 def name(text: str) -> str:
     """A model, data set or row."""
     from bridge.store.schema import check_name

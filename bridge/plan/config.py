@@ -229,7 +229,7 @@ def _extended(path: Path, raw: dict[str, Any], root: Path) -> dict[str, Any]:
 
 
 def config_path(program: str = "bridge") -> Path:
-    """``config.yaml`` of the current folder, which has to be the repository's.
+    """``config.yaml`` of the current folder: the repository's, or one that ``bridge init`` made.
 
     Raises:
         ConfigError: it is another folder; with the one to go to, where that is known.
@@ -238,10 +238,12 @@ def config_path(program: str = "bridge") -> Path:
     if not path.is_file():
         here = Path.cwd()
         above = [folder for folder in (*here.parents, ROOT) if (folder / path).is_file()]
-        where = f": cd {above[0]}" if above else ""
-        raise ConfigError(
-            f"no config.yaml in {here}; run {program} in the repository's folder{where}."
+        where = (
+            f"run {program} in the repository's folder: cd {above[0]}"
+            if above
+            else "make a project folder here with bridge init, or go to one"
         )
+        raise ConfigError(f"no config.yaml in {here}; {where}.")
     return path
 
 
