@@ -36,6 +36,8 @@ localrules:
 onstart:
     if warm_start_pays():
         warm.start()
+    if USER.tracking and not workflow.remote_exec:
+        start_tracking(PLAN.name, Path("results"), USER.tracking)
 
 
 onerror:

@@ -39,6 +39,7 @@ from bridge.methods.registry import load_method
 from bridge.plan.bases import check_wheels
 from bridge.plan.grid import load_plan
 from bridge.jobs import warm
+from bridge.jobs.tracking import start_tracking
 from bridge.jobs.needs.devices import device
 from bridge.jobs.needs.phases import expected_steps
 from bridge.jobs.needs.report import refusals

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+TRACKERS = ("trackio", "wandb", "tensorboard", "mlflow")
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose complaint is one sentence; subcommands get one of the same kind."""

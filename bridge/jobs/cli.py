@@ -247,6 +247,19 @@ def doctor(args: argparse.Namespace) -> None:
         sys.exit(2)
 
 
+def track(args: argparse.Namespace) -> None:
+    """Send what a suite's runs log to an experiment tracker."""
+    from bridge.jobs.tracking import track
+    from bridge.plan.config import config_path, load_user_config
+    from bridge.store.schema import ConfigError
+
+    name = args.to or load_user_config(config_path()).tracking
+    if name is None:
+        raise ConfigError("track: name a tracker by --to, or in config.yaml as tracking.")
+    n_sent = track(suite_name(args), args.results, name, follow=args.follow)
+    print(f"{n_sent} steps sent to {name}")
+
+
 def tasks(args: argparse.Namespace) -> None:
     """Write our benchmarks as tasks for lm-eval's own command line."""
     from bridge.evaluation.tasks import write_tasks
@@ -418,6 +431,9 @@ def parser() -> argparse.ArgumentParser:
     )
     sub = add("claims", claims, "print the verdicts on papers' claims over one or several suites")
     sub.add_argument("suites", nargs="*", type=check.suite, metavar="SUITE")
+    sub = add("track", track, "send what runs log to an experiment tracker")
+    sub.add_argument("--to", choices=check.TRACKERS, help="default: the one in config.yaml")
+    sub.add_argument("--follow", action="store_true", help="until what started this has ended")
     text = "write our benchmarks as tasks for lm-eval's own command line"
     sub = commands.add_parser("tasks", help=text, description=text, allow_abbrev=False)
     sub.set_defaults(run=tasks)

@@ -32,6 +32,7 @@ from bridge.store.strict import strict_yaml
 SEEDS_OF_A_WORLD = 100
 """The run seed of seed s in world w is this times w, plus s."""
 MOST_WORLDS = 1000
+Tracker = Literal["trackio", "wandb", "tensorboard", "mlflow"]
 
 
 class DatasetConfig(Closed):
@@ -171,6 +172,9 @@ class UserConfig(Closed):
     """Threads of one training or evaluation job."""
     device: Name | None = None
     """A GPU of ``bridge/jobs/needs/devices.yaml``; a plan with a run that cannot fit is refused."""
+    tracking: Tracker | None = None
+    """Where ``bridge track`` sends what runs log while the workflow works; see
+    ``docs/how-to/tracking.md``. Changes no run and is in no hash."""
     wheels: str | None = None
     """Folder with wheels that hold models, looked into before the package index."""
     source: Literal["results", "cached"] = "results"
