@@ -39,6 +39,7 @@ class DatasetConfig(Closed):
     """A problem family with its options."""
 
     family: Name
+    """File in ``bridge/tasks/``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the family, see the ``Options`` class of its file in ``bridge/tasks/``."""
     reward: str | None = Field(None, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
@@ -52,6 +53,7 @@ class MethodConfig(Closed):
     method: Name | None = None
     """File in ``bridge/methods/``; the label itself when left out."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the method, see its page in ``docs/methods/``."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Overrides of the shared training configuration, for ablations."""
 
@@ -60,9 +62,13 @@ class GridBlock(Closed):
     """The product of these lists is trained and evaluated."""
 
     models: tuple[Name, ...] = Field(min_length=1)
+    """Names of the suite's models."""
     datasets: tuple[Name, ...] = Field(min_length=1)
+    """Names of the suite's data sets."""
     methods: tuple[Name, ...] = Field(min_length=1)
+    """Rows: labels of ``methods``, or files in ``bridge/methods/``."""
     seeds: tuple[Seed, ...] = Field(min_length=1)
+    """Training seeds; an interval needs at least two."""
     worlds: tuple[int, ...] = ()
     """Worlds to draw anew, each with every seed: weights and misconceptions of the tiny base model,
     training problems and demonstrations. Empty: the model and the data set as they are declared."""
@@ -91,6 +97,7 @@ class Trials(Closed):
     rates: tuple[float, float] = (3e-5, 1e-3)
     """Range of both learning rates, drawn evenly on a log scale."""
     seed: Seed = 0
+    """Of the draw."""
 
     @model_validator(mode="after")
     def _rates_rise(self) -> Trials:
@@ -112,11 +119,17 @@ class Suite(Closed):
     """One grid of runs."""
 
     title: str = Field(min_length=1, max_length=200)
+    """Heading of the report."""
     models: dict[Name, ModelConfig]
+    """Base models by name."""
     datasets: dict[Name, DatasetConfig]
+    """Training sets with their benchmarks, by name."""
     training: TrainingConfig
+    """The trainer's knobs, the same for every row."""
     evaluation: EvaluationConfig
+    """How finished policies are measured."""
     methods: dict[Name, MethodConfig] = Field(default_factory=dict)
+    """Rows whose label is not a method's own name, or that have options."""
     train_on_benchmarks: tuple[Name, ...] = ()
     """Benchmarks whose questions a training set may hold; without being named here such a suite is
     refused. The table of contamination counts them all the same."""
@@ -125,6 +138,7 @@ class Suite(Closed):
     tuned_by: TunedBy | None = None
     """Takes the settings of each row from the outcome of such a suite."""
     grid: tuple[GridBlock, ...] = Field(min_length=1)
+    """Blocks of runs, added up."""
 
     @model_validator(mode="after")
     def _tries_or_uses(self) -> Suite:
