@@ -19,6 +19,10 @@ include: "rules/common.smk"
 configfile: "config.yaml"
 
 
+# Of every rule; used with --software-deployment-method apptainer only.
+container: USER.container
+
+
 include: "rules/resources.smk"
 include: "rules/prepare.smk"
 include: "rules/train.smk"

@@ -191,6 +191,9 @@ class UserConfig(Closed):
     ``docs/how-to/tracking.md``. Changes no run and is in no hash."""
     wheels: str | None = None
     """Folder with wheels that hold models, looked into before the package index."""
+    container: str | None = Field(None, min_length=1)
+    """Image that jobs run in with ``--software-deployment-method apptainer``: a file made from
+    ``containers/bridge.def``, or an address like ``docker://...``."""
     source: Literal["results", "cached"] = "results"
     """Tidy tables behind tables and figures: of the runs here, or committed in results/cached."""
 

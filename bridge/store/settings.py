@@ -153,7 +153,9 @@ class Budget(Closed):
     """
 
     currency: Literal["flops", "generated_tokens", "trained_tokens", "demonstration_tokens"]
+    """What is counted."""
     amount: float = Field(gt=0)
+    """How much of it."""
 
 
 class TrainingConfig(Closed):
