@@ -19,8 +19,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from bridge.methods.registry import load_method, method_names
-from bridge.plan.config import DatasetConfig, GridBlock, MethodConfig, Suite, UserConfig
+from bridge.plan.config import (
+    DatasetConfig,
+    GridBlock,
+    MethodConfig,
+    Suite,
+    Trials,
+    TunedBy,
+    UserConfig,
+)
 from bridge.store.settings import (
+    Budget,
     EvaluationConfig,
     HubModel,
     LocalModel,
@@ -67,7 +76,10 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel], str], ...] = (
     ("datasets.NAME", "", DatasetConfig, "run"),
     ("methods.ROW", "", MethodConfig, "run"),
     ("grid", "A list of blocks; each is the product of its lists.", GridBlock, ""),
+    ("trials", "", Trials, "run"),
+    ("tuned_by", "", TunedBy, ""),
     ("training", "The same for every row, unless the row overrides it.", TrainingConfig, "run"),
+    ("training.budget", "", Budget, "run"),
     ("training.sharding", "", ShardingConfig, ""),
     ("evaluation", "", EvaluationConfig, "scores"),
 )
@@ -111,8 +123,9 @@ def in_hash(schema: type[BaseModel], key: str) -> bool:
     """Whether a value enters a hash; only training has keys that do not."""
     if schema is not TrainingConfig:
         return True
-    required = {"max_response_tokens": 1, "lr_sft": 0.0, "lr_rl": 0.0}
-    known = TrainingConfig.model_validate({**required, "probe_every": 1, "checkpoint_every": 1})
+    required = {"max_response_tokens": 1, "lr_sft": 0.0, "lr_rl": 0.0, "probe_every": 1}
+    budget = Budget(currency="flops", amount=1.0)
+    known = TrainingConfig.model_validate({**required, "checkpoint_every": 1, "budget": budget})
     return key in known.hashed
 
 
