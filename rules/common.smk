@@ -5,6 +5,8 @@ from functools import cache
 from json import dumps
 from pathlib import Path
 
+from snakemake_interface_executor_plugins.settings import DeploymentMethod
+
 # The package beside these rules, whether or not it is installed.
 sys.path.insert(
     0, str(Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent)
@@ -39,6 +41,7 @@ from bridge.methods.registry import load_method
 from bridge.plan.bases import check_wheels
 from bridge.plan.grid import load_plan
 from bridge.jobs import warm
+from bridge.jobs.tracking import start_tracking
 from bridge.jobs.needs.devices import device
 from bridge.jobs.needs.phases import expected_steps
 from bridge.jobs.needs.report import refusals
@@ -49,7 +52,7 @@ from bridge.store.columns import (
     TABLE_FORMATS,
     TIDY_TABLES,
 )
-from bridge.store.records import content_hash
+from bridge.store.records import SHIPPED, content_hash
 from bridge.machine.gpu_slots import visible_gpus
 from bridge.machine.wheels import VARIABLE as WHEELS_VARIABLE
 from bridge.store.settings import TinyModel
@@ -67,6 +70,11 @@ def wheel_folder(user):
     return user.wheels or os.environ.get(WHEELS_VARIABLE)
 
 
+def deployment_methods():
+    """What jobs run in, besides the Python that runs Snakemake."""
+    return workflow.deployment_settings.deployment_method
+
+
 def checked_plan():
     """The user's choices and the plan of the suite."""
     try:
@@ -79,6 +87,14 @@ def checked_plan():
         merge(raw, typed(workflow.config_settings.overwrite_config))
         user = validate(UserConfig, raw, "--config")
         plan = load_plan(user.suite, root=Path(), overrides=user.overrides)
+        if (
+            DeploymentMethod.APPTAINER in deployment_methods()
+            and user.container is None
+        ):
+            raise ConfigError(
+                "config.yaml: container: name the image that jobs shall run in; containers/bridge.def "
+                "makes one."
+            )
         refused = [] if user.device is None else refusals(plan, device(user.device))
         if sentences := list(refused):
             raise ConfigError("\nbridge: ".join(sentences))
@@ -171,7 +187,7 @@ def table_names():
         names.append("contamination")
     if PLAN.suite.trials:
         names.append("trials")
-    elif tries_rates() or Path("results/cached/tune/runs.parquet").is_file():
+    elif tries_rates() or (SHIPPED / "results/cached/tune/runs.parquet").is_file():
         names.append("rates")
     return names
 
@@ -399,6 +415,8 @@ def length_of(run):
 def warm_start_pays():
     """Whether jobs should fork from a process that has imported the libraries: bridge/jobs/warm.py."""
     if workflow.non_local_exec or USER.source == "cached" or sys.platform != "linux":
+        return False
+    if deployment_methods():
         return False
     left = sum(not run.folder(Path("results")).scores.is_file() for run in PLAN.runs)
     return left > 2 and on_processor()

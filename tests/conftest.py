@@ -26,6 +26,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 ALLOWED_SKIPS = {
     r"needs vLLM": "its environment is another one; `make test-vllm`",
+    r"no trackers are installed": "they have an environment of their own; `make test-tracking`",
+    r"no Python 3\.\d+ on this machine": "a machine need not have every Python",
     r"a SLURM cluster: `make test-cluster`": "they take ten minutes; .ci/run runs one of them",
     r"no CUDA device|this machine has a GPU": "there is one kind of machine at a time",
     r"no real data": "the files may not be redistributed; docs/data.md says where they are",

@@ -88,11 +88,10 @@ def run_state(spec: RunSpec, results: Path, *, now: float | None = None) -> Stat
     scores = _record(folder.scores, Scores, "spec_hash", spec.spec_hash)
     if scores is not None:
         return State(scores["status"], scores.get("reason") or "")
-    heartbeat = _heartbeat(folder)
+    heartbeat = _heartbeat(folder.heartbeat)
     if heartbeat is not None and _alive(heartbeat, time.time() if now is None else now):
-        step, n_steps = heartbeat["step"], heartbeat["n_steps"]
-        detail = f"step {step} of {n_steps}, {_clock(heartbeat['seconds_left'])} left"
-        return State("running", detail, f"{step}/{n_steps}")
+        progress = f"{heartbeat['step']}/{heartbeat['n_steps']}"
+        return State("running", _progress(heartbeat), progress)
     failure = _record(folder.failure, Failure, "spec_hash", spec.spec_hash)
     if failure is not None:
         detail = f"{failure['stage']}: {failure['reason']}"
@@ -112,9 +111,11 @@ def grid_text(plan: Plan, *, results: Path, colour: bool = False) -> str:
     counts = Counter(state.word for _, state in states)
     summary = ", ".join(f"{counts[word]} {word}" for word in _COLOURS if counts[word])
     lines = [f"suite {plan.name}: {len(plan.runs)} runs: {summary}"]
+    beats = dict(heartbeats(suite_folder(results, plan.name)))
     for model in plan.made_models:
         ready = (base_folder(results, plan.name, model) / "base.json").is_file()
-        lines.append(f"base model {model}: {'ready' if ready else 'not made yet'}")
+        text = _progress(beats[model]) if model in beats else "ready" if ready else "not made yet"
+        lines.append(f"base model {model}: {text}")
     for block in dict.fromkeys((s.model, s.dataset) for s, _ in states):
         lines += ["", " x ".join(block)]
         members = [(s, state) for s, state in states if (s.model, s.dataset) == block]
@@ -212,9 +213,31 @@ def _record(path: Path, shape: type[Shape], key: str, expected: str) -> dict[str
     return record if record.get(key) == expected else None
 
 
-def _heartbeat(folder: RunFolder) -> dict[str, Any] | None:
+def heartbeats(suite: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What is being trained in a suite's folder: the names of runs (``model/dataset/method/seed0``)
+    and of base models, each with its last heartbeat."""
+    now, runs = time.time(), suite / "runs"
+    for path in sorted(runs.glob("*/*/*/seed*/heartbeat.json")):
+        beat = _heartbeat(path)
+        if beat is not None and _alive(beat, now):
+            yield path.parent.relative_to(runs).as_posix(), beat
+    models = suite / "models"
+    making = {
+        path: path.name.removesuffix(".heartbeat.json")[1:]
+        for path in models.glob(".*.heartbeat.json")
+    }
+    # A warm-up is a run in a folder beside the model.
+    warm_ups = models.glob(".*.work/*/runs/*/*/*/seed*/heartbeat.json")
+    making |= {path: path.parents[3].name for path in warm_ups}
+    for path, model in making.items():
+        beat = _heartbeat(path)
+        if beat is not None and _alive(beat, now):
+            yield model, beat
+
+
+def _heartbeat(path: Path) -> dict[str, Any] | None:
     try:
-        return read_record(folder.heartbeat, Heartbeat)
+        return read_record(path, Heartbeat)
     except RecordError:
         return None
 
@@ -233,7 +256,12 @@ def _alive(heartbeat: dict[str, Any], now: float) -> bool:
     return True
 
 
-def _clock(seconds: float) -> str:
+def _progress(beat: dict[str, Any]) -> str:
+    return f"step {beat['step']} of {beat['n_steps']}, {clock(beat['seconds_left'])} left"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a clock shows them, ``1:02:03`` or ``2:03``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,12 +1,15 @@
 """lm-eval tasks, made from the families: a greedy and a sampled one for each benchmark.
 
+The benchmarks of a family that has several are a group, ``bridge_<family>``, with their unweighted
+mean as in the main table. A tag, ``bridge_<family>_tasks``, names them without a mean.
+
 The runner loads them from a folder that lives as long as the loading. For other people's models
 ``bridge tasks FOLDER`` writes them for lm-eval's own command line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ def task_name(benchmark: str, *, sampled: bool = False) -> str:
 
 
 def write_tasks(folder: Path, families: Mapping[str, BaseModel | None] | None = None) -> int:
-    """Write the task files of some families, all of them by default; return their number.
+    """Write the task and group files of some families, all by default; return how many tasks.
 
     Args:
         families: name -> options, which name the benchmarks of some families.
@@ -34,17 +37,38 @@ def write_tasks(folder: Path, families: Mapping[str, BaseModel | None] | None = 
     count = 0
     for name, options in (families or dict.fromkeys(family_names())).items():
         family = load_family(name)
-        for benchmark in family.benchmark_names(options):
-            for sampled in (False, True):
-                path = folder / f"{task_name(benchmark, sampled=sampled)}.yaml"
-                path.write_text(_yaml(_task(name, family, benchmark, sampled)), encoding="utf-8")
-                count += 1
+        benchmarks = family.benchmark_names(options)
+        for sampled in (False, True):
+            made = [_task(name, family, benchmark, sampled) for benchmark in benchmarks]
+            count += len(made)
+            files = {config["task"]: config for config in made}
+            if len(benchmarks) > 1:
+                group = _group(name, benchmarks, sampled)
+                files[group["group"]] = group
+            for file, config in files.items():
+                (folder / f"{file}.yaml").write_text(_yaml(config), encoding="utf-8")
     return count
+
+
+def _group(name: str, benchmarks: Sequence[str], sampled: bool) -> dict[str, Any]:
+    """The keys of a group: its tasks and their unweighted mean."""
+    return {
+        "group": task_name(name, sampled=sampled),
+        "task": [task_name(benchmark, sampled=sampled) for benchmark in benchmarks],
+        "aggregate_metric_list": [
+            {"metric": metric, "aggregation": "mean", "weight_by_size": False, "filter_list": "all"}
+            for metric in _metrics(sampled)
+        ],
+        "metadata": {"version": 1},
+    }
+
+
+def _metrics(sampled: bool) -> tuple[str, ...]:
+    return ("avg_at_n", "pass_at_n") if sampled else ("exact_match",)
 
 
 def _task(name: str, family: Family, benchmark: str, sampled: bool) -> dict[str, Any]:
     """The keys of a task, with the family's own defaults of length and number of samples."""
-    task, tag = task_name(benchmark, sampled=sampled), f"bridge_{name}" + "_sampled" * sampled
     generation: dict[str, Any] = {
         # Empty on purpose: lm-eval adds the end-of-turn token itself, and would stop at a blank
         # line if the key were missing.
@@ -59,11 +83,9 @@ def _task(name: str, family: Family, benchmark: str, sampled: bool) -> dict[str,
         # Hugging Face's default is top_k 50, and checkpoints bring their own top_p: both would
         # change pass@k.
         generation |= {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-    metrics = ("avg_at_n", "pass_at_n") if sampled else ("exact_match",)
     return {
-        "task": task,
-        # A tag of a task's own name would hide the task.
-        **({"tag": tag} if tag != task else {}),
+        "task": task_name(benchmark, sampled=sampled),
+        "tag": task_name(f"{name}_tasks", sampled=sampled),
         "dataset_kwargs": {"family": name, "benchmark": benchmark},
         "output_type": "generate_until",
         "custom_dataset": _Function("load_questions"),
@@ -82,7 +104,7 @@ def _task(name: str, family: Family, benchmark: str, sampled: bool) -> dict[str,
         ],
         "metric_list": [
             {"metric": metric, "aggregation": "mean", "higher_is_better": True}
-            for metric in metrics
+            for metric in _metrics(sampled)
         ],
         "metadata": {"version": 1},
     }

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+TRACKERS = ("trackio", "wandb", "tensorboard", "mlflow")
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose complaint is one sentence; subcommands get one of the same kind."""
@@ -20,6 +22,17 @@ class Parser(argparse.ArgumentParser):
         text = message if len(message) <= 400 else f"{message[:400]}..."
         print(f"bridge: {text}; see {self.prog} --help.", file=sys.stderr)
         sys.exit(2)
+
+
+class Version(argparse.Action):
+    """``--version``: of the installed package, looked up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Print it and end."""
+        from importlib.metadata import version
+
+        print(f"{parser.prog} {version('bridge-harness')}")
+        sys.exit(0)
 
 
 def name(text: str) -> str:

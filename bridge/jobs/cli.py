@@ -1,5 +1,7 @@
 """The command ``bridge``: one subcommand per job of the workflow, and what people ask between runs.
 
+    bridge init                a project folder here, outside of the repository
+    bridge run                 every job of a suite that is not done: what ``make reproduce`` runs
     bridge status              what is done, running, failed and why
     bridge summary             the main table, and where the report lies
     bridge compare A B         two methods, runs or suites: accuracy, cost, configuration
@@ -9,8 +11,9 @@
     bridge init mine --model FOLDER --train a.jsonl --test b.jsonl     a suite of one's own
     bridge train --model tiny-qwen --dataset chains --method sft --seed 0     one job by hand
 
-Run it in the repository's folder, where ``config.yaml`` is. A problem that has a remedy is one
-sentence on stderr and exit code 2; anything else is a defect, keeps its traceback and exits with 1.
+Run it where ``config.yaml`` is: in the repository, or in a folder of ``bridge init``. A problem
+that has a remedy is one sentence on stderr and exit code 2; anything else is a defect, keeps its
+traceback and exits with 1.
 A job that was asked to stop (SIGTERM, Ctrl-C) ends with exit code 75: the same command goes on.
 
 Nothing is imported before a command needs it, so that ``--help`` and ``status`` answer at once, and
@@ -23,12 +26,15 @@ import argparse
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bridge.jobs import arguments as check
 from bridge.machine.interruption import EXIT_INTERRUPTED, Interrupted
+
+WATCH_EVERY_S = 5.0
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -78,6 +84,20 @@ def evaluate(args: argparse.Namespace) -> None:
     from bridge.jobs import run_jobs
 
     run_jobs.evaluate(args)
+
+
+def run_grid(args: argparse.Namespace) -> None:
+    """Run every job of a suite and print its main table."""
+    from bridge.jobs.project import run_suite
+
+    suite = suite_name(args)
+    further = ["--dry-run", *args.snakemake] if args.dry_run else args.snakemake
+    verbose = args.verbose or args.dry_run
+    code = run_suite(suite, args.cores, further, verbose=verbose)
+    if code:
+        sys.exit(code)
+    if not args.dry_run and Path(tidy_folder(args), "runs.parquet").is_file():
+        summary(args)
 
 
 # -- jobs that show --------------------------------------------------------------------------------
@@ -158,12 +178,21 @@ def summary(args: argparse.Namespace) -> None:
 
 
 def status(args: argparse.Namespace) -> None:
-    """Print the grid of the suite."""
-    from bridge.collect.status import grid_text
+    """Print the grid of the suite, once or until every run has ended."""
+    from bridge.collect.status import grid_text, run_state
     from bridge.jobs.run_jobs import load
+    from bridge.store.records import RESULTS
 
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(grid_text(load(args), results=args.results, colour=colour))
+    plan, terminal = load(args), sys.stdout.isatty()
+    while True:
+        colour = terminal and "NO_COLOR" not in os.environ
+        text = grid_text(plan, results=args.results, colour=colour)
+        # From the upper left corner, over what was there.
+        print(f"\x1b[H\x1b[2J{text}" if terminal and args.watch else text, flush=True)
+        ended = all(run_state(spec, args.results).word in RESULTS for spec in plan.runs)
+        if not args.watch or ended:
+            return
+        time.sleep(WATCH_EVERY_S)
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -219,6 +248,19 @@ def doctor(args: argparse.Namespace) -> None:
         sys.exit(2)
 
 
+def track(args: argparse.Namespace) -> None:
+    """Send what a suite's runs log to an experiment tracker."""
+    from bridge.jobs.tracking import track
+    from bridge.plan.config import config_path, load_user_config
+    from bridge.store.schema import ConfigError
+
+    name = args.to or load_user_config(config_path()).tracking
+    if name is None:
+        raise ConfigError("track: name a tracker by --to, or in config.yaml as tracking.")
+    n_sent = track(suite_name(args), args.results, name, follow=args.follow)
+    print(f"{n_sent} steps sent to {name}")
+
+
 def tasks(args: argparse.Namespace) -> None:
     """Write our benchmarks as tasks for lm-eval's own command line."""
     from bridge.evaluation.tasks import write_tasks
@@ -230,9 +272,21 @@ def tasks(args: argparse.Namespace) -> None:
 
 
 def init(args: argparse.Namespace) -> None:
-    """Write a suite for a model and data files."""
-    from bridge.jobs.beginning import begin_suite
+    """Make a project folder or, in one, write a suite for a model and data files."""
     from bridge.plan.config import config_path
+    from bridge.store.schema import ConfigError
+
+    if args.name is None and not (args.model or args.train or args.test or args.reward):
+        from bridge.jobs.project import begin_project
+
+        print(begin_project(Path()))
+        return
+    if not (args.name and args.model and args.train and args.test):
+        raise ConfigError(
+            "init: a suite needs a NAME, --model, --train and --test; without any of them, "
+            "bridge init makes a project folder."
+        )
+    from bridge.jobs.beginning import begin_suite
 
     config_path()
     path = Path("suites", f"{args.name}.yaml")
@@ -295,6 +349,7 @@ def parser() -> argparse.ArgumentParser:
     top = check.Parser(
         prog="bridge", description="Train, evaluate and compare methods; see also the Snakefile."
     )
+    top.add_argument("--version", action=check.Version, nargs=0, help="print the version")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:
@@ -354,8 +409,19 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--processes", type=check.threads, default=1, help="processes that draw figures"
             )
+    text = "run every job of a suite that is not done yet, then print the main table"
+    sub = commands.add_parser("run", help=text, description=text, allow_abbrev=False)
+    sub.set_defaults(run=run_grid, results=Path("results"), partial=False, tidy=None)
+    sub.add_argument(
+        "--suite", type=check.suite, help="a file in suites/ (default: the one in config.yaml)"
+    )
+    sub.add_argument("--cores", default="all", help="cores that may be used (default: all)")
+    sub.add_argument("-n", "--dry-run", action="store_true", help="only print the plan")
+    sub.add_argument("--verbose", action="store_true", help="show all that Snakemake says")
+    sub.add_argument("snakemake", nargs="*", help="after --: more arguments for Snakemake")
     add("cache", cache, "copy the tidy tables of a finished suite to results/cached")
-    add("status", status, "print what is done, running, failed and waiting")
+    sub = add("status", status, "print what is done, running, failed and waiting")
+    sub.add_argument("--watch", action="store_true", help="again and again, until all has ended")
     sub = add(
         "compare", compare, "compare two methods, runs (model/dataset/method/seed0) or suites"
     )
@@ -374,20 +440,21 @@ def parser() -> argparse.ArgumentParser:
     )
     sub = add("claims", claims, "print the verdicts on papers' claims over one or several suites")
     sub.add_argument("suites", nargs="*", type=check.suite, metavar="SUITE")
+    sub = add("track", track, "send what runs log to an experiment tracker")
+    sub.add_argument("--to", choices=check.TRACKERS, help="default: the one in config.yaml")
+    sub.add_argument("--follow", action="store_true", help="until what started this has ended")
     text = "write our benchmarks as tasks for lm-eval's own command line"
     sub = commands.add_parser("tasks", help=text, description=text, allow_abbrev=False)
     sub.set_defaults(run=tasks)
     sub.add_argument("folder", type=check.folder, help="for lm_eval --include_path")
     add("pin", pin, "write the hashes of a suite's own data files into the suite")
-    text = "write a suite for your model and data; docs/how-to/your-own.md"
+    text = "make a project folder here or, with a NAME, write a suite for your model and data"
     sub = commands.add_parser("init", help=text, description=text, allow_abbrev=False)
     sub.set_defaults(run=init)
-    sub.add_argument("name", type=check.suite, help="of the suite, and of its data set")
-    sub.add_argument(
-        "--model", required=True, metavar="MODEL", help="a checkpoint folder, or owner/name@commit"
-    )
-    sub.add_argument("--train", type=Path, required=True, metavar="FILE", help=".jsonl or .csv")
-    sub.add_argument("--test", type=Path, nargs="+", required=True, metavar="FILE")
+    sub.add_argument("name", type=check.suite, nargs="?", help="of the suite, and of its data set")
+    sub.add_argument("--model", metavar="MODEL", help="a checkpoint folder, or owner/name@commit")
+    sub.add_argument("--train", type=Path, metavar="FILE", help=".jsonl or .csv")
+    sub.add_argument("--test", type=Path, nargs="+", metavar="FILE")
     sub.add_argument("--reward", metavar="MODULE:FUNCTION", help="judges answers instead of ours")
     sub.add_argument("--tokens", type=check.tokens, default=256, help="longest answer")
     sub = add("doctor", doctor, "print versions, machine, disk, predicted memory and hours")

@@ -1,42 +1,56 @@
-"""Snakemake as ``make`` starts it: Ctrl-C ends in two lines, and a home folder is not needed.
+"""Snakemake as ``make`` and ``bridge run`` start it: Ctrl-C ends in two lines, and a home folder is
+not needed.
 
     python -m bridge.jobs.workflow --cores all --config suite=smoke
 
-All arguments are Snakemake's, and so is the exit code. A person who stops a grid has lost nothing,
-for every run saves what it has, but Snakemake reports each job that it ended as an error: from the
-first Ctrl-C on, its messages are held back.
+All arguments are Snakemake's, and so is the exit code. ``bridge run`` shows a line per stage
+(``bridge/jobs/narrating.py``) instead of what Snakemake says, which its log keeps.
+
+A person who stops a grid has lost nothing, for every run saves what it has, but Snakemake reports
+each job that it ended as an error: from the first Ctrl-C on, its messages are held back.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from bridge.collect.status import run_state
+from bridge.collect.status import clock, run_state
+from bridge.jobs.narrating import Bars, Lines, Narrator, work_of
 from bridge.jobs.tuned import trials_first
 from bridge.plan.config import config_path, load_user_config
-from bridge.plan.grid import load_plan
-from bridge.store.records import RESULTS
+from bridge.plan.grid import Plan, load_plan
+from bridge.store.records import RESULTS, suite_folder
 from bridge.store.schema import merge
 from bridge.store.strict import strict_yaml
 
 _CHUNK_BYTES = 65_536
+_TICK_S = 1.0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run Snakemake; return its exit code."""
+def main(arguments: Sequence[str], *, told: bool = False) -> int:
+    """Run Snakemake; return its exit code.
+
+    Args:
+        told: tell in our own words how far it is.
+    """
+    terminal = sys.stderr.isatty()
     # On a terminal Snakemake writes in colours, so it gets one.
-    reader, writer = os.openpty() if sys.stderr.isatty() else os.pipe()
+    reader, writer = os.openpty() if terminal and not told else os.pipe()
+    listener = Teller(_suite_of(arguments), Bars() if terminal else Lines()) if told else Relay()
     # A group of its own: Ctrl-C reaches this process alone, which passes it on once.
     child = subprocess.Popen(
         [sys.executable, "-m", "snakemake", *arguments],
+        stdout=writer if told else None,
         stderr=writer,
         env=_environment(),
         process_group=0,
@@ -59,8 +73,10 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(number, stop)
     for chunk in _chunks(reader):
         if not stopping:
-            os.write(sys.stderr.fileno(), chunk)
+            listener.hear(chunk)
     code = child.wait()
+    if not stopping:
+        listener.end(code)
     if stopping:
         say(f"stopped{_saved(arguments)}; the same command goes on from there")
     return code if code >= 0 else 128 - code
@@ -71,9 +87,51 @@ def say(sentence: str) -> None:
     os.write(sys.stderr.fileno(), f"bridge: {sentence}.\n".encode())
 
 
+class Relay:
+    """Passes on what Snakemake writes."""
+
+    def hear(self, chunk: bytes) -> None:
+        """Write it."""
+        os.write(sys.stderr.fileno(), chunk)
+
+    def end(self, code: int) -> None:
+        """Nothing is left to say."""
+
+
+class Teller:
+    """Tells in our own words how far Snakemake is."""
+
+    def __init__(self, plan: Plan | None, display: Bars | Lines) -> None:
+        folder = Path("results") if plan is None else suite_folder(Path("results"), plan.name)
+        self._narrator = Narrator(folder, {} if plan is None else work_of(plan, Path("results")))
+        self._display = display
+        self._begun_s = time.monotonic()
+
+    def hear(self, chunk: bytes) -> None:
+        """Take in what Snakemake wrote, if anything, and bring the display up to date."""
+        now = time.monotonic()
+        for line in self._narrator.hear(chunk.decode(errors="replace"), now):
+            os.write(sys.stderr.fileno(), f"{line}\n".encode())
+        self._display.show(self._narrator, now)
+
+    def end(self, code: int) -> None:
+        """The last state; where something failed, what and why."""
+        now = time.monotonic()
+        self._display.close(self._narrator, now)
+        if code:
+            os.write(sys.stderr.fileno(), "\n".join(["", *self._narrator.last_words()]).encode())
+        say(
+            f"{'ended' if code else 'done'} after {clock(now - self._begun_s)}; all that Snakemake "
+            "said is in .snakemake/log"
+        )
+
+
 def _chunks(reader: int) -> Iterator[bytes]:
-    """What is written to the other end, until nobody can write any more."""
+    """What is written to the other end, until nobody can write any more; nothing once a second."""
     while True:
+        if not select.select([reader], [], [], _TICK_S)[0]:
+            yield b""
+            continue
         try:
             chunk = os.read(reader, _CHUNK_BYTES)
         except OSError:  # EIO: how a terminal ends
@@ -98,15 +156,22 @@ def _environment() -> dict[str, str]:
     return os.environ | {"XDG_CACHE_HOME": str(instead)}
 
 
-def _saved(arguments: Sequence[str]) -> str:
-    """How much of the suite is done, where the suite can be told."""
+def _suite_of(arguments: Sequence[str]) -> Plan | None:
+    """The plan that Snakemake is asked for, where that can be told."""
     said = dict(word.partition("=")[::2] for word in arguments if "=" in word)
     try:
         user = load_user_config(config_path())
         overrides = dict(user.overrides)
         merge(overrides, strict_yaml(said.get("overrides", "{}")))
-        plan = load_plan(said.get("suite", user.suite), root=Path(), overrides=overrides)
+        return load_plan(said.get("suite", user.suite), root=Path(), overrides=overrides)
     except ValueError:
+        return None
+
+
+def _saved(arguments: Sequence[str]) -> str:
+    """How much of the suite is done, where the suite can be told."""
+    plan = _suite_of(arguments)
+    if plan is None:
         return ""
     words = Counter(run_state(spec, Path("results")).word for spec in plan.runs)
     done = sum(words[word] for word in RESULTS)
@@ -114,14 +179,18 @@ def _saved(arguments: Sequence[str]) -> str:
     return f" with {done} of {len(plan.runs)} runs done and {begun} saved part of the way"
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run Snakemake, before it the trials of a suite that is tuned here; return the exit code."""
+def run(arguments: Sequence[str], *, told: bool = False) -> int:
+    """Run Snakemake, before it the trials of a suite that is tuned here; return the exit code.
+
+    Args:
+        told: see :func:`main`.
+    """
     first = trials_first(arguments)
     if first is not None:
         say(f"the settings are tuned first, up to {first[0]}")
-        if code := main(first):
+        if code := main(first, told=told):
             return code
-    return main(arguments)
+    return main(arguments, told=told)
 
 
 if __name__ == "__main__":

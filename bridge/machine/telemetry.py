@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -49,6 +50,21 @@ class Stopwatch:
         return sum(s for name, s in self.total_s.items() if name != "probe")
 
 
+def beat(path: Path, step: int, n_steps: int, seconds_left: float) -> None:
+    """Write the heartbeat of a training that this process is at."""
+    write_json(
+        path,
+        {
+            "step": step,
+            "n_steps": n_steps,
+            "seconds_left": round(seconds_left, 1),
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "updated_at": time.time(),
+        },
+    )
+
+
 class Progress:
     """A bar on a terminal; elsewhere a heartbeat line in the log and a file for ``status``."""
 
@@ -69,17 +85,7 @@ class Progress:
             return
         self._last = now
         left = (now - self._begin) / max(1, step - self._first) * (self.n_steps - step)
-        write_json(
-            self.folder.heartbeat,
-            {
-                "step": step,
-                "n_steps": self.n_steps,
-                "seconds_left": round(left, 1),
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-                "updated_at": time.time(),
-            },
-        )
+        beat(self.folder.heartbeat, step, self.n_steps, left)
         if self._bar.disable:
             line = f"{self.name}: step {step}/{self.n_steps}, {text}, {left:.0f} s left"
             print(line, file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 
+from bridge.machine.telemetry import beat
 from bridge.models.folder import is_made
 from bridge.models.tiny import build_model, build_tokenizer, pretrain, save_base
 from bridge.store.records import content_hash, folder_hash, holding, write_json
@@ -31,7 +32,13 @@ def prepare_base(
         wait_s: how long to wait for another process that makes the same model; what it has made
             meanwhile is taken.
     """
-    made_once(model, folder, lambda into: _make(name, model, into, threads), wait_s=wait_s)
+    heartbeat = folder.with_name(f".{folder.name}.heartbeat.json")
+    try:
+        made_once(
+            model, folder, lambda into: _make(name, model, into, threads, heartbeat), wait_s=wait_s
+        )
+    finally:
+        heartbeat.unlink(missing_ok=True)
 
 
 def made_once(
@@ -58,7 +65,9 @@ def made_once(
         write_json(folder / "base.json", record | facts)
 
 
-def _make(name: str, model: TinyModel, folder: Path, threads: int) -> dict[str, Any]:
+def _make(
+    name: str, model: TinyModel, folder: Path, threads: int, heartbeat: Path
+) -> dict[str, Any]:
     torch.set_num_threads(threads)
     families = [cast(SyntheticFamily, load_family(f)) for f in model.families]
     tokenizer = build_tokenizer(
@@ -91,9 +100,10 @@ def _make(name: str, model: TinyModel, folder: Path, threads: int) -> dict[str, 
     def report(step: int, loss: float) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last > 10 or step == total:
+        if now - last > 5 or step == total:
             last = now
             left = (now - begin) / step * (total - step)
+            beat(heartbeat, step, total, left)
             print(
                 f"prepare {name}: step {step}/{total}, loss {loss:.3f}, {left:.0f} s left",
                 file=sys.stderr,

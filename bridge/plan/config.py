@@ -33,12 +33,14 @@ from bridge.store.strict import strict_yaml
 SEEDS_OF_A_WORLD = 100
 """The run seed of seed s in world w is this times w, plus s."""
 MOST_WORLDS = 1000
+Tracker = Literal["trackio", "wandb", "tensorboard", "mlflow"]
 
 
 class DatasetConfig(Closed):
     """A problem family with its options."""
 
     family: Name
+    """File in ``bridge/tasks/``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the family, see the ``Options`` class of its file in ``bridge/tasks/``."""
     reward: str | None = Field(None, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
@@ -55,6 +57,7 @@ class MethodConfig(Closed):
     method: Name | None = None
     """File in ``bridge/methods/``; the label itself when left out."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the method, see its page in ``docs/methods/``."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Overrides of the shared training configuration, for ablations."""
 
@@ -63,9 +66,13 @@ class GridBlock(Closed):
     """The product of these lists is trained and evaluated."""
 
     models: tuple[Name, ...] = Field(min_length=1)
+    """Names of the suite's models."""
     datasets: tuple[Name, ...] = Field(min_length=1)
+    """Names of the suite's data sets."""
     methods: tuple[Name, ...] = Field(min_length=1)
+    """Rows: labels of ``methods``, or files in ``bridge/methods/``."""
     seeds: tuple[Seed, ...] = Field(min_length=1)
+    """Training seeds; an interval needs at least two."""
     worlds: tuple[int, ...] = ()
     """Worlds to draw anew, each with every seed: weights and misconceptions of the tiny base model,
     training problems and demonstrations. Empty: the model and the data set as they are declared."""
@@ -94,6 +101,7 @@ class Trials(Closed):
     rates: tuple[float, float] = (3e-5, 1e-3)
     """Range of both learning rates, drawn evenly on a log scale."""
     seed: Seed = 0
+    """Of the draw."""
 
     @model_validator(mode="after")
     def _rates_rise(self) -> Trials:
@@ -115,11 +123,17 @@ class Suite(Closed):
     """One grid of runs."""
 
     title: str = Field(min_length=1, max_length=200)
+    """Heading of the report."""
     models: dict[Name, ModelConfig]
+    """Base models by name."""
     datasets: dict[Name, DatasetConfig]
+    """Training sets with their benchmarks, by name."""
     training: TrainingConfig
+    """The trainer's knobs, the same for every row."""
     evaluation: EvaluationConfig
+    """How finished policies are measured."""
     methods: dict[Name, MethodConfig] = Field(default_factory=dict)
+    """Rows whose label is not a method's own name, or that have options."""
     train_on_benchmarks: tuple[Name, ...] = ()
     """Benchmarks whose questions a training set may hold; without being named here such a suite is
     refused. The table of contamination counts them all the same."""
@@ -128,6 +142,7 @@ class Suite(Closed):
     tuned_by: TunedBy | None = None
     """Takes the settings of each row from the outcome of such a suite."""
     grid: tuple[GridBlock, ...] = Field(min_length=1)
+    """Blocks of runs, added up."""
 
     @model_validator(mode="after")
     def _tries_or_uses(self) -> Suite:
@@ -175,8 +190,14 @@ class UserConfig(Closed):
     """Threads of one training or evaluation job."""
     device: Name | None = None
     """A GPU of ``bridge/jobs/needs/devices.yaml``; a plan with a run that cannot fit is refused."""
+    tracking: Tracker | None = None
+    """Where ``bridge track`` sends what runs log while the workflow works; see
+    ``docs/how-to/tracking.md``. Changes no run and is in no hash."""
     wheels: str | None = None
     """Folder with wheels that hold models, looked into before the package index."""
+    container: str | None = Field(None, min_length=1)
+    """Image that jobs run in with ``--software-deployment-method apptainer``: a file made from
+    ``containers/bridge.def``, or an address like ``docker://...``."""
     source: Literal["results", "cached"] = "results"
     """Tidy tables behind tables and figures: of the runs here, or committed in results/cached."""
 
@@ -233,7 +254,7 @@ def _extended(path: Path, raw: dict[str, Any], root: Path) -> dict[str, Any]:
 
 
 def config_path(program: str = "bridge") -> Path:
-    """``config.yaml`` of the current folder, which has to be the repository's.
+    """``config.yaml`` of the current folder: the repository's, or one that ``bridge init`` made.
 
     Raises:
         ConfigError: it is another folder; with the one to go to, where that is known.
@@ -242,10 +263,12 @@ def config_path(program: str = "bridge") -> Path:
     if not path.is_file():
         here = Path.cwd()
         above = [folder for folder in (*here.parents, ROOT) if (folder / path).is_file()]
-        where = f": cd {above[0]}" if above else ""
-        raise ConfigError(
-            f"no config.yaml in {here}; run {program} in the repository's folder{where}."
+        where = (
+            f"run {program} in the repository's folder: cd {above[0]}"
+            if above
+            else "make a project folder here with bridge init, or go to one"
         )
+        raise ConfigError(f"no config.yaml in {here}; {where}.")
     return path
 
 

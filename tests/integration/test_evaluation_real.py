@@ -35,6 +35,7 @@ def test_lm_eval_alone_runs_the_real_benchmarks(tmp_path: Path, root: Path) -> N
     )
     save_base(model, tokenizer, tmp_path / "policy")
     names = [f"bridge_{name}" for name in (*GREEDY, *SAMPLED)]
+    asked = ["bridge_mathematics", *names[5:]]
     command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--device", "cpu"]
     command += ["--model_args", f"pretrained={tmp_path / 'policy'}", "--apply_chat_template"]
     write_tasks(tmp_path / "tasks")
@@ -42,7 +43,7 @@ def test_lm_eval_alone_runs_the_real_benchmarks(tmp_path: Path, root: Path) -> N
         "--include_path",
         str(tmp_path / "tasks"),
         "--tasks",
-        ",".join(names),
+        ",".join(asked),
         "--limit",
         "2",
     ]

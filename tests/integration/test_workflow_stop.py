@@ -79,6 +79,29 @@ def test_without_a_stop_nothing_is_added(space: Workspace) -> None:
     assert "bridge: --config: suit: unknown key; did you mean 'suite'?" in said
 
 
+def test_bridge_run_tells_how_far_it_is(space: Workspace) -> None:
+    """In lines of its own; what Snakemake says is in its log."""
+    command = ("run", "--suite", "few", "--cores", "1", "--", "--until", "evaluate")
+    done = space.bridge(*command)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    end = "base models 1 of 1; training 3 of 3; evaluation 3 of 3; about 0:00 left"
+    assert lines[-2] == end and lines[-1].startswith("bridge: done after ")
+    assert all(line.startswith("base models ") for line in lines[:-1]) and done.stdout == ""
+    (log,) = (space.path / ".snakemake" / "log").glob("*.log")
+    assert log.read_text().count("Finished jobid") == 7
+
+
+def test_bridge_run_says_what_failed_and_why(space: Workspace) -> None:
+    (space.path / "verdicts.txt").write_text("sft/seed0 fail\n")
+    done = space.bridge("run", "--suite", "few", "--cores", "1", "--", "--until", "evaluate")
+    assert done.returncode == 1
+    assert "1 failed" in done.stderr
+    said = f"failed: results/few/logs/train/{SFT.partition('runs/')[2]}.log\n"
+    assert f"{said}    bridge: sft/seed0 cannot be trained; mend it." in done.stderr
+    assert "Error in rule" not in done.stderr
+
+
 def test_a_home_folder_is_not_needed(space: Workspace) -> None:
     command = ("-m", "bridge.jobs.workflow", "-n", "--config", "suite=few")
     for home, said in (

@@ -11,21 +11,42 @@ from bridge.evaluation import questions
 from bridge.evaluation.answers import load_tasks
 from bridge.evaluation.tasks import write_tasks
 from bridge.store.schema import ConfigError
-from bridge.tasks.registry import load_family
+from bridge.tasks.registry import family_names, load_family
 from tests.fixtures.evaluation import make_spec
 
 FAMILIES = ("chains", "equations")
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """All tasks as lm-eval's command line loads them, without anything set by the runner."""
+def manager(tmp_path_factory: pytest.TempPathFactory) -> TaskManager:
+    """All tasks as lm-eval's command line knows them, without anything set by the runner."""
     folder = tmp_path_factory.mktemp("tasks")
     write_tasks(folder)
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
-    tags = [f"bridge_{f}{kind}" for f in FAMILIES for kind in ("", "_sampled")]
+    return TaskManager(include_path=str(folder), include_defaults=False)
+
+
+@pytest.fixture(scope="module")
+def loaded(manager: TaskManager) -> dict[str, Any]:
+    tags = [f"bridge_{f}_tasks{kind}" for f in FAMILIES for kind in ("", "_sampled")]
     tasks: dict[str, Any] = manager.load(tags)["tasks"]
     return tasks
+
+
+def test_a_family_with_several_benchmarks_is_a_group(manager: TaskManager) -> None:
+    for kind in ("", "_sampled"):
+        found = manager.load([f"bridge_chains{kind}"])
+        names = [f"bridge_rung{i}{kind}" for i in range(1, 6)]
+        assert found["group_map"] == {f"bridge_chains{kind}": names}
+    assert "bridge_mathematics" in manager.all_groups
+    assert "bridge_cola" not in manager.all_groups, "one benchmark needs no mean"
+
+
+def test_no_name_means_two_things(manager: TaskManager) -> None:
+    tasks, groups, tags = (
+        set(names) for names in (manager.all_subtasks, manager.all_groups, manager.all_tags)
+    )
+    assert len(tasks) > 40 and len(tags) == 2 * len([n for n in family_names() if n != "own"])
+    assert not tasks & groups and not tasks & tags and not groups & tags
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -34,9 +34,9 @@ from bridge.analysis.tables.published import load_published
 from bridge.analysis.tables.ranks import HEAD as RANKS_HEAD
 from bridge.analysis.tables.ranks import rank_rows, rank_sheet
 from bridge.analysis.tables.render import Sheet, Value, write_table
-from bridge.store.records import ROOT
+from bridge.store.records import SHIPPED
 
-CLAIMS = ROOT / "claims.yaml"
+CLAIMS = SHIPPED / "claims.yaml"
 
 
 def build_tables(

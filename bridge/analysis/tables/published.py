@@ -14,9 +14,9 @@ import pandas as pd
 
 from bridge.analysis.numbers.cells import AVERAGE
 from bridge.analysis.numbers.frames import TidyError
-from bridge.store.records import ROOT
+from bridge.store.records import SHIPPED
 
-FOLDER = ROOT / "results" / "published"
+FOLDER = SHIPPED / "results" / "published"
 FILES = ("published.csv", "published_methods.csv")
 COLUMNS = (
     "paper",

@@ -16,9 +16,9 @@ import pandas as pd
 from bridge.analysis.numbers.frames import DONE, Tidy, TidyError, block_of, load_tidy
 from bridge.analysis.tables.render import Sheet, Value, between
 from bridge.store.columns import KEY
-from bridge.store.records import ROOT
+from bridge.store.records import SHIPPED
 
-TUNED = ROOT / "results" / "cached" / "tune"
+TUNED = SHIPPED / "results" / "cached" / "tune"
 """The committed grid that the rates of the other suites were chosen on."""
 STAGES = {"sft": ("SFT", "lr_sft"), "rl": ("RL", "lr_rl")}
 HEAD = (
