@@ -6,19 +6,22 @@ L = mean_t [- sg[p_t] log p_t] + anchor mean_t KL(p_ref(. | prefix), p(. | prefi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from pydantic import Field
 
 from bridge.methods.base import refuse
 from bridge.methods.weighted import WeightedOptions, WeightedSFT
+from bridge.step.rows import Group, Row
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bridge.step.batches import StepBatch
+    from bridge.step.batches import MicroBatch, StepBatch
     from bridge.step.gradients import Gradient
+    from bridge.step.reference import Reference
     from bridge.step.trainer import Trainer
 
 
@@ -48,14 +51,28 @@ class ASFT(WeightedSFT):
     def weight(self, logprob: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
         return logprob.exp() if self.options.likelihood == "p" else logprob.new_ones(logprob.shape)
 
+    def rows(self, groups: Sequence[Group], demonstrations: Sequence[Row], step: int) -> list[Row]:
+        # The reference reads a demonstration behind its own prompt.
+        taught = [replace(row, teacher_prompt_ids=row.prompt_ids) for row in demonstrations]
+        return super().rows(groups, taught, step)
+
+    def divergence(self, trainer: Trainer, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        from bridge.methods.divergences import Divergence, spread_divergence  # torch
+
+        reference, model = cast("Reference", trainer.reference), trainer.policy.sampler.model
+        trainer.policy.refresh()
+        with reference.active():
+            loss, logprob, _ = spread_divergence(
+                Divergence("forward"), model, reference.model, batch, batch
+            )
+        trainer.tokens_scored += sum(len(r.prompt_ids) + len(r.response_ids) for r in batch.rows)
+        return loss, logprob
+
     def direction(self, trainer: Trainer, batch: StepBatch, gradient: Gradient) -> Gradient:
         if self.options.anchor == 0.0:
             return gradient
-        from bridge.methods.anchoring import anchor_gradient  # torch
-
-        anchor, kl = anchor_gradient(trainer, batch)
-        trainer.log(anchor_kl=kl)
-        return trainer.combined((1.0, gradient), (self.options.anchor, anchor.take("base")))
+        anchor = trainer.gradient("ref_kl", batch).gradient.take("base")
+        return trainer.combined((1.0, gradient), (self.options.anchor, anchor))
 
 
 METHOD = ASFT

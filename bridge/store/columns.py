@@ -136,7 +136,6 @@ DYNAMICS = (
     Column("token_weight_p90", "its 90 % quantile"),
     Column("phi_demonstrations", "IDFT: mean of log p + entropy, demonstration tokens", "nats"),
     Column("phi_own_samples", "IDFT: the same on the policy's own held-out answers", "nats"),
-    Column("anchor_kl", "ASFT: KL(initial model to policy) per demonstration token", "nats"),
     Column("entropy_demonstrations", "SRFT: mean over demonstration tokens", "nats"),
     Column("entropy_right_rollouts", "SRFT: mean over the tokens of right rollouts", "nats"),
     Column("buffered", "ReLIFT: demonstrations that wait for an SFT step"),

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bridge.methods import anchoring
+from bridge.methods import divergences
 from bridge.methods.sed_sft import threshold_of
 from bridge.methods.weighted import WeightedSFT
 from bridge.models.checkpoint import CheckpointError, Policy, load_policy, weights_hash
@@ -218,7 +218,7 @@ def test_the_gradient_of_asft_is_that_of_the_written_loss(
     base: Path, monkeypatch: pytest.MonkeyPatch, likelihood: str, at_once: int
 ) -> None:
     """Also where logits are made in chunks."""
-    for module in (anchoring, scoring):
+    for module in (divergences, scoring):
         monkeypatch.setattr(module, "LOGITS_AT_ONCE", at_once)
     policy, reference, rows = load_double(base), moved(base), demonstrations()
     total = torch.zeros((), dtype=torch.float64)
@@ -277,7 +277,7 @@ def test_it_is_dft(base: Path, tmp_path: Path, name: str, options: dict[str, Any
 
 
 def test_the_anchor_is_zero_at_first(base: Path, tmp_path: Path) -> None:
-    (first,), *others = curve(train(make_spec(base, "asft"), tmp_path), "anchor_kl")[1:]
+    (first,), *others = curve(train(make_spec(base, "asft"), tmp_path), "ref_kl_loss")[1:]
     assert first == pytest.approx(0.0, abs=1e-7) and all(kl > 0 for (kl,) in others)
 
 
