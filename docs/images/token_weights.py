@@ -2,7 +2,7 @@
 
 python docs/images/token_weights.py
 
-Every curve but TrSFT's is computed by the method's own ``weight`` or ``token_weight``.
+Every curve is computed by the method's own ``weight`` or ``token_weight``.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def draw_probability(axes: Axes) -> None:
     curves = [  # style, curve, label, where the label stands
         ("sft", full(1.0), "SFT", (0.66, 1.02)),
         ("dft", weight("dft"), "DFT", (0.66, 0.6)),
-        ("trapo", (P / 0.1).clamp(max=1.0), "TRAPO (TrSFT), α = 0.1", (0.11, 0.94)),
+        ("trapo", weight("trapo"), "TRAPO (TrSFT), α = 0.1", (0.11, 0.94)),
         ("idft", weight("idft", {"entropy": full(20.0)}), "IDFT, g = 0.1", (0.22, 0.79)),
         ("idft", weight("idft", {"entropy": full(-9.0)}), "IDFT, g = 2", (0.65, 0.36)),
         ("sed_sft", weight("sed_sft", {"topk_mass": full(0.5)}), "SED-SFT, m = 1", (0.2, 1.15)),
         ("luffy", weight("luffy"), "LUFFY, γ = 0.1", (0.7, 0.05)),
-        ("chord_phi", weight("chord", phi=True), "CHORD-φ", (0.31, 0.255)),
+        ("chord_phi", weight("chord", phi=True), "CHORD-φ, GAC", (0.29, 0.255)),
         ("srft", 0.5 * math.exp(-1.0) + weight("dft"), "SRFT, H = 1 nat", (0.13, 0.6)),
     ]
     for name, c, text, at in curves:
