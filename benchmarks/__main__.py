@@ -7,9 +7,10 @@
 
 One part after the other, each a program of its own. What is measured is kept after each part in
 `.cache/bench`, so a pass that was stopped goes on where it stopped, as long as the commit is the
-same. At the end `benchmarks/results/KIND.json` is brought up to date, KIND being the architecture,
-features and cores of the processor; ratios that fell by 20 % or more against the committed file of
-the same kind are printed, and the tables of `docs/performance.md` are written anew.
+same and no code was edited. At the end `benchmarks/results/KIND.json` is brought up to date, KIND
+being the architecture, features and cores of the processor; ratios that fell by 20 % or more
+against the committed file of the same kind are printed, and the tables of `docs/performance.md` are
+written anew.
 
 Run it on an idle machine. Peers are optional; one that is missing is named here and in the file:
 

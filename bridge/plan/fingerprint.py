@@ -157,11 +157,17 @@ class _Module:
 def _module(name: str, root: Path) -> _Module:
     path = _source(name, root)
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    imports = tuple(n for n in _imports(tree, package) if _find(n, root) is not None)
+    names, code_hash = _read(path.read_text(encoding="utf-8"), package)
+    return _Module(tuple(n for n in names if _find(n, root) is not None), code_hash)
+
+
+@cache
+def _read(source: str, package: str) -> tuple[tuple[str, ...], str]:
+    """Names that a module imports, and the hash of its code; another copy of it has the same."""
+    tree = ast.parse(source)
+    names = tuple(_imports(tree, package))
     _drop_docstrings(tree)
-    code = ast.unparse(tree)
-    return _Module(imports, hashlib.sha256(code.encode()).hexdigest())
+    return names, hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
 
 
 def _imports(tree: ast.Module, package: str) -> dict[str, None]:

@@ -23,15 +23,17 @@ def part(**ratios: float) -> dict[str, Any]:
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A pass in a folder of its own whose parts take no time; the parts that were measured."""
     asked: list[str] = []
+    monkeypatch.setattr(passes, "commit", lambda: "now")
 
     def measured(name: str, *, quick: bool, base: Path | None) -> dict[str, Any] | None:
         asked.append(name)
-        return None if name == "sizes" else part(speed=float(len(asked))) | {"commit": "now"}
+        return (
+            None if name == "sizes" else part(speed=float(len(asked))) | {"commit": passes.commit()}
+        )
 
     monkeypatch.setattr(passes, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(passes, "KEPT", tmp_path / "kept")
     monkeypatch.setattr(passes, "measured", measured)
-    monkeypatch.setattr(passes, "commit", lambda: "now")
     monkeypatch.setattr(passes, "committed", lambda path: {})
     return asked
 
@@ -63,11 +65,13 @@ def test_an_ended_pass_begins_anew(bench: list[str], tmp_path: Path) -> None:
     assert results(tmp_path)["parts"]["floors"]["ratios"] == {"speed": 2.0}
 
 
-def test_numbers_of_another_commit_are_measured_again(
-    bench: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("first", "second"), [("now", "later"), ("now+", "now+")])
+def test_numbers_of_other_code_are_measured_again(
+    first: str, second: str, bench: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(passes, "commit", lambda: first)
     passes.run_pass(["floors", "sizes"], quick=False)
-    monkeypatch.setattr(passes, "commit", lambda: "later")
+    monkeypatch.setattr(passes, "commit", lambda: second)
     passes.run_pass(["floors"], quick=False)
     assert bench == ["floors", "sizes", "floors"]
 
