@@ -64,7 +64,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def shipped(root: Path) -> Path:
     """Where ``Snakefile``, ``rules/``, ``suites/``, ``claims.yaml`` and ``results/published/`` are:
     the checkout itself; for an installed package, its data."""
-    return root if (root / "Snakefile").is_file() else root / "bridge" / "workflow"
+    data = root / "bridge" / "workflow"
+    return data if data.is_dir() else root
 
 
 SHIPPED = shipped(ROOT)

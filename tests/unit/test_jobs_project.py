@@ -34,6 +34,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def test_a_checkout_ships_itself_and_an_installed_package_its_data(tmp_path: Path) -> None:
     assert shipped(ROOT) == SHIPPED == ROOT
+    (tmp_path / "bridge" / "workflow").mkdir(parents=True)
     assert shipped(tmp_path) == tmp_path / "bridge" / "workflow"
 
 

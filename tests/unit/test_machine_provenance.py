@@ -91,22 +91,32 @@ def test_every_place_that_holds_code_is_looked_at(root: Path) -> None:
     """A folder or file at the root that is neither named nor known to change no number."""
     harmless = {
         ".ci",
+        ".dockerignore",
         ".git",
+        ".git_archival.txt",
+        ".gitattributes",
+        ".github",
         ".gitignore",
         ".pre-commit-config.yaml",
         ".snakemake-workflow-catalog.yml",
+        "AGENTS.md",
         "CHANGELOG.md",
         "CITATION.cff",
+        "CODE_OF_CONDUCT.md",
         "CONTRIBUTING.md",
         "LICENSE",
         "LOG.md",
         "Makefile",
         "README.md",
+        "SECURITY.md",
         "benchmarks",
+        "containers",  # the same pins; records hold the versions
         "docs",
         "examples",
+        "mkdocs.yml",
         "report",
         "results",
+        "skills",
         "tests",
     }
     tracked = {line.split("/")[0] for line in git(root, "ls-files").splitlines()}
