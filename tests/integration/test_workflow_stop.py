@@ -102,6 +102,20 @@ def test_bridge_run_says_what_failed_and_why(space: Workspace) -> None:
     assert "Error in rule" not in done.stderr
 
 
+def test_a_tracker_that_is_not_there_costs_a_line(space: Workspace) -> None:
+    """The workflow starts it, says where its messages are, and ends as without it."""
+    with (space.path / "config.yaml").open("a") as stream:
+        stream.write("tracking: mlflow\n")
+    done = space.snakemake(f"{SFT}/done.json", *FEW)
+    assert done.returncode == 0, done.stderr
+    log = space.path / "results" / "few" / "logs" / "tracking.log"
+    assert "bridge: mlflow is sent what the runs log; its messages: results/few/logs" in done.stderr
+    end_s = time.monotonic() + 60
+    while "bridge: mlflow is not installed in " not in log.read_text():
+        assert time.monotonic() < end_s, log.read_text()
+        time.sleep(0.1)
+
+
 def test_a_home_folder_is_not_needed(space: Workspace) -> None:
     command = ("-m", "bridge.jobs.workflow", "-n", "--config", "suite=few")
     for home, said in (
