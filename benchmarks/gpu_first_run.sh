@@ -82,7 +82,11 @@ call)
     export PYTHONPATH="$home/site-packages" BRIDGE_WHEELS="$home/pack/model"
     FIRST_RUN_COMMIT=$(cat "$home/pack/commit")
     export FIRST_RUN_COMMIT
-    [ ! -d "$home/pack/data" ] || export BRIDGE_DATA_ROOT="$home/pack/data"
+    if [ -f "$home/pack/data.tar.gz" ]; then
+        mkdir "$home/pack/data"
+        tar -xzf "$home/pack/data.tar.gz" -C "$home/pack/data"
+        export BRIDGE_DATA_ROOT="$home/pack/data"
+    fi
     measure "$home/repository" "$result" "${@:4}"
     ;;
 run)

@@ -110,8 +110,9 @@ def collect(pack: Path, wanted: Iterable[str], python: str) -> None:
     if wheel.parent != pack / "model":
         shutil.copy(wheel, pack / "model")
     if root := os.environ.get(DATA_ROOT_VARIABLE):
-        for name in DATA:
-            shutil.copytree(Path(root) / name, pack / "data" / name)
+        with tarfile.open(pack / "data.tar.gz", "w:gz") as archive:
+            for name in DATA:
+                archive.add(Path(root) / name, arcname=name)
 
 
 def _wheel(pin: str, python: str, into: Path) -> None:

@@ -22,7 +22,7 @@ SCRIPT = packing.ROOT / "benchmarks" / "gpu_first_run.sh"
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
-told = [os.environ[name] for name in ("BRIDGE_WHEELS", "FIRST_RUN_COMMIT")]
+told = [os.environ[name] for name in ("BRIDGE_WHEELS", "BRIDGE_DATA_ROOT", "FIRST_RUN_COMMIT")]
 Path(sys.argv[1]).write_text(json.dumps([sys.argv[2:], *told]))
 """
 
@@ -48,6 +48,8 @@ def pack(tmp_path: Path) -> Path:
     (folder / "model").mkdir(parents=True)
     (folder / "wheels").mkdir()
     (folder / "commit").write_text("abc\n")
+    with tarfile.open(folder / "data.tar.gz", "w:gz") as archive:
+        archive.add(folder / "commit", arcname="svamp/train.jsonl")
     (folder / "model" / "m.whl").write_bytes(os.urandom(200_000))
     with tarfile.open(folder / "repository.tar.gz", "w:gz") as archive:
         for name, text in (("__init__", ""), ("stages", PROGRAM)):
@@ -78,8 +80,9 @@ def test_parts_come_together_on_the_other_machine(tmp_path: Path, pack: Path) ->
         assert not result.exists()
     done = call(tmp_path, parts[1], str(result), "--seconds", "9")
     assert done.returncode == 0, done.stderr
-    words, wheels, commit = json.loads(result.read_text())
+    words, wheels, data, commit = json.loads(result.read_text())
     assert words == ["--seconds", "9"] and commit == "abc"
+    assert Path(data, "svamp/train.jsonl").read_text() == "abc\n"
     assert Path(wheels, "m.whl").read_bytes() == (pack / "model/m.whl").read_bytes()
 
 
