@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -32,7 +32,7 @@ from bridge.store.strict import strict_yaml
 
 SEEDS_OF_A_WORLD = 100
 """The run seed of seed s in world w is this times w, plus s."""
-MOST_WORLDS = 1000
+World = Annotated[int, Field(ge=1, le=1000)]
 Tracker = Literal["trackio", "wandb", "tensorboard", "mlflow"]
 
 
@@ -73,7 +73,7 @@ class GridBlock(Closed):
     """Rows: labels of ``methods``, or files in ``bridge/methods/``."""
     seeds: tuple[Seed, ...] = Field(min_length=1)
     """Training seeds; an interval needs at least two."""
-    worlds: tuple[int, ...] = ()
+    worlds: tuple[World, ...] = ()
     """Worlds to draw anew, each with every seed: weights and misconceptions of the tiny base model,
     training problems and demonstrations. Empty: the model and the data set as they are declared."""
 
@@ -81,8 +81,6 @@ class GridBlock(Closed):
     def _worlds_have_room(self) -> GridBlock:
         if self.worlds and max(self.seeds) >= SEEDS_OF_A_WORLD:
             raise ValueError(f"with worlds, seeds are below {SEEDS_OF_A_WORLD}")
-        if any(not 1 <= world <= MOST_WORLDS for world in self.worlds):
-            raise ValueError(f"worlds are numbered from 1 to {MOST_WORLDS}")
         return self
 
     @property

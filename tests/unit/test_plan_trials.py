@@ -130,7 +130,7 @@ def test_other_facts_are_misconceived_in_another_world() -> None:
     ("change", "words"),
     [
         ({"seeds": [100]}, "with worlds, seeds are below 100"),
-        ({"worlds": [0]}, "worlds are numbered from 1"),
+        ({"worlds": [0]}, r"worlds\.0: .*greater than or equal to 1"),
     ],
 )
 def test_worlds_that_cannot_be_named_are_refused(

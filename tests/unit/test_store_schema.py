@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
@@ -74,7 +74,9 @@ def test_an_unknown_key_names_the_nearest_valid_one(
 
 def test_an_unknown_key_without_a_near_one_lists_the_valid_keys(tmp_path: Path, raw: Raw) -> None:
     message = refusal(tmp_path, put(raw, "grid.0.zzzz", 1))
-    assert message == "grid.0.zzzz: unknown key; valid keys: datasets, methods, models, seeds."
+    assert (
+        message == "grid.0.zzzz: unknown key; valid keys: datasets, methods, models, seeds, worlds."
+    )
 
 
 @pytest.mark.parametrize(
@@ -262,12 +264,21 @@ def test_every_count_has_a_bound(schemas: set[Any]) -> None:
             if _holds_int(field.annotation):
                 for value in (10**18, -(10**18), 10**9 if "seed" not in name else 2**31):
                     with pytest.raises(ValidationError) as caught:
-                        model.model_validate({name: (value,) if name == "seeds" else value})
+                        model.model_validate({name: _placed(field.annotation, value)})
                     said = {e["type"] for e in caught.value.errors() if e["loc"][0] == name}
                     assert said & BOUNDS, (model, name, value)
 
 
 BOUNDS = {"greater_than_equal", "greater_than", "less_than_equal", "less_than"}
+
+
+def _placed(annotation: Any, value: int) -> Any:
+    """A number where a field of its kind holds one: by itself, in a list, in a list of pairs."""
+    if get_origin(annotation) is not tuple:
+        return value
+    first, *rest = get_args(annotation)
+    inner = _placed(first, value)
+    return (inner,) if rest == [Ellipsis] else (1.0, *(value for _ in rest))
 
 
 def _holds_int(annotation: Any) -> bool:

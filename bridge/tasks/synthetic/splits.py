@@ -39,7 +39,7 @@ class SyntheticOptions(Closed):
 
     seed: Seed = 0
     """Seed of the questions; runs with other training seeds share the questions."""
-    world: Seed = 0
+    world: int = Field(0, ge=0, le=1000)
     """Draws training and validation problems and the expert's slips anew; the benchmarks stay."""
     train_size: Count = 1024
     """Number of RL prompts."""
