@@ -17,6 +17,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterable
 from importlib import metadata
+from math import ceil
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -143,7 +144,7 @@ def _wheel(pin: str, python: str, into: Path) -> None:
 
 
 def cut(pack: Path, folder: Path, most: int = PART_BYTES) -> list[Path]:
-    """Tar a folder, cut it, and write each piece into a part of its own with the script.
+    """Tar a folder, cut it evenly, and write each piece into a part of its own with the script.
 
     Returns:
         Folders ``part1``, ``part2``, ...
@@ -156,9 +157,11 @@ def cut(pack: Path, folder: Path, most: int = PART_BYTES) -> list[Path]:
     for old in folder.glob("part[0-9]*"):
         shutil.rmtree(old)
     parts, sums = [], []
+    size = whole.stat().st_size
+    # Room for the script and the list of hashes.
+    count = ceil(size / (most - 50_000))
     with whole.open("rb") as stream:
-        # Room for the script and the list of hashes.
-        while piece := stream.read(most - 50_000):
+        while piece := stream.read(ceil(size / count)):
             number = len(parts) + 1
             part = folder / f"part{number}"
             part.mkdir(parents=True)
