@@ -79,7 +79,6 @@ test-tracking: $(dev) $(tracking) ## the trackers, read back by their own reader
 
 .PHONY: docs
 docs: $(docs) ## the site, with its notebooks run, in build/site
-	$(call in,.venv-docs) NO_MKDOCS_2_WARNING=1 python docs/configuration.py
 	$(call in,.venv-docs) NO_MKDOCS_2_WARNING=1 PYTHONPATH=. mkdocs build --quiet
 	@echo "build/site/index.html"
 
