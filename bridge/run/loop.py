@@ -20,7 +20,7 @@ import torch
 
 from bridge.grading.pool import GraderPool
 from bridge.grading.signal import missing_signal
-from bridge.grading.verdicts import GRADER_VERSION
+from bridge.grading.verdicts import GRADER_VERSION, GraderLimits
 from bridge.machine.interruption import Interrupted, requested, stop_waiting
 from bridge.machine.provenance import device_name, git_state, training_device, versions
 from bridge.machine.ranks import ALONE, Ranks
@@ -71,7 +71,7 @@ def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALON
     # One process writes; to the others its folder is to be read.
     held = exclusive(folder, wait_s=patience_s(), on_wait=stop_waiting)
     lock = held if ranks.first else nullcontext(False)
-    with lock as waited, GraderPool(reward=spec.reward) as grader:
+    with lock as waited, GraderPool(GraderLimits(workers=threads), spec.reward) as grader:
         # Whoever held the folder meanwhile may have finished the run.
         ended = ranks.from_first(lambda: _ended(spec, folder) if waited else None)
         if ended is not None:

@@ -42,6 +42,8 @@ class MemoryNeeds:
     host_gib: float
     disk_gib: float
     policy_gib: float
+    checkpoint_gib: float
+    """Of one checkpoint."""
 
 
 def memory_of(spec: RunSpec, shape: ModelShape, method: Method) -> MemoryNeeds:
@@ -96,6 +98,7 @@ def memory_of(spec: RunSpec, shape: ModelShape, method: Method) -> MemoryNeeds:
         host_gib=_HOST_GIB + (on_host + max(n * HELD, state)) / GIB,
         disk_gib=(n * c + 2 * state) / GIB,
         policy_gib=n * c / GIB,
+        checkpoint_gib=state / GIB,
     )
 
 
@@ -109,6 +112,7 @@ def _untrained(spec: RunSpec, shape: ModelShape, rows: Rows, c: int) -> MemoryNe
         host_gib=_HOST_GIB,
         disk_gib=0.0,
         policy_gib=0.0,
+        checkpoint_gib=0.0,
     )
 
 

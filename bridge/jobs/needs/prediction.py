@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from bridge.jobs.needs.devices import CPU, Device
 from bridge.jobs.needs.hours import hours_of
-from bridge.jobs.needs.memory import RUNTIME_GIB, MemoryNeeds, memory_of
+from bridge.jobs.needs.memory import GIB, RUNTIME_GIB, MemoryNeeds, memory_of
+from bridge.jobs.needs.rows import Rows
 from bridge.jobs.needs.shapes import shape_of
 from bridge.jobs.needs.sharded import per_rank
 from bridge.methods.registry import load_method
@@ -42,11 +43,12 @@ class Prediction:
         return self.memory_gib["total"] <= USABLE * device.memory_gib
 
 
-def predict(spec: RunSpec, device: Device | None = None) -> Prediction:
+def predict(spec: RunSpec, device: Device | None = None, rows: Rows | None = None) -> Prediction:
     """Predict one run on one device.
 
     Args:
         device: for the hours, and for what its libraries take besides tensors; None: a CPU.
+        rows: lengths for the hours, where they are known better than the configuration tells.
 
     Raises:
         ConfigError: the model's shape is not known.
@@ -69,6 +71,10 @@ def predict(spec: RunSpec, device: Device | None = None) -> Prediction:
             parts["runtime"] = RUNTIME_GIB
         parts["total"] = sum(parts.values())
     phase = max(phases, key=lambda name: phases[name]["total"])
+    hours = None
+    if device is not None:
+        state_bytes = memory.checkpoint_gib * GIB
+        hours = hours_of(spec, shape, method, device, state_bytes=state_bytes, rows=rows)
     return Prediction(
         memory_gib=phases[phase],
         phase=phase,
@@ -78,6 +84,6 @@ def predict(spec: RunSpec, device: Device | None = None) -> Prediction:
         host_gib=memory.host_gib,
         disk_gib=memory.disk_gib,
         policy_gib=memory.policy_gib,
-        hours=None if device is None else hours_of(spec, shape, method, device),
+        hours=hours,
         parameters=shape.parameters,
     )

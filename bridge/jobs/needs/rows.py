@@ -40,16 +40,13 @@ class Rows:
     demonstration: int
     """The longest demonstration."""
     mean_prompt: float
+    mean_answer: float
     mean_demonstration: float
 
     @property
     def longest(self) -> int:
         """The longest row of an update."""
         return self.prompt + max(self.answer, self.demonstration)
-
-    @property
-    def mean_answer(self) -> float:
-        return MEAN_SHARE * self.answer
 
 
 def rows_of(spec: RunSpec, shape: ModelShape) -> Rows:
@@ -61,13 +58,15 @@ def rows_of(spec: RunSpec, shape: ModelShape) -> Rows:
         prompt = min(counted.prompt, context)
         answer = max(1, min(spec.training.max_response_tokens, context - prompt))
         shown = min(counted.demonstration, context - prompt)
-        return Rows(prompt, answer, shown, counted.mean_prompt, counted.mean_demonstration)
+        mean_shown = min(counted.mean_demonstration, shown)
+        return Rows(prompt, answer, shown, counted.mean_prompt, MEAN_SHARE * answer, mean_shown)
     prompt = min(PROMPT_TOKENS, context // 4)
     answer = min(spec.training.max_response_tokens, context - prompt)
     demonstration = spec.dataset_options.get("max_demonstration_tokens") or answer
     demonstration = min(demonstration, context - prompt)
     mean_prompt = min(MEAN_PROMPT_TOKENS, prompt)
-    return Rows(prompt, answer, demonstration, mean_prompt, MEAN_SHARE * demonstration)
+    means = (MEAN_SHARE * answer, MEAN_SHARE * demonstration)
+    return Rows(prompt, answer, demonstration, mean_prompt, *means)
 
 
 @dataclass(frozen=True)
