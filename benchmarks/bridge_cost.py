@@ -228,7 +228,9 @@ def memory_of(run: Run) -> dict[str, int]:
         "shadow theta-hat": n_bytes(policy.parameters.get(SHADOW, [])),
         "AdamW state of theta-hat": optimizers.get(SHADOW, 0),
         "merged weights, sampled and differentiated": n_bytes(policy.sampler.model.parameters()),
-        "reference of the KL term (where used)": n_bytes(trainer.reference.state().values()),
+        "reference of the KL term (where used)": n_bytes(
+            weight for _, weight in trainer.reference.state()
+        ),
         "only inside a step: copy of theta and its AdamW state": inside,
     }
 

@@ -20,11 +20,24 @@ from bridge.machine.ranks import Ranks
 from bridge.methods.base import Method
 from bridge.models.checkpoint import Policy, cast_weights, load_policy
 from bridge.models.decoding import LibraryDecoder, decoder_of
+from bridge.models.folder import settings
 from bridge.plan.grid import RunSpec
 from bridge.step.protocols import Engine, Grader, ReferencePolicy, Weights
 from bridge.step.reference import Reference
 from bridge.step.weights import WholeWeights
 from bridge.store.settings import TrainingConfig
+
+
+def base_dtype(training: TrainingConfig, folder: Path) -> torch.dtype:
+    """What a run's base checkpoint is loaded in: float32, which is what is trained.
+
+    The ranks of a run each load the whole of it and keep a piece in float32, so a file of bfloat16
+    stays as it is until it is cut, where bfloat16 also computes.
+    """
+    declared = settings(folder, "config.json")
+    stored = declared.get("dtype") or declared.get("torch_dtype")
+    cut = training.sharding.stage != "none" and training.precision == "bfloat16"
+    return torch.bfloat16 if cut and stored == "bfloat16" else torch.float32
 
 
 def build_weights(spec: RunSpec, base: Policy, method: Method, ranks: Ranks) -> Weights:
@@ -94,7 +107,16 @@ def build_engine(training: TrainingConfig, policy: Weights, base_path: Path) -> 
         native = NativeEngine(
             sampler.model, end_token_ids=sampler.end_token_ids, pad_token_id=sampler.pad_token_id
         )
-        return SharedEngine(native, policy)
+        config = sampler.model.config
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        width = config.num_hidden_layers * config.num_key_value_heads * head
+        return SharedEngine(
+            native,
+            policy,
+            room_tokens=int(
+                training.kv_cache_gib * 2**30 / (2 * width * sampler.model.dtype.itemsize)
+            ),
+        )
     if training.engine == "vllm":
         from bridge.engines.vllm import VllmEngine
 

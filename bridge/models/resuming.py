@@ -2,8 +2,11 @@
 
 A checkpoint is a folder with tensors (safetensors), ``state.json`` and, written last, a manifest
 with the size and SHA-256 of each file. It is written under a temporary name, synced and renamed;
-two are kept. One that does not match its manifest is skipped with a message, and the one before it
-is used.
+two are kept, and while one is written the older of them makes room for it. One that does not match
+its manifest is skipped with a message, and the one before it is used.
+
+Tensors come one by one and go to files of :data:`FILE_BYTES`, so the host never holds a large
+run's state as a whole; a file is synced and hashed while the next one is filled.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +40,8 @@ IDENTITY = {
     "base_model": "base model",
 }
 """What a checkpoint must have in common with the run that takes it up: key of its state, name."""
+FILE_BYTES = 4 * 2**30
+"""Of tensors in one file, if it holds more than one."""
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.json", "tensors.safetensors"
 
 
@@ -49,12 +55,12 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, step: int, state: dict[str, Any], tensors: dict[str, Tensor]
+    folder: Path, step: int, state: dict[str, Any], tensors: Iterable[tuple[str, Tensor]]
 ) -> None:
-    """Write a checkpoint and drop all but the newest two.
+    """Write a checkpoint beside the newest one; older ones are dropped before.
 
     Raises:
-        RecordError: disk full or folder not writable; earlier checkpoints are untouched.
+        RecordError: disk full or folder not writable; the newest checkpoint is untouched.
     """
     final = folder / f"step{step:08d}"
     temporary = folder / f".{final.name}.tmp"
@@ -62,30 +68,58 @@ def save_checkpoint(
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in folder.glob(".step*.tmp"):
             shutil.rmtree(left_over)
+        for old in sorted(folder.glob("step*"))[: 1 - KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
         temporary.mkdir()
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / _TENSORS)
-        _sync_file(temporary / _TENSORS)
         write_json(temporary / _STATE, state)
-        names = (_TENSORS, _STATE)
-        write_json(
-            temporary / _MANIFEST,
-            {
-                n: {"sha256": file_hash(temporary / n), "bytes": (temporary / n).stat().st_size}
-                for n in names
-            },
-        )
+        write_json(temporary / _MANIFEST, _write_files(temporary, tensors))
         sync_folder(temporary)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         sync_folder(folder)
-    for old in sorted(folder.glob("step*"))[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_files(
+    folder: Path, tensors: Iterable[tuple[str, Tensor]]
+) -> dict[str, dict[str, str | int]]:
+    """Write the files of tensors; return the manifest of the folder."""
+    with ThreadPoolExecutor(2) as beside:
+        hashes = {_STATE: beside.submit(file_hash, folder / _STATE)}
+        synced = []
+        for number, group in enumerate(_in_files(tensors)):
+            path = folder / (_TENSORS if number == 0 else f"tensors-{number}.safetensors")
+            save_file(group, path)
+            synced.append(beside.submit(_sync_file, path))
+            hashes[path.name] = beside.submit(file_hash, path)
+        for future in synced:
+            future.result()
+        return {
+            name: {"sha256": told.result(), "bytes": (folder / name).stat().st_size}
+            for name, told in hashes.items()
+        }
+
+
+def _in_files(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """The tensors in groups of a file each; one group at least."""
+    group: dict[str, Tensor] = {}
+    held = 0
+    for name, tensor in tensors:
+        if group and held + tensor.nbytes > FILE_BYTES:
+            yield group
+            group, held = {}, 0
+        group[name] = tensor.contiguous()
+        held += tensor.nbytes
+    yield group
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint that was found sound."""
     state = read_json(path / _STATE)
-    return Checkpoint(state["step"], state, load_file(path / _TENSORS))
+    tensors: dict[str, Tensor] = {}
+    for name in read_json(path / _MANIFEST):
+        if name != _STATE:
+            tensors |= load_file(path / name)
+    return Checkpoint(state["step"], state, tensors)
 
 
 def find_checkpoint(folder: Path, *, identity: Mapping[str, str]) -> Path | None:
@@ -120,7 +154,8 @@ def _damage(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None."""
     try:
         manifest = read_json(path / _MANIFEST)
-        entries = {n: (manifest[n]["bytes"], manifest[n]["sha256"]) for n in (_TENSORS, _STATE)}
+        names = {_TENSORS, _STATE, *manifest}
+        entries = {n: (manifest[n]["bytes"], manifest[n]["sha256"]) for n in sorted(names)}
     except (RecordError, KeyError, TypeError):
         return "its manifest is missing or damaged"
     for name, (size, checksum) in entries.items():
@@ -146,13 +181,11 @@ OfWeight = Callable[[int, Tensor], Tensor]
 
 def optimizer_tensors(
     name: str, optimizer: torch.optim.Optimizer, whole: OfWeight
-) -> dict[str, Tensor]:
-    """Flatten an optimiser's per-parameter state into named tensors."""
-    return {
-        f"optimizer|{name}|{index}|{key}": whole(index, value)
-        for index, entry in optimizer.state_dict()["state"].items()
-        for key, value in entry.items()
-    }
+) -> Iterator[tuple[str, Tensor]]:
+    """An optimiser's per-parameter state as named tensors."""
+    for index, entry in optimizer.state_dict()["state"].items():
+        for key, value in entry.items():
+            yield f"optimizer|{name}|{index}|{key}", whole(index, value)
 
 
 def restore_optimizer(

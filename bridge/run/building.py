@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bridge.engines.choosing import build_engine, build_reference, build_weights, shared_grader
+from bridge.engines.choosing import (
+    base_dtype,
+    build_engine,
+    build_reference,
+    build_weights,
+    shared_grader,
+)
 from bridge.machine.ranks import Ranks
 from bridge.machine.telemetry import Stopwatch
 from bridge.methods.registry import load_method
@@ -35,7 +41,7 @@ def build_run(
     method = method_class(
         method_class.Options.model_validate(spec.method_options), spec.training, spec.seed
     )
-    base = load_policy(base_path)
+    base = load_policy(base_path, dtype=base_dtype(spec.training, base_path))
     check_lengths(
         base,
         (*dataset.train, *dataset.validation),

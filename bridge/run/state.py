@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from bridge.machine.telemetry import Stopwatch
 from bridge.methods.base import Method
 from bridge.models.checkpoint import weights_hash
+from bridge.models.moments import send_to_host
 from bridge.models.resuming import (
     find_checkpoint,
     optimizer_tensors,
@@ -282,19 +284,8 @@ class Run:
 
     def save(self, dynamics_bytes: int, timings_bytes: int) -> None:
         """Write a checkpoint of everything that the rest of the run depends on."""
-        tensors = {}
-        for group in self.policy.groups:
-            pairs = zip(self.policy.names[group], self.policy.parameters[group], strict=True)
-            for index, (name, parameter) in enumerate(pairs):
-                tensors[f"{group}|{name}"] = self.policy.whole(group, index, parameter.detach())
-        for name, optimizer in self.trainer.optimizers.items():
-            group = name.split("/")[0]
-            tensors |= optimizer_tensors(name, optimizer, partial(self.policy.whole, group))
-        if self.trainer.reference is not None:
-            weights = self.trainer.reference.state()
-            tensors |= {f"reference|{name}": weight for name, weight in weights.items()}
-        tensors |= {f"method|{name}": value for name, value in self.method.tensors().items()}
         if not self.policy.ranks.first:
+            deque(self._tensors(), maxlen=0)  # all ranks gather what the first one writes
             return
         state = {
             **self.identity,
@@ -308,7 +299,22 @@ class Run:
             "dynamics_bytes": dynamics_bytes,
             "timings_bytes": timings_bytes,
         }
-        save_checkpoint(self.folder.resume, self.counters.step, state, tensors)
+        save_checkpoint(self.folder.resume, self.counters.step, state, self._tensors())
+
+    def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors of a checkpoint, each gathered when it is asked for."""
+        for group in self.policy.groups:
+            pairs = zip(self.policy.names[group], self.policy.parameters[group], strict=True)
+            for index, (name, parameter) in enumerate(pairs):
+                yield f"{group}|{name}", self.policy.whole(group, index, parameter.detach())
+        for name, optimizer in self.trainer.optimizers.items():
+            group = name.split("/")[0]
+            yield from optimizer_tensors(name, optimizer, partial(self.policy.whole, group))
+        if self.trainer.reference is not None:
+            for name, weight in self.trainer.reference.state():
+                yield f"reference|{name}", weight
+        for name, value in self.method.tensors().items():
+            yield f"method|{name}", value
 
     def restore(self) -> tuple[int, int] | None:
         """Restore the newest checkpoint; return the sizes of the two logs it belongs to."""
@@ -334,6 +340,8 @@ class Run:
             phase = Phase(kind=kind, stage=stage)
             optimizer = self.trainer.optimizer(group, phase)
             restore_optimizer(name, optimizer, tensors, partial(self.policy.part, group))
+            if self.spec.training.cpu_offload:
+                send_to_host(optimizer)
         self.counters = Counters(**state["counters"])
         self._use_temperature()
         self.method.load_state_dict(state["method"])

@@ -8,7 +8,7 @@ Two kinds of weights fulfil :class:`Weights`: whole ones in one process
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -158,8 +158,8 @@ class ReferencePolicy(Protocol):
         """Become the trained policy as it is now."""
         ...
 
-    def state(self) -> dict[str, Tensor]:
-        """All weights by name, whole."""
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """All weights with their names, each whole."""
         ...
 
     def load(self, weights: Mapping[str, Tensor]) -> None:

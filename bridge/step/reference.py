@@ -42,12 +42,12 @@ class Reference:
             for new, old in zip(trained, self.model.parameters(), strict=True):
                 old.copy_(new if rate == 1.0 else old.lerp(new.to(old.device), rate))
 
-    def state(self) -> dict[str, Tensor]:
-        """All weights by name."""
-        return {name: p.detach() for name, p in self.model.named_parameters()}
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """All weights with their names."""
+        return ((name, p.detach()) for name, p in self.model.named_parameters())
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take back what :meth:`state` returned."""
+        """Take back what :meth:`state` told."""
         for name, parameter in self.model.named_parameters():
             parameter.copy_(weights[name])

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bridge.models.decoding import is_plain
+from bridge.models.moments import moments_here
 from bridge.models.packing import pack, row_order
 from bridge.models.recomputing import recomputing
 from bridge.step.batches import MicroBatch, StepBatch, empty_micro_batch, micro_batches
@@ -388,7 +389,8 @@ class Trainer:
         put_gradient(parameters, flat)
         for settings in optimizer.param_groups:
             settings["lr"] = learning_rate
-        optimizer.step()
+        with moments_here(optimizer, waiting=self.training.cpu_offload):
+            optimizer.step()
         self.policy.changed()
         for parameter in parameters:
             parameter.grad = None

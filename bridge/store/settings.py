@@ -181,7 +181,8 @@ class TrainingConfig(Closed):
     """What draws the rollouts. The engines agree in log-probs, but the same seed draws other
     tokens."""
     kv_cache_gib: float = Field(1.0, gt=0, le=100_000)
-    """Memory for vLLM's keys and values; more lets more rows decode at once."""
+    """Memory for vLLM's keys and values, and with ``sharding`` for those of a rank; more lets more
+    rows decode at once."""
     sft_batch_size: Count = 16
     """Demonstrations of an SFT or joint step."""
     lr_sft: float = Field(ge=0)
@@ -259,8 +260,9 @@ class TrainingConfig(Closed):
     """Keep only what enters each layer and compute the rest again in the backward pass: less memory
     for a third more time. Changes no number, so it is in no hash."""
     cpu_offload: bool = False
-    """Keep the shadow weights with their optimiser, and the reference while it is not asked, in the
-    host's memory. Changes no number beyond the device's rounding, so it is in no hash."""
+    """What waits is in the host's memory: an optimiser's moments between its steps, the reference
+    while it is not asked, the shadow weights with their optimiser. With ``sharding`` the moments
+    alone. Changes no number beyond the device's rounding, so it is in no hash."""
     keep: Literal["last", "best"] = "last"
     """Which policy a run ends with: that of its last step, or the one with the highest accuracy on
     the probe's validation problems, the first of equals."""
@@ -291,10 +293,6 @@ class TrainingConfig(Closed):
                 )
         if self.sharding.stage != "none" and self.engine == "vllm":
             raise ValueError("sharding works with engine native only; set one of the two otherwise")
-        if self.sharding.stage != "none" and self.cpu_offload:
-            raise ValueError(
-                "cpu_offload is for one process; with sharding, set sharding.offload_optimizer"
-            )
         return self
 
     @model_validator(mode="after")

@@ -333,5 +333,5 @@ def _checkpoints(folder: Path) -> Path:
     from bridge.models.resuming import save_checkpoint
 
     for step in (2, 4):
-        save_checkpoint(folder, step, {"train_hash": "h", "step": step}, {"a": torch.ones(3)})
+        save_checkpoint(folder, step, {"train_hash": "h", "step": step}, [("a", torch.ones(3))])
     return folder / "step00000004"

@@ -396,7 +396,7 @@ def test_half_written_checkpoints_are_removed_by_the_next(tmp_path: Path) -> Non
     left_over.mkdir()
     (left_over / "tensors.safetensors").write_bytes(b"half")
     for step in (2, 4, 6):
-        save_checkpoint(tmp_path, step, {"train_hash": "h", "step": step}, {"a": torch.ones(2)})
+        save_checkpoint(tmp_path, step, {"train_hash": "h", "step": step}, [("a", torch.ones(2))])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step00000004", "step00000006"]
 
 

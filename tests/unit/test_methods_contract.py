@@ -375,7 +375,7 @@ def test_the_kl_reference_of_cold_start(
     def spy(self: Run) -> dict[str, Any]:
         line = original(self)
         assert self.trainer.reference is not None
-        held = self.trainer.reference.state()["model.embed_tokens.weight"]
+        held = dict(self.trainer.reference.state())["model.embed_tokens.weight"]
         seen.append(torch.equal(held, start))
         return line
 

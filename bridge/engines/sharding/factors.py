@@ -10,11 +10,12 @@ are summed. Each rank updates an equal part of the flattened factors and gathers
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bridge.engines.sharding.engines import Piece
@@ -22,11 +23,18 @@ from bridge.machine.ranks import Ranks
 from bridge.step.weights import LORA, lora_layers, plain_name, with_lora
 
 
+def _hollow(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of the same layers in float32 whose weights take no memory: the factors are drawn in
+    the precision of what they are laid beside."""
+    weights = {id(p): nn.Parameter(torch.zeros(()).expand(p.shape)) for p in model.parameters()}
+    return copy.deepcopy(model, weights)
+
+
 class LoraFactors:
     """The factors of all adapted layers.
 
     Args:
-        model: plain and whole; it is left as it was.
+        model: plain; its weights are not looked at.
         adapter: rank, alpha and target layers.
         seed: decides the initial factors, as in a run of one process.
     """
@@ -38,7 +46,7 @@ class LoraFactors:
         seed: int,
         ranks: Ranks,
     ) -> None:
-        wrapped = with_lora(model, adapter, seed)
+        wrapped = with_lora(_hollow(model), adapter, seed)
         named = dict(wrapped.named_parameters())
         self.base_names = [n for n in named if "lora_" not in n]
         self.names = [n for n in named if "lora_" in n]
@@ -49,7 +57,6 @@ class LoraFactors:
             plain_name(n): tuple(f"{n}.lora_{side}.{LORA}.weight" for side in "AB")
             for n, _ in lora_layers(wrapped)
         }
-        wrapped.unload()
         self._ranks = ranks
         self.pieces = self._cut()
 

@@ -8,7 +8,7 @@ made for the whole machine.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from bridge.grading import GradeItem
 from bridge.grading.verdicts import Graded
@@ -22,11 +22,14 @@ class SharedEngine:
 
     Args:
         engine: draws from ``policy.sampler``, of whose model it needs all weights.
+        room_tokens: tokens of all rows that one rank draws at once, prompts included; a prompt
+            alone may take more.
     """
 
-    def __init__(self, engine: Engine, policy: Weights) -> None:
+    def __init__(self, engine: Engine, policy: Weights, room_tokens: int) -> None:
         self.engine = engine
         self.policy = policy
+        self.room_tokens = room_tokens
 
     def sync(self) -> None:
         self.policy.refresh()
@@ -43,11 +46,24 @@ class SharedEngine:
         own = self.policy.ranks.share(prompts)
         drawn: list[list[Completion]] = []
         with self.policy.whole_model():
-            if own:
-                drawn = self.engine.generate(
-                    own, max_new_tokens=max_new_tokens, temperature=temperature
+            for wave in self._waves(own, max_new_tokens):
+                drawn += self.engine.generate(
+                    wave, max_new_tokens=max_new_tokens, temperature=temperature
                 )
         return self.policy.ranks.join(drawn)
+
+    def _waves(self, prompts: Sequence[Prompt], max_new_tokens: int) -> Iterator[list[Prompt]]:
+        """The prompts in groups that have room."""
+        wave: list[Prompt] = []
+        rows, longest = 0, 0
+        for prompt in prompts:
+            rows, longest = rows + len(prompt.seeds), max(longest, len(prompt.ids))
+            if wave and rows * (longest + max_new_tokens) > self.room_tokens:
+                yield wave
+                wave, rows, longest = [], len(prompt.seeds), len(prompt.ids)
+            wave.append(prompt)
+        if wave:
+            yield wave
 
 
 class SharedGrader:

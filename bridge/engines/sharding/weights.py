@@ -284,13 +284,13 @@ class ShardedReference:
         compute, merged = self._policy.compute, self._policy.merged()
         self._pieces = {name: piece.to(compute, copy=True) for name, piece in merged.items()}
 
-    def state(self) -> dict[str, Tensor]:
-        """All weights by name, whole."""
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """All weights with their names, whole, each gathered when it is asked for."""
         pieces = self._policy.model_pieces
-        return {n: whole(pieces[n], part) for n, part in self._pieces.items()}
+        return ((n, whole(pieces[n], part)) for n, part in self._pieces.items())
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take back what :meth:`state` returned."""
+        """Take back what :meth:`state` told."""
         for name, piece in self._policy.model_pieces.items():
             self._pieces[name].copy_(piece.of(weights[name]))
