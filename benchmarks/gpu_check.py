@@ -88,6 +88,7 @@ def main() -> None:
         report["tiny"] = {m: measure(folder, "tiny", m, "native", begin) for m in METHODS}
         if gpu:
             report["parity"] = parity(folder, report["tiny"], begin)
+            report["repeated"] = {engine: repeated(folder, engine, begin) for engine in engines}
             report["models"] = {}
             if arguments.checkpoint:
                 name = arguments.checkpoint.name
@@ -143,7 +144,9 @@ def make_model(folder: Path, sizes: dict[str, Any]) -> None:
     torch.cuda.empty_cache()
 
 
-def make_spec(folder: Path, model: str, method: str, engine: str) -> RunSpec:
+def make_spec(
+    folder: Path, model: str, method: str, engine: str, *, full_determinism: bool = False
+) -> RunSpec:
     """Three steps of a method."""
     tiny = model == "tiny"
     kind, family = load_method(method), load_family("chains")
@@ -163,6 +166,7 @@ def make_spec(folder: Path, model: str, method: str, engine: str) -> RunSpec:
         precision="float32" if tiny else "bfloat16",
         activation_checkpointing=not tiny,
         cpu_offload=not tiny,
+        full_determinism=full_determinism,
         probe_every=100,
         probe_size=4,
         checkpoint_every=100,
@@ -256,13 +260,40 @@ def parity(folder: Path, on_gpu: dict[str, Any], begin: float) -> dict[str, Any]
     return {"losses": pairs, "worst": worst, "limit": PARITY, "agree": worst < PARITY}
 
 
-def _train(asked: dict[str, str]) -> None:
+def repeated(folder: Path, engine: str, begin: float) -> dict[str, Any]:
+    """Whether two runs under ``full_determinism`` write the same numbers."""
+    lines = []
+    for attempt in ("first", "second"):
+        if time.monotonic() - begin > SECONDS:
+            return {"status": "skipped", "reason": "ten minutes were over"}
+        asked = {"folder": str(folder), "model": "tiny", "method": "rl_zero", "engine": engine}
+        asked |= {"results": str(folder / attempt), "full_determinism": True}
+        command = [sys.executable, __file__, "--run", json.dumps(asked)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            return {"status": "failed", "reason": done.stderr.strip().splitlines()[-1]}
+        spec = make_spec(folder, "tiny", "rl_zero", engine, full_determinism=True)
+        lines.append(spec.folder(folder / attempt).dynamics.read_bytes())
+    return {"status": "done", "equal": lines[0] == lines[1]}
+
+
+def _train(asked: dict[str, Any]) -> None:
     from bridge.jobs.memory_errors import memory_explained
     from bridge.jobs.run_jobs import set_threads
+    from bridge.machine.determinism import set_environment
     from bridge.run.loop import train_run
 
     set_threads(1)
-    spec = make_spec(Path(asked["folder"]), asked["model"], asked["method"], asked["engine"])
+    full = asked.get("full_determinism", False)
+    if full:
+        set_environment({asked["engine"]})
+    spec = make_spec(
+        Path(asked["folder"]),
+        asked["model"],
+        asked["method"],
+        asked["engine"],
+        full_determinism=full,
+    )
     with memory_explained(spec, "train"):
         train_run(spec, results=Path(asked["results"]), threads=1)
 

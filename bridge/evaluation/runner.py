@@ -16,6 +16,7 @@ from typing import Any
 
 from bridge.evaluation import EvaluationError, scores
 from bridge.grading import GraderError, GraderLimits, GraderPool
+from bridge.machine.determinism import make_deterministic
 from bridge.machine.requeue import patience_s
 from bridge.models.adapting import prepare_local_model
 from bridge.plan.grid import RunSpec
@@ -119,6 +120,8 @@ def _measure(
     import torch
 
     torch.set_num_threads(threads)
+    if spec.training.full_determinism:
+        make_deterministic(full=True, engines={spec.evaluation.engine})
     _hush()
     from bridge.evaluation import answers as stage
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from bridge.engines.sharding.launching import is_rank, launch, reporting
 from bridge.jobs.memory_errors import memory_explained
+from bridge.machine.determinism import set_environment
 from bridge.machine.interruption import Interrupted, catch_signals, requested
 from bridge.machine.requeue import patience_s, requeue_job
 from bridge.machine.wheels import VARIABLE
@@ -102,6 +103,8 @@ def train(args: argparse.Namespace) -> None:
     spec = chosen_run(args)
     expect(spec.train_hash, args.expect)
     set_threads(args.threads)
+    if spec.training.full_determinism:
+        set_environment({spec.training.engine})
     folder = spec.folder(args.results)
     skip_unused_imports()
     catch_signals(at_once=False)
@@ -146,6 +149,8 @@ def evaluate(args: argparse.Namespace) -> None:
     spec = chosen_run(args)
     expect(spec.spec_hash, args.expect)
     set_threads(args.threads)
+    if spec.training.full_determinism:
+        set_environment({spec.evaluation.engine})
     folder = spec.folder(args.results)
     skip_unused_imports()
     catch_signals(at_once=True)

@@ -21,8 +21,9 @@ import torch
 from bridge.grading.pool import GraderPool
 from bridge.grading.signal import missing_signal
 from bridge.grading.verdicts import GRADER_VERSION, GraderLimits
+from bridge.machine.determinism import make_deterministic
 from bridge.machine.interruption import Interrupted, requested, stop_waiting
-from bridge.machine.provenance import device_name, git_state, training_device, versions
+from bridge.machine.provenance import device_name, git_state, versions
 from bridge.machine.ranks import ALONE, Ranks
 from bridge.machine.requeue import patience_s
 from bridge.machine.telemetry import host_memory_gib
@@ -63,10 +64,7 @@ def train_run(spec: RunSpec, *, results: Path, threads: int, ranks: Ranks = ALON
         Interrupted: asked to stop; everything up to the last step is in a checkpoint.
     """
     torch.set_num_threads(threads)
-    # On a GPU some operations have no deterministic form; byte for byte is promised on the CPU.
-    torch.use_deterministic_algorithms(True, warn_only=training_device().type == "cuda")
-    # The deterministic mode also fills new tensors; none here is read before it is written.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    make_deterministic(full=spec.training.full_determinism, engines={spec.training.engine})
     folder = spec.folder(results)
     # One process writes; to the others its folder is to be read.
     held = exclusive(folder, wait_s=patience_s(), on_wait=stop_waiting)

@@ -266,6 +266,9 @@ class TrainingConfig(Closed):
     keep: Literal["last", "best"] = "last"
     """Which policy a run ends with: that of its last step, or the one with the highest accuracy on
     the probe's validation problems, the first of equals."""
+    full_determinism: bool = False
+    """On a GPU allow only kernels with a fixed order of sums, vLLM's included, so that a run
+    repeats byte for byte on the same machine; slower. On the CPU that holds without it."""
     budget: Budget | None = None
     """Ends a run before its method's last step; see :mod:`bridge.plan.budget`."""
     probe_every: Steps
@@ -293,6 +296,11 @@ class TrainingConfig(Closed):
                 )
         if self.sharding.stage != "none" and self.engine == "vllm":
             raise ValueError("sharding works with engine native only; set one of the two otherwise")
+        if self.sharding.stage != "none" and self.full_determinism:
+            raise ValueError(
+                "full_determinism cannot hold with sharding, whose sums follow the number of "
+                "ranks; leave one of the two out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -317,7 +325,14 @@ class TrainingConfig(Closed):
         """All settings that can change a result, as JSON values."""
         unhashed = {"activation_checkpointing", "cpu_offload", "sharding"}
         # What is newer than some records is left out where it is not used.
-        newer = ("budget", "keep", "mask_truncated", "response_token_stages", "temperature_entropy")
+        newer = (
+            "budget",
+            "full_determinism",
+            "keep",
+            "mask_truncated",
+            "response_token_stages",
+            "temperature_entropy",
+        )
         unset = {n for n in newer if getattr(self, n) == type(self).model_fields[n].default}
         return self.model_dump(mode="json", exclude=unhashed | unset)
 

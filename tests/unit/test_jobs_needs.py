@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from bridge.jobs.needs import Prediction, load_devices, predict
 from bridge.jobs.needs.devices import device
-from bridge.jobs.needs.memory import LOGITS_AT_ONCE
+from bridge.jobs.needs.memory import CHECKPOINT_FILE_GIB, LOGITS_AT_ONCE
 from bridge.jobs.needs.shapes import shape_of
+from bridge.models import resuming
 from bridge.plan.grid import RunSpec, load_plan
 from bridge.step import scoring
 from bridge.store.schema import ConfigError
@@ -167,6 +168,32 @@ def test_a_setting_that_saves_memory_lowers_its_part(
 
 def test_the_logits_at_once_are_those_of_the_trainer() -> None:
     assert LOGITS_AT_ONCE == scoring.LOGITS_AT_ONCE
+
+
+def test_the_files_of_a_checkpoint_are_those_that_are_written() -> None:
+    assert CHECKPOINT_FILE_GIB * 2**30 == resuming.FILE_BYTES
+
+
+def test_moments_wait_on_the_host_and_come_when_nothing_is_kept_for_a_backward_pass(
+    run: Find,
+) -> None:
+    n = WEIGHTS["Qwen/Qwen2.5-3B"] / 2**30
+    here, away = (predict(run("alternating", cpu_offload=offload)) for offload in (False, True))
+    assert here.rollout_gib["optimizer"] / n == pytest.approx(16)
+    assert "optimizer" not in away.rollout_gib
+    assert away.update_gib["optimizer"] / n == pytest.approx(8)
+    assert "activations" in here.update_gib and "activations" not in away.update_gib
+    assert (away.host_gib - here.host_gib) / n == pytest.approx(16 + 2)  # and the reference
+
+
+def test_every_3b_row_fits_a_card_of_80_gib(root: Path) -> None:
+    card = device("h100-80gb")
+    rows = {(s.model, s.label): s for s in load_plan("paper", root=root).runs}
+    small = {key: spec for key, spec in rows.items() if key[0] != "qwen3-8b-base"}
+    assert len(small) == 42
+    for key, spec in small.items():
+        found = predict(spec, card)
+        assert found.fits(card) and found.host_gib < 128, key
 
 
 # -- devices and hours -----------------------------------------------------------------------------

@@ -50,7 +50,14 @@ def test_a_refusal_names_the_run_its_need_and_a_remedy(paper: Plan) -> None:
     assert "qwen2.5-3b/limr/bridge" not in said
     sentence = said["qwen3-8b-base/math8k/bridge"]
     assert "GiB in its update (" in sentence and "but h100-80gb gives 75.6 GiB" in sentence
-    assert sentence.endswith("take a larger device or several of them.")
+    assert sentence.endswith(
+        "it fits 4 of them with training: {engine: native, activation_checkpointing: true, "
+        "cpu_offload: true, sharding: {stage: zero3, ranks: 4}}."
+    )
+    (tiny,) = (
+        s for s in refusals(paper, device("l4")) if s.startswith("qwen3-8b-base/math8k/bridge ")
+    )
+    assert tiny.endswith("GiB: take a larger device.")
     assert all("\n" not in s for s in said.values())
 
 

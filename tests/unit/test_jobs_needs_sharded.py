@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bridge.jobs.needs import Prediction, predict
+from bridge.jobs.needs.devices import device
 from bridge.plan.grid import RunSpec, load_plan
 from bridge.store.settings import ShardingConfig
 
@@ -34,7 +35,7 @@ def test_what_is_spread_is_divided(spec: RunSpec) -> None:
     assert four.update_gib["weights"] == pytest.approx(alone.update_gib["weights"] / 4)
     # Answers are drawn from the whole model, a quarter of them on each rank.
     assert four.rollout_gib["weights"] == pytest.approx(alone.rollout_gib["weights"])
-    assert four.rollout_gib["kv_cache"] == pytest.approx(alone.rollout_gib["kv_cache"] / 4)
+    assert four.rollout_gib["logits"] == pytest.approx(alone.rollout_gib["logits"] / 4)
     assert four.update_gib["activations"] == alone.update_gib["activations"]
 
 
@@ -60,3 +61,37 @@ def test_what_leaves_the_device_is_in_the_host(spec: RunSpec) -> None:
     )
     assert {"optimizer", "master", "shadow"} <= here.update_gib.keys() - away.update_gib.keys()
     assert away.host_gib > here.host_gib
+
+
+@pytest.mark.parametrize(("ranks", "offload"), [(4, True), (8, False)])
+def test_every_row_of_8b_fits_several_cards_of_80_gib(
+    root: Path, ranks: int, offload: bool
+) -> None:
+    card = device("h100-80gb")
+    rows = {s.label: s for s in load_plan("paper", root=root).runs if s.model == "qwen3-8b-base"}
+    assert len(rows) == 21
+    chosen = {
+        "engine": "native",
+        "cpu_offload": offload,
+        "sharding": ShardingConfig(stage="zero3", ranks=ranks),
+    }
+    for label, spec in rows.items():
+        found = predict(replace(spec, training=spec.training.model_copy(update=chosen)), card)
+        assert found.fits(card), (label, found.memory_gib)
+        assert found.host_gib < 256, label
+
+
+def test_the_host_holds_each_rank_s_model_while_it_is_loaded_and_no_checkpoint(
+    spec: RunSpec,
+) -> None:
+    weights = 8.190735360e9 * 2 / 2**30  # as stored
+    four, eight = (predicted(spec, stage="zero3", ranks=ranks) for ranks in (4, 8))
+    assert four.host_gib == pytest.approx(4 * (4 + weights))
+    assert eight.host_gib == pytest.approx(8 * (4 + weights))
+    assert eight.host_gib < 256 < eight.disk_gib
+
+
+def test_rows_beyond_the_cache_wait_for_the_next_wave(spec: RunSpec) -> None:
+    less = replace(spec, training=spec.training.model_copy(update={"kv_cache_gib": 5.0}))
+    found = [predicted(s, stage="zero3", ranks=4).rollout_gib["kv_cache"] for s in (spec, less)]
+    assert found == [16.0, 5.0]

@@ -22,8 +22,10 @@ RUNTIME_GIB = 1.0
 """CUDA's own context and the libraries' work space, which no tensor accounts for."""
 ENGINE_GIB = 1.5
 """vLLM besides weights and cache: activations of its largest batch, and its recorded graphs."""
-_HOST_GIB = 4.0
+HOST_GIB = 4.0
 """Python, its libraries and the data sets."""
+CHECKPOINT_FILE_GIB = 4.0
+"""As :data:`bridge.models.resuming.FILE_BYTES`; a test holds them equal."""
 LOGITS_AT_ONCE = 2**26
 """As :data:`bridge.step.scoring.LOGITS_AT_ONCE`, which needs torch to be read; a test holds
 them equal."""
@@ -40,6 +42,8 @@ class MemoryNeeds:
     evaluate: dict[str, float]
     """Of the process that evaluates, after training."""
     host_gib: float
+    on_host_gib: float
+    """Of it what waits there for good, instead of on the device."""
     disk_gib: float
     policy_gib: float
     checkpoint_gib: float
@@ -53,49 +57,54 @@ def memory_of(spec: RunSpec, shape: ModelShape, method: Method) -> MemoryNeeds:
     rows = rows_of(spec, shape)
     if method.n_steps == 0:
         return _untrained(spec, shape, rows, c)
-    shadowed = method.uses_shadow or method.forks_shadow
-    offload = training.cpu_offload
-    cost = cost_of(method)
-    optimizers = cost.optimizers_at_once
+    cost, alone = cost_of(method), training.sharding.stage == "none"
+    waiting = training.cpu_offload
     lora = method.adapter is not None and not method.adapter.full
     adapter = 0
     if method.adapter is not None:
         adapter = shape.lora_parameters(method.adapter.rank) if lora else n
-    merged = method.adapter is not None or c != HELD or (offload and shadowed)
+    shadowed = method.uses_shadow or method.forks_shadow
+    moments = n * 2 * HELD * cost.optimizers_at_once
     reference = n * c if training.kl_coef > 0 or method.uses_reference else 0
     # A shadow for good has moments for good; one that is made in each step has fresh ones.
     shadow = n * HELD * 3 if shadowed else 0
+    # With cpu_offload all moments wait on the host, and in one process shadow and reference too.
+    away = waiting and alone
     held = {
         "weights": n * c,
-        "master": n * HELD if merged else 0,
-        "optimizer": n * 2 * HELD * optimizers,
-        "adapter": adapter * HELD * 3,
-        "shadow": 0 if offload else shadow,
+        "master": n * HELD if method.adapter or c != HELD or (away and shadowed) else 0,
+        "optimizer": 0 if waiting else moments,
+        "adapter": adapter * HELD * (1 if waiting else 3),
+        "shadow": 0 if away else n * HELD if waiting and method.uses_shadow else shadow,
+        "reference": 0 if away else reference,
     }
-    update = {
-        **held,
-        "reference": 0 if offload else reference,
-        "gradients": n * HELD * cost.gradients_at_once + (adapter * HELD if lora else 0),
-        **_backward(spec, shape, rows, c, cost.terms),
-    }
+    gradients = n * HELD * cost.gradients_at_once + (adapter * HELD if lora else 0)
     rollout = {
         **held,
         # A shadow that is made anew is there in the update only.
         "shadow": held["shadow"] if method.uses_shadow else 0,
-        "reference": 0 if offload else reference,
         # Also where no step draws: the probes do.
         **_rollout(spec, shape, rows, c),
     }
-    on_host = (shadow + reference) if offload else 0
+    update = {**held, "gradients": gradients, **_backward(spec, shape, rows, c, cost.terms)}
+    if waiting:
+        # The moments of one optimiser come when nothing is kept for a backward pass any more.
+        step = {**held, "gradients": gradients, "optimizer": n * 2 * HELD}
+        update = max(update, step, key=lambda parts: sum(parts.values()))
+    on_host = (shadow + reference) if away else 0
+    if waiting:
+        own = 0 if alone or not method.uses_shadow else n * 2 * HELD
+        on_host += moments + adapter * HELD * 2 + own
     # Two checkpoints are kept: held weights, moments, adapter and shadow with theirs, reference.
-    state = n * HELD * (1 + 2 * optimizers) + adapter * HELD * 3 + reference
+    state = n * HELD + moments + adapter * HELD * 3 + reference
     state += shadow if method.uses_shadow else 0
     return MemoryNeeds(
         update=_gib(update),
         rollout=_gib(rollout),
         evaluate=_gib(_evaluate(spec, shape, rows, c)),
-        # Weights pass through the host when they are loaded, and a checkpoint when it is written.
-        host_gib=_HOST_GIB + (on_host + max(n * HELD, state)) / GIB,
+        # Weights pass through the host when they are loaded, a checkpoint file by file.
+        host_gib=HOST_GIB + on_host / GIB + max(n * HELD / GIB, CHECKPOINT_FILE_GIB),
+        on_host_gib=on_host / GIB,
         disk_gib=(n * c + 2 * state) / GIB,
         policy_gib=n * c / GIB,
         checkpoint_gib=state / GIB,
@@ -109,7 +118,8 @@ def _untrained(spec: RunSpec, shape: ModelShape, rows: Rows, c: int) -> MemoryNe
         update=_gib(weights),
         rollout=_gib({**weights, **_rollout(spec, shape, rows, c)}),
         evaluate=_gib(_evaluate(spec, shape, rows, c)),
-        host_gib=_HOST_GIB,
+        host_gib=HOST_GIB,
+        on_host_gib=0.0,
         disk_gib=0.0,
         policy_gib=0.0,
         checkpoint_gib=0.0,

@@ -31,7 +31,8 @@ def optimizer_s(training: TrainingConfig, n: int, device: Device, *, shadowed: b
     base_s = n * HOST_ADAM_S if sharding.offload_optimizer else on_device_s
     shadow_s = 0.0
     if shadowed:
-        shadow_s = n * HOST_ADAM_S if training.cpu_offload else base_s
+        on_host = training.cpu_offload and sharding.stage == "none"
+        shadow_s = n * HOST_ADAM_S if on_host else base_s
     return (base_s + shadow_s) / sharding.ranks
 
 
@@ -40,18 +41,23 @@ def offload_s(
 ) -> float:
     """Seconds of one update in which ``cpu_offload`` moves weights over the bus.
 
-    The reference comes and goes for each gradient of the RL term. The shadow is rounded on the host
-    and comes, its gradient goes back.
+    An optimiser's two moments come and go at its step. In one process the reference comes and goes
+    for each gradient of the RL term; the shadow is rounded on the host and comes, its gradient goes
+    back. With several ranks each moves its part, and the shadow's moments like the others.
     """
-    if not training.cpu_offload:
+    if not training.cpu_offload or training.sharding.offload_optimizer:
         return 0.0
+    alone = training.sharding.stage == "none"
     width = 2 if training.precision == "bfloat16" else HELD
-    sent = 2 * width * passes.get("rl", 0) if training.kl_coef > 0 else 0
-    cast_s = 0.0
-    if shadowed:
+    sent, cast_s = 4 * HELD, 0.0
+    if alone and training.kl_coef > 0:
+        sent += 2 * width * passes.get("rl", 0)
+    if shadowed and alone:
         sent += width + HELD
         cast_s = n * HELD / (HOST_CAST_GBS * 1e9) if width != HELD else 0.0
-    return n * sent / (BUS_GBS * 1e9) + cast_s
+    elif shadowed:
+        sent += 4 * HELD
+    return n * sent / (BUS_GBS * 1e9) / training.sharding.ranks + cast_s
 
 
 def gather_s(training: TrainingConfig, weight_bytes: float, tokens: float) -> float:

@@ -58,9 +58,9 @@ def predict(spec: RunSpec, device: Device | None = None, rows: Rows | None = Non
     method = kind(kind.Options.model_validate(spec.method_options), spec.training, spec.seed)
     memory: MemoryNeeds = memory_of(spec, shape, method)
     sharding = spec.training.sharding
-    if sharding.stage != "none" and method.n_steps > 0:
+    if sharding.stage != "none":
         compute_bytes = 2 if spec.training.precision == "bfloat16" else 4
-        memory = per_rank(memory, sharding, shape, compute_bytes)
+        memory = per_rank(memory, spec.training, shape, compute_bytes)
     phases = {
         "update": dict(memory.update),
         "rollout": dict(memory.rollout),

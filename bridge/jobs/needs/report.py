@@ -9,10 +9,15 @@ from typing import Any
 from bridge.jobs.needs.devices import CPU, Device
 from bridge.jobs.needs.prediction import USABLE, Prediction, predict
 from bridge.plan.grid import Plan, RunSpec
+from bridge.store.settings import ShardingConfig
 
 _PARTS = ("weights", "master", "optimizer", "gradients", "shadow", "reference", "adapter")
 _MOMENT = ("activations", "working", "engine", "kv_cache", "runtime")
 _SHORT = {"optimizer": "optim", "gradients": "grads", "reference": "ref", "activations": "activ"}
+_SEVERAL = (2, 4, 8)
+"""Devices of one machine that are tried where one is too small."""
+_SPREAD = {"engine": "native", "activation_checkpointing": True, "cpu_offload": True}
+"""What goes with them."""
 _SAVING: tuple[tuple[str, dict[str, Any]], ...] = (
     ("activation_checkpointing: true", {"activation_checkpointing": True}),
     ("cpu_offload: true", {"cpu_offload": True}),
@@ -89,22 +94,31 @@ def _refusal(name: str, spec: RunSpec, found: Prediction, device: Device) -> str
     )
 
 
-def _remedy(spec: RunSpec, device: Device) -> str:
-    """The first settings, one after the other, with which the run fits."""
-    chosen: list[str] = []
+def _remedy(wanted: RunSpec, device: Device) -> str:
+    """The first settings, one after the other, with which the run fits; else several devices."""
+    spec, chosen = wanted, list[str]()
     for words, change in _SAVING:
-        changed = spec.training.model_copy(update=change)
-        if changed == spec.training:
+        changed = _with(spec, change)
+        if predict(changed, device).memory_gib == predict(spec, device).memory_gib:
             continue
-        changed_spec = replace(spec, training=changed)
-        if predict(changed_spec, device).memory_gib == predict(spec, device).memory_gib:
-            continue
-        spec = changed_spec
+        spec = changed
         chosen.append(words)
         if predict(spec, device).fits(device):
             return f"it fits with training: {{{', '.join(chosen)}}}"
+    for ranks in _SEVERAL:
+        sharding = ShardingConfig(stage="zero3", ranks=ranks)
+        if predict(_with(wanted, {**_SPREAD, "sharding": sharding}), device).fits(device):
+            told = ", ".join(f"{name}: {str(value).lower()}" for name, value in _SPREAD.items())
+            return (
+                f"it fits {ranks} of them with training: {{{told}, sharding: {{stage: zero3, "
+                f"ranks: {ranks}}}}}"
+            )
     least = _number(predict(spec, device).memory_gib["total"])
-    return f"at least it needs {least} GiB: take a larger device or several of them"
+    return f"at least it needs {least} GiB: take a larger device"
+
+
+def _with(spec: RunSpec, change: dict[str, Any]) -> RunSpec:
+    return replace(spec, training=spec.training.model_copy(update=change))
 
 
 def _line(name: str, cells: list[str]) -> str:

@@ -8,27 +8,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bridge.jobs.needs.memory import GIB, HELD, MemoryNeeds
+from bridge.jobs.needs.memory import CHECKPOINT_FILE_GIB, GIB, HELD, HOST_GIB, MemoryNeeds
 from bridge.jobs.needs.shapes import ModelShape
-from bridge.store.settings import ShardingConfig
+from bridge.store.settings import TrainingConfig
 
 _SPREAD = ("optimizer", "adapter", "shadow", "reference", "gradients", "kv_cache", "logits")
 _ON_HOST = ("master", "optimizer", "adapter", "shadow", "reference", "gradients")
 
 
 def per_rank(
-    memory: MemoryNeeds, sharding: ShardingConfig, shape: ModelShape, compute_bytes: int
+    memory: MemoryNeeds, training: TrainingConfig, shape: ModelShape, compute_bytes: int
 ) -> MemoryNeeds:
     """What one of the ranks needs; host and disk are those of all ranks together.
 
     Args:
         compute_bytes: of a weight in the precision that the model computes in.
     """
+    sharding = training.sharding
     weights = shape.parameters * compute_bytes / GIB
     held = shape.parameters * HELD / GIB / sharding.ranks
 
     def spread(parts: dict[str, float], *, update: bool) -> dict[str, float]:
         out = {n: v / sharding.ranks if n in _SPREAD else v for n, v in parts.items()}
+        if "kv_cache" in out:  # rows beyond it wait for the next wave
+            out["kv_cache"] = min(out["kv_cache"], training.kv_cache_gib)
         # While answers are drawn, every rank has the whole model.
         whole = sharding.stage == "zero2" or not update
         out["weights"] = weights if whole else weights / sharding.ranks
@@ -47,6 +50,8 @@ def per_rank(
         memory,
         update=update,
         rollout=spread(memory.rollout, update=False),
-        # Every rank loads the whole checkpoint before it is cut.
-        host_gib=memory.host_gib * sharding.ranks + on_host,
+        # Every rank loads the whole model, as it is stored, before it is cut. The first rank
+        # gathers a checkpoint file by file.
+        host_gib=HOST_GIB * sharding.ranks
+        + max(weights * sharding.ranks, memory.on_host_gib + on_host + CHECKPOINT_FILE_GIB),
     )
