@@ -36,7 +36,7 @@ def per_rank(
         whole = sharding.stage == "zero2" or not update
         out["weights"] = weights if whole else weights / sharding.ranks
         out["master"] = 2 * held  # ours, and DeepSpeed's own copy
-        if update:
+        if "gradients" in out:
             out["gradients"] += held  # DeepSpeed's sum, beside what is taken from it
             out["bucket"] = 2 * shape.embedding_parameters * HELD / GIB
         if sharding.offload_optimizer:
@@ -45,6 +45,8 @@ def per_rank(
 
     update = spread(memory.update, update=True)
     before = {**memory.update, "master": 2 * held * sharding.ranks}
+    if training.cpu_offload:  # counted among what waits on the host
+        before.pop("optimizer", None)
     on_host = sum(before.get(name, 0.0) for name in _ON_HOST) if sharding.offload_optimizer else 0.0
     return replace(
         memory,
