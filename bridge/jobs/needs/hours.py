@@ -53,8 +53,9 @@ def hours_of(
     seconds = dict.fromkeys(("rollout", "grade", "sync", "score", "update", "move"), 0.0)
 
     def draw_s(n: float) -> float:
-        lengths = {"prompt": rows.mean_prompt, "mean": rows.mean_answer, "longest": rows.answer}
-        return decoder.draw_s(n / ranks, **lengths)
+        return decoder.draw_s(
+            n / ranks, prompt=rows.mean_prompt, mean=rows.mean_answer, longest=rows.answer
+        )
 
     for phase, n in expected_steps(method).items():
         if phase.kind != "sft":
