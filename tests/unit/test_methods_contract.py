@@ -88,7 +88,7 @@ def test_split_order_and_padding_do_not_change_a_run(
 ) -> None:
     """In float64 four whole runs end with the same weights, up to rounding."""
     for module in (building, choosing):
-        monkeypatch.setattr(module, "load_policy", lambda path: load_double(path))
+        monkeypatch.setattr(module, "load_policy", lambda path, **_: load_double(path))
     options = make_options(name, 2)
 
     def end(label: str, rows: int = 1000) -> tuple[dict[str, Tensor], list[Any]]:
