@@ -164,9 +164,9 @@ def test_the_average_moves_by_its_rate(base: Path) -> None:
         for parameter in policy.model.parameters():
             parameter.add_(1.0)
     reference: Any = trainer.reference
-    before = {name: w.clone() for name, w in reference.state().items()}
+    before = {name: w.clone() for name, w in reference.state()}
     reference.follow(0.25)
-    for name, weight in reference.state().items():
+    for name, weight in reference.state():
         assert torch.allclose(weight, before[name] + 0.25)
 
 
