@@ -142,7 +142,7 @@ class EvaluatedPolicy(HFLM):
                 end_ids=self._end_ids,
                 pad_id=self.tokenizer.pad_token_id,
                 segment_tokens=_SEGMENT_TOKENS,
-                temperature=kwargs.get("temperature", 1.0) if kwargs["do_sample"] else None,
+                temperature=kwargs.get("temperature", 1.0) if kwargs.get("do_sample") else None,
             )
         else:
             out = self._in_segments(context, max_length, mask, kwargs)

@@ -69,7 +69,8 @@ class Collector:
         entropies: list[float] = []
         verdicts: Counter[Verdict] = Counter()
         requests = method.requests(problems, step)
-        self.limit_tokens = self.training.response_limit(step / method.n_steps)
+        if self.training.response_token_stages:
+            self.limit_tokens = self.training.response_limit(step / method.n_steps)
         for round_ in range(MAX_ROUNDS):
             if not requests:
                 break

@@ -13,7 +13,7 @@ from bridge.step.trainer import Trainer
 from bridge.step.weights import ADAPTER, BASE, SHADOW, WholeWeights
 from examples import first_step
 
-ALLOWED = {"bridge.models", "bridge.step", "bridge.store", "bridge.tasks"}
+ALLOWED = {"bridge.engines", "bridge.models", "bridge.step", "bridge.store", "bridge.tasks"}
 
 
 def two_steps(update_by_method: bool) -> WholeWeights:

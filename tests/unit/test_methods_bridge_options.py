@@ -116,15 +116,15 @@ def test_lookahead_is_one_memoryless_adamw_step_from_theta(policy: Policy) -> No
 
 def test_the_course_of_lambda() -> None:
     ends = {"rl_weight": 0.1, "rl_weight_end": 0.9}
-    linear: Any = make_method("bridge", n=9, anneal="linear", **ends)
+    linear: Any = make_method("bridge", steps=9, anneal="linear", **ends)
     assert [linear.rl_weight(s) for s in (1, 5, 9)] == pytest.approx([0.1, 0.5, 0.9], abs=1e-15)
     assert (linear.rl_weight(1), linear.rl_weight(9)) == (0.1, 0.9)
-    stairs: Any = make_method("bridge", n=9, anneal="per_epoch", anneal_epochs=3, **ends)
+    stairs: Any = make_method("bridge", steps=9, anneal="per_epoch", anneal_epochs=3, **ends)
     found = [stairs.rl_weight(s) for s in range(1, 10)]
     assert found == pytest.approx([0.1] * 3 + [0.5] * 3 + [0.9] * 3)
-    down: Any = make_method("bridge", n=2, anneal="linear", rl_weight=1.0, rl_weight_end=0.0)
+    down: Any = make_method("bridge", steps=2, anneal="linear", rl_weight=1.0, rl_weight_end=0.0)
     assert [down.rl_weight(s) for s in (1, 2)] == [1.0, 0.0]
-    constant: Any = make_method("bridge", n=9, rl_weight=0.3)
+    constant: Any = make_method("bridge", steps=9, rl_weight=0.3)
     assert {constant.rl_weight(s) for s in range(1, 10)} == {0.3}
 
 
@@ -152,9 +152,9 @@ def test_the_sft_rate_is_the_students_alone(base: Path) -> None:
 
 def test_the_reference_is_anchored_anew_every_k_steps() -> None:
     training = make_training(kl_coef=0.1)
-    method = make_method("bridge", training, n=7, reference_every=3)
+    method = make_method("bridge", training, steps=7, reference_every=3)
     assert [s for s in range(1, 8) if method.reanchor_reference(s)] == [4, 7]
-    never = make_method("bridge", training, n=7)
+    never = make_method("bridge", training, steps=7)
     assert not any(never.reanchor_reference(s) for s in range(1, 8))
 
 

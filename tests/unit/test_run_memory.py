@@ -188,7 +188,7 @@ def kept_bytes(trainer: MethodTrainer) -> int:
     micro = trainer._micro_batches(
         [r for r in batch_of(trainer).rows if r.kind == "rollout"], "rl"
     )[0]
-    with trainer._backward(), saved_tensors_hooks(note, lambda tensor: tensor):
+    with trainer.collecting(), saved_tensors_hooks(note, lambda tensor: tensor):
         kept = trainer._logprob(trainer.policy.score, micro, "rl")
     assert kept.requires_grad
     return sum(size for pointer, size in held.items() if pointer not in weights)
