@@ -47,6 +47,8 @@ def main(arguments: Sequence[str], *, told: bool = False) -> int:
     # On a terminal Snakemake writes in colours, so it gets one.
     reader, writer = os.openpty() if terminal and not told else os.pipe()
     listener = Teller(_suite_of(arguments), Bars() if terminal else Lines()) if told else Relay()
+    # Shells start what they put in the background with the signal ignored, and so would Snakemake.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # A group of its own: Ctrl-C reaches this process alone, which passes it on once.
     child = subprocess.Popen(
         [sys.executable, "-m", "snakemake", *arguments],

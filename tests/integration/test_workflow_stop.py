@@ -26,11 +26,15 @@ def space(tmp_path: Path) -> Workspace:
 
 
 @contextlib.contextmanager
-def started(space: Workspace, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """The workflow in a group of its own, as a shell starts it."""
+def started(
+    space: Workspace, *arguments: str, background: bool = False
+) -> Iterator[subprocess.Popen[str]]:
+    """The workflow in a group of its own, as a shell starts it; ``background``: by ``&``."""
+    words = [sys.executable, "-m", "bridge.jobs.workflow", *arguments]
+    ignoring = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"] if background else []
     known = {k: v for k, v in os.environ.items() if not k.startswith("SNAKEMAKE")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "bridge.jobs.workflow", *arguments],
+        [*ignoring, *words],
         cwd=space.path,
         env=known | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
@@ -51,10 +55,12 @@ def wait_for(path: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("whole_group", [True, False], ids=["terminal", "kill"])
-def test_a_stop_says_in_two_lines_what_is_saved(space: Workspace, whole_group: bool) -> None:
+@pytest.mark.parametrize("how", ["terminal", "kill", "background"])
+def test_a_stop_says_in_two_lines_what_is_saved(space: Workspace, how: str) -> None:
+    whole_group = how == "terminal"
     (space.path / "verdicts.txt").write_text("sft/seed0 wait\n")
-    with started(space, f"{SFT}/scores.json", *FEW) as process:
+    words = (f"{SFT}/scores.json", *FEW)
+    with started(space, *words, background=how == "background") as process:
         wait_for(space.path / "waiting")
         (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
         said = process.communicate(timeout=60)[1]
