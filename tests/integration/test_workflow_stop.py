@@ -55,12 +55,23 @@ def wait_for(path: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("how", ["terminal", "kill", "background"])
-def test_a_stop_says_in_two_lines_what_is_saved(space: Workspace, how: str) -> None:
-    whole_group = how == "terminal"
+def test_a_grid_in_the_background_begins_nothing_after_a_stop(space: Workspace) -> None:
+    """Also where a failed job would not end it."""
+    rows = ("base", "sft", "rl_zero")
+    (space.path / "verdicts.txt").write_text("".join(f"{row}/seed0 wait\n" for row in rows))
+    words = ("--keep-going", "--until", "train", "--cores", "1", *FEW[-2:])
+    with started(space, *words, background=True) as process:
+        wait_for(space.path / "waiting")
+        os.kill(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+    runs = (space.path / SFT).parents[1]
+    assert len(list(runs.glob("*/seed0/failed.json"))) == 1
+
+
+@pytest.mark.parametrize("whole_group", [True, False], ids=["terminal", "kill"])
+def test_a_stop_says_in_two_lines_what_is_saved(space: Workspace, whole_group: bool) -> None:
     (space.path / "verdicts.txt").write_text("sft/seed0 wait\n")
-    words = (f"{SFT}/scores.json", *FEW)
-    with started(space, *words, background=how == "background") as process:
+    with started(space, f"{SFT}/scores.json", *FEW) as process:
         wait_for(space.path / "waiting")
         (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
         said = process.communicate(timeout=60)[1]
