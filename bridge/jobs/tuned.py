@@ -14,8 +14,8 @@ from bridge.store.strict import strict_yaml
 def trials_first(arguments: Sequence[str]) -> list[str] | None:
     """What to start Snakemake with before ``arguments``: the tuning suite up to its choice.
 
-    None where the suite is not tuned, uses a committed choice, or cannot be told (Snakemake then
-    says why).
+    None where the suite is not tuned, uses a committed choice, is shown from its committed tables,
+    or cannot be told (Snakemake then says why).
     """
     said = dict(word.partition("=")[::2] for word in arguments if "=" in word)
     try:
@@ -25,6 +25,8 @@ def trials_first(arguments: Sequence[str]) -> list[str] | None:
         suite = load_suite(suite_file(said.get("suite", user.suite), Path()), overrides)
     except (ConfigError, ValueError):
         return None
+    if "cached" in (said.get("source"), user.source):
+        return None
     if suite.tuned_by is None or suite.tuned_by.frozen:
         return None
     target = choice_path(suite.tuned_by, Path("results")).as_posix()
@@ -33,8 +35,7 @@ def trials_first(arguments: Sequence[str]) -> list[str] | None:
 
 
 def _without_config(arguments: Sequence[str]) -> list[str]:
-    """The options without ``--config`` and what belongs to it, and without targets: words that end
-    an option list are kept only with their option."""
+    """The options without ``--config`` and what belongs to it."""
     kept: list[str] = []
     skipping = False
     for word in arguments:
