@@ -8,12 +8,14 @@
 #       on the other machine; without it only torch and transformers count as there, and the parts are more.
 #
 #   bash PART/gpu_first_run.sh call PART [RESULT.json] [OPTIONS]
-#       There, once for each part, in any order. The call that completes the set installs into a folder of its own and runs.
+#       There, once for each part, in any order. A call with part1 installs into a folder of its own and runs what needs no
+#       pretrained model; the call that completes the set runs the rest into the same file.
 #
 #   benchmarks/gpu_first_run.sh run [RESULT.json] [OPTIONS]
 #       The measurements alone, in a checkout with an environment.
 #
-# OPTIONS go to benchmarks/first_run/stages.py: --seconds 720 (all together), --device cpu (small sizes, to try the way).
+# OPTIONS go to benchmarks/first_run/stages.py: --seconds 720 (all together), --device cpu (small sizes, to try the way),
+# --results FOLDER (keep the pocket suite's run folders).
 # FIRST_RUN_HOME is where things are put there (default: /tmp/gpu_first_run), PYTHON the interpreter (default: python3).
 set -euo pipefail
 python=${PYTHON:-python3}
@@ -34,16 +36,16 @@ measure() { # REPOSITORY [RESULT.json] [OPTIONS]
     exec "$python" -m benchmarks.first_run.stages "$@"
 }
 
-put_in_place() { # PART: its piece; returns 1 while others are missing
+put_in_place() { # PART: its piece; sets whole to whether none is missing
     local part=$1 have
     [ -f "$part/pieces.sha256" ] || fail "$part is no part that 'pack' made."
     mkdir -p "$home/pieces"
     # Pieces of another pack would never fit together.
-    [ "$(cat "$part/pieces.sha256")" = "$(cat "$home/pieces/pieces.sha256" 2>/dev/null)" ] || rm -rf "$home"/pieces/*
+    [ "$(cat "$part/pieces.sha256")" = "$(cat "$home/pieces/pieces.sha256" 2>/dev/null)" ] || rm -rf "$home"/pieces/* "$home/early.json"
     cp "$part"/pieces.sha256 "$part"/piece.* "$home/pieces/"
     have=$(cd "$home/pieces" && ls piece.* | wc -l)
     echo "gpu_first_run: $have of $(wc -l <"$home/pieces/pieces.sha256") parts are in $home."
-    [ "$have" -eq "$(wc -l <"$home/pieces/pieces.sha256")" ]
+    [ "$have" -eq "$(wc -l <"$home/pieces/pieces.sha256")" ] && whole=yes || whole=no
 }
 
 add() { # WHEELS, without what they require: that is among them or on the machine
@@ -51,11 +53,19 @@ add() { # WHEELS, without what they require: that is among them or on the machin
     "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$home/site-packages" "$@"
 }
 
-install() { # all pieces are there: unpack, and put the wheels beside what the machine has
-    (cd "$home/pieces" && sha256sum --quiet -c pieces.sha256) || fail "a part was damaged on its way; bring it again."
-    rm -rf "$home/pack" "$home/site-packages" "$home/repository"
+unpack() { # what has arrived: of an unfinished set all but the model
+    (cd "$home/pieces" && sha256sum --quiet --ignore-missing -c pieces.sha256) || fail "a part was damaged on its way; bring it again."
+    rm -rf "$home/pack"
     mkdir -p "$home/pack"
-    cat "$home"/pieces/piece.* | tar -x -C "$home/pack"
+    if [ "$whole" = yes ]; then
+        cat "$home"/pieces/piece.* | tar -x -C "$home/pack"
+    else
+        tar -x -C "$home/pack" <"$home/pieces/piece.01" 2>/dev/null || true
+    fi
+}
+
+install() { # the wheels beside what the machine has, and the repository
+    rm -rf "$home/site-packages" "$home/repository"
     local wheels
     shopt -s nullglob
     wheels=("$home"/pack/wheels/*.whl)
@@ -76,9 +86,19 @@ pack)
     ;;
 call)
     [ -d "${2:-}" ] || fail "name the folder of a part: gpu_first_run.sh call PART."
-    put_in_place "$2" || exit 0
-    install
+    put_in_place "$2"
+    [ "$whole" = yes ] || [ -f "$2/piece.01" ] || exit 0
+    unpack
+    early=$home/early.json stages=all
     result=$(realpath -m "${3:-gpu_first_run.json}")
+    if [ "$whole" = no ]; then
+        stages=early result=$early
+        rm -f "$early"
+    elif [ -f "$early" ]; then
+        stages=late
+        cp "$early" "$result"
+    fi
+    [ "$stages" = late ] || install
     export PYTHONPATH="$home/site-packages" BRIDGE_WHEELS="$home/pack/model"
     FIRST_RUN_COMMIT=$(cat "$home/pack/commit")
     export FIRST_RUN_COMMIT
@@ -87,7 +107,7 @@ call)
         tar -xzf "$home/pack/data.tar.gz" -C "$home/pack/data"
         export BRIDGE_DATA_ROOT="$home/pack/data"
     fi
-    measure "$home/repository" "$result" "${@:4}"
+    measure "$home/repository" "$result" --stages "$stages" "${@:4}"
     ;;
 run)
     result=${2:+$(realpath -m "$2")}

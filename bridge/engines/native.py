@@ -105,10 +105,12 @@ def _draw(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, 
     else:
         logprobs = (logits / temperature).log_softmax(-1)
         p = logprobs.exp()
-        cumulative = p.cumsum(-1)
-        # Scaling by the last entry makes rounding in the sum harmless: a float32 uniform number is
-        # at most 1 - 2^-24, and its product with a sum near 1 rounds to less than the sum.
-        target = (uniform * cumulative[:, -1])[:, None]
+        # In units of 2^-40, since sums of integers do not depend on their order: on a GPU the sum
+        # of floats does, or costs the square of the vocabulary in memory.
+        cumulative = (p * 2.0**40).long().cumsum(-1)
+        # Scaling by the last entry takes care of what was rounded off. A uniform number is at most
+        # 1 - 2^-24, so the product is less than the sum.
+        target = (uniform * cumulative[:, -1].double()).long()[:, None]
         token = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
         token = token.clamp_max(logits.shape[-1] - 1)  # only where the logits are not numbers
     entropy = -(p * logprobs).nan_to_num(0.0).sum(-1)

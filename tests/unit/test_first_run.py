@@ -73,17 +73,29 @@ def test_parts_come_together_on_the_other_machine(tmp_path: Path, pack: Path) ->
     assert len(parts) == 3
     for part in parts:
         assert sum(f.stat().st_size for f in part.iterdir()) <= 150_000
-    result = tmp_path / "out.json"
-    for i, part in enumerate((parts[2], parts[0], parts[0])):
-        done = call(tmp_path, part)
-        assert done.returncode == 0 and f"{min(i + 1, 2)} of 3 parts" in done.stdout
-        assert not result.exists()
+    result, early = tmp_path / "out.json", tmp_path / "home/early.json"
+    done = call(tmp_path, parts[2])
+    assert done.returncode == 0 and "1 of 3 parts" in done.stdout and not early.exists()
+    for _ in range(2):
+        done = call(tmp_path, parts[0], "", "--seconds", "9")
+        assert done.returncode == 0 and "2 of 3 parts" in done.stdout, done.stderr
+        assert json.loads(early.read_text())[0] == ["--stages", "early", "--seconds", "9"]
+    assert not result.exists()
     done = call(tmp_path, parts[1], str(result), "--seconds", "9")
     assert done.returncode == 0, done.stderr
     words, wheels, data, commit = json.loads(result.read_text())
-    assert words == ["--seconds", "9"] and commit == "abc"
+    assert words == ["--stages", "late", "--seconds", "9"] and commit == "abc"
     assert Path(data, "svamp/train.jsonl").read_text() == "abc\n"
     assert Path(wheels, "m.whl").read_bytes() == (pack / "model/m.whl").read_bytes()
+
+
+def test_where_the_first_part_comes_last_all_stages_run_at_once(tmp_path: Path, pack: Path) -> None:
+    parts = packing.cut(pack, tmp_path / "parts", most=150_000)
+    for part in parts[1:]:
+        assert call(tmp_path, part).returncode == 0
+    result = tmp_path / "out.json"
+    assert call(tmp_path, parts[0], str(result)).returncode == 0
+    assert json.loads(result.read_text())[0] == ["--stages", "all"]
 
 
 def test_a_damaged_part_and_one_of_another_pack(tmp_path: Path, pack: Path) -> None:
@@ -110,7 +122,7 @@ def test_a_stage_that_fails_says_why(tmp_path: Path) -> None:
     def broken(_: FirstRun) -> dict[str, object]:
         raise ValueError("no\nsuch thing")
 
-    run = FirstRun(tmp_path, 0.0, small=True)
+    run = FirstRun(tmp_path, 0.0, small=True, results=tmp_path)
     assert attempted(broken, run) == {"failed": "ValueError: no such thing"}
     assert attempted(lambda _: {"a": 1}, run) == {"a": 1}
     assert run.left_s == 0
@@ -118,7 +130,7 @@ def test_a_stage_that_fails_says_why(tmp_path: Path) -> None:
 
 
 def test_the_same_run_twice_is_the_same_bytes(tmp_path: Path) -> None:
-    run = FirstRun(tmp_path, stages.time.monotonic() + 3000, small=True)
+    run = FirstRun(tmp_path, stages.time.monotonic() + 3000, small=True, results=tmp_path)
     found = stages.deterministic(run)
     assert found["same_log"] and found["same_weights"]
 
@@ -128,7 +140,8 @@ def test_cells_are_made_in_order_while_there_is_time(
 ) -> None:
     """Word problems with seed 0, GSM8K, then the other seeds; a cell without a record says why."""
     asked: list[str] = []
-    clock = iter([*range(5000, 0, -100), *[0] * 9])
+    clock = iter([*range(5000, 0, -100), *[0] * 99])
+    monkeypatch.setattr(cells, "WORKERS", 1)
 
     def job(words: list[str], results: Path, seconds: float) -> str:
         named = dict(zip(words[1::2], words[2::2], strict=True))

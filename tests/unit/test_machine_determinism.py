@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,5 +98,6 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
     from benchmarks import gpu_check
 
     gpu_check.make_model(tmp_path / "tiny", gpu_check.TINY)
-    assert gpu_check.repeated(tmp_path, "native", float("inf")) == {"status": "done", "equal": True}
-    assert gpu_check.repeated(tmp_path, "vllm", float("inf"))["status"] == "failed"
+    found = gpu_check.repeated(tmp_path, "tiny", "native", time.monotonic())
+    assert found == {"status": "done", "same_log": True, "same_weights": True}
+    assert gpu_check.repeated(tmp_path, "tiny", "vllm", time.monotonic())["status"] == "failed"
