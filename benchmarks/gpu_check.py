@@ -49,6 +49,8 @@ CONTEXT_TOKENS = 512
 STEPS = 3
 SECONDS = 540.0
 """When to start no further run: the shell stops everything a minute later."""
+TAIL = 3000
+"""Characters of a failed run's output that are passed on."""
 PARITY = 2e-3
 """Largest difference of losses between GPU and CPU in float32, relative to 1 nat."""
 
@@ -238,6 +240,7 @@ def measure(
     except subprocess.TimeoutExpired:
         return {"status": "skipped", "reason": "ten minutes were over"}
     if done.returncode != 0:
+        print(done.stderr[-TAIL:], file=sys.stderr)
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         return {"status": "failed", "reason": lines[-1] if lines else f"exit {done.returncode}"}
     spec = make_spec(folder, model, method, engine, full_determinism=full_determinism)

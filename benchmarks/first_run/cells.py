@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_check import TAIL
 from bridge.plan.grid import Plan, RunSpec, load_plan
 from bridge.store.records import ROOT, read_json
 from bridge.tasks.real.sources import DATA_ROOT_VARIABLE
@@ -36,10 +37,10 @@ WORKERS = 12
 
 
 def pocket_cells(results: Path, left_s: Callable[[], float], *, small: bool) -> dict[str, Any]:
-    """Make cells until the time is over; seed 0 of the word problems first, then GSM8K, then the
-    other seeds. Without a data folder, and on a processor, the smoke suite.
+    """Make cells until the time is over: the word problems seed by seed, then GSM8K. Without a data
+    folder, and on a processor, the smoke suite.
 
-    On a GPU several share the card, so their seconds are those of cells side by side.
+    Weights are deleted once they have been evaluated. On a GPU several share the card, so their seconds are those of cells side by side.
 
     Returns:
         ``suite``, ``workers``, ``prepare`` and ``cells``: accuracies and seconds of each, or why it
@@ -68,7 +69,7 @@ def _wanted(suite: str, *, data: bool) -> Iterator[tuple[RunSpec, dict[str, Any]
         plans.append((load_plan(suite, root=ROOT, overrides=GSM8K), GSM8K))
     runs = [(spec, over) for plan, over in plans for spec in plan.runs]
     place = {label: i for i, label in enumerate(ORDER)}
-    runs.sort(key=lambda r: (r[0].seed, bool(r[1]), place.get(r[0].label, len(ORDER))))
+    runs.sort(key=lambda r: (bool(r[1]), r[0].seed, place.get(r[0].label, len(ORDER))))
     yield from runs
 
 
@@ -93,6 +94,9 @@ def _cell(
         said = _job([job, *names], results, left_s())
         if not record.is_file():
             return {"failed": f"{job}: {said}"}
+    if not folder.policy.is_symlink():
+        for weights in folder.policy.glob("*.safetensors"):
+            weights.unlink()
     done, scores = read_json(folder.done), read_json(folder.scores)
     return {
         "status": scores["status"],
@@ -115,5 +119,7 @@ def _job(words: list[str], results: Path, seconds: float) -> str:
         )
     except subprocess.TimeoutExpired:
         return "the time was over"
+    if done.returncode != 0:
+        print(done.stderr[-TAIL:], file=sys.stderr)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     return lines[-1][:300] if lines else f"exit {done.returncode}"

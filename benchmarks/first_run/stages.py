@@ -229,6 +229,8 @@ def _said(command: list[str], seconds: float) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"it took longer than {seconds:.0f} s"
+    if done.returncode != 0 or "Traceback" in done.stderr:
+        print(done.stderr[-2 * gpu_check.TAIL :], file=sys.stderr)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     return lines[-1][:300] if lines else f"exit {done.returncode}"
 
