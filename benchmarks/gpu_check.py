@@ -25,8 +25,11 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bridge.jobs.needs import predict
 from bridge.jobs.needs.shapes import ModelShape
-from bridge.machine.provenance import device_name, versions
+from bridge.machine.determinism import make_deterministic
+from bridge.machine.provenance import device_name, training_device, versions
 from bridge.methods.registry import load_method
+from bridge.models.checkpoint import load_policy
+from bridge.models.decoding import GraphedDecoder, LibraryDecoder, PlainDecoder
 from bridge.models.tiny import build_tokenizer, save_base
 from bridge.plan.grid import RunSpec
 from bridge.store.records import file_hash, read_json, read_jsonl, write_json
@@ -68,6 +71,7 @@ def main() -> None:
         "--seconds", type=float, default=SECONDS, help="start no further run after these"
     )
     parser.add_argument("--no-tiny", action="store_true", help="measure the models only")
+    parser.add_argument("--methods", nargs="*", default=METHODS, help="of the models")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
@@ -91,15 +95,19 @@ def main() -> None:
         if not arguments.no_tiny:
             report |= tiny(folder, engines, begin)
         if gpu:
-            report["models"] = {}
-            if arguments.checkpoint:
-                name = arguments.checkpoint.name
-                (folder / name).symlink_to(arguments.checkpoint.resolve())
-                report["models"][name] = by_engine(folder, name, engines, begin)
-            for repo in arguments.models:
-                name = repo.partition("/")[2]
-                make_model(folder / name, shape(repo))
-                report["models"][name] = by_engine(folder, name, engines, begin)
+            report |= {"models": {}, "decoders": {}}
+            checkpoint: Path | None = arguments.checkpoint
+            for repo in ([checkpoint] if checkpoint else []) + [*arguments.models]:
+                name = Path(repo).name
+                if repo is checkpoint:
+                    (folder / name).symlink_to(checkpoint.resolve())
+                else:
+                    make_model(folder / name, shape(repo))
+                report["models"][name] = {
+                    engine: {m: measure(folder, name, m, engine, begin) for m in arguments.methods}
+                    for engine in engines
+                }
+                report["decoders"][name] = decoders(folder / name)
     report["seconds"] = time.monotonic() - begin - (SECONDS - arguments.seconds)
     write_json(arguments.out, report)
     print(json.dumps(report, indent=1, sort_keys=True))
@@ -124,9 +132,43 @@ def tiny(folder: Path, engines: list[str], begin: float) -> dict[str, Any]:
     return report
 
 
-def by_engine(folder: Path, name: str, engines: list[str], begin: float) -> dict[str, Any]:
-    """A model under every method and engine."""
-    return {e: {m: measure(folder, name, m, e, begin) for m in METHODS} for e in engines}
+@torch.inference_mode()
+def decoders(checkpoint: Path, n_tokens: int = 64) -> dict[str, Any]:
+    """Milliseconds a token of the three ways to decode, and how far their logits are apart."""
+    make_deterministic(full=False, engines=())
+    device = training_device()
+    model = load_policy(checkpoint).model.to(device)
+    prompts = torch.randint(5, 400, (8, 48), generator=torch.Generator().manual_seed(0)).to(device)
+    owner = torch.arange(8, device=device).repeat_interleave(4)
+    mask, tokens = torch.ones_like(prompts), prompts[owner, 0]
+    kinds = [LibraryDecoder, PlainDecoder, *([GraphedDecoder] if device.type == "cuda" else [])]
+    found: dict[str, Any] = {"issue_us": _issue_us(device)}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = model.to(dtype)
+        last: dict[str, torch.Tensor] = {}
+        for kind in kinds:
+            decoder = kind(model, mask, owner, n_tokens)
+            logits = decoder.start(prompts)
+            begin = time.monotonic()
+            for _ in range(n_tokens):
+                logits = decoder.step(tokens)
+            last[kind.name] = logits.cpu()  # waits for all of it
+            passed = (time.monotonic() - begin) / n_tokens
+            found[f"{kind.name}_{str(dtype)[6:]}_ms"] = round(1000 * passed, 2)
+        if dtype == torch.float32:
+            library = last.pop(LibraryDecoder.name)
+            found["differences"] = {k: float((x - library).abs().max()) for k, x in last.items()}
+    return found
+
+
+def _issue_us(device: torch.device, n: int = 3000) -> float:
+    """Microseconds that a small operation takes from Python."""
+    x = torch.zeros(8, device=device)
+    x.add_(1)
+    begin = time.monotonic()
+    for _ in range(n):
+        x.add_(1)
+    return round(1e6 * (time.monotonic() - begin) / n, 2)
 
 
 def shape(repo: str) -> dict[str, Any]:
@@ -182,7 +224,7 @@ def make_spec(
         micro_batch_tokens=8192,
         precision="float32" if tiny else "bfloat16",
         activation_checkpointing=not tiny,
-        cpu_offload=not tiny,
+        cpu_offload=not tiny and not _is_roomy(),
         full_determinism=full_determinism,
         probe_every=100,
         probe_size=4,
@@ -202,6 +244,13 @@ def make_spec(
         training=training,
         evaluation=EvaluationConfig(max_response_tokens=8, n_samples=0, sampled_questions=0),
     )
+
+
+def _is_roomy() -> bool:
+    """Whether the card holds all of a small model's training."""
+    if not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_properties(0).total_memory > 70 * 2**30
 
 
 def measure(

@@ -40,7 +40,8 @@ def pocket_cells(results: Path, left_s: Callable[[], float], *, small: bool) -> 
     """Make cells until the time is over: the word problems seed by seed, then GSM8K. Without a data
     folder, and on a processor, the smoke suite.
 
-    Weights are deleted once they have been evaluated. On a GPU several share the card, so their seconds are those of cells side by side.
+    Weights are deleted once they have been evaluated. On a GPU several cells share the card, so
+    their seconds are those of cells side by side.
 
     Returns:
         ``suite``, ``workers``, ``prepare`` and ``cells``: accuracies and seconds of each, or why it

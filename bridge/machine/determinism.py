@@ -9,8 +9,9 @@ invariance). It costs time, so it is not the default.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from bridge.store.schema import ConfigError
 
@@ -66,6 +67,20 @@ def make_deterministic(*, full: bool, engines: Iterable[str]) -> None:
             "compute capability 8.0 or higher); take engine native (in evaluation: hf) or leave "
             "full_determinism out."
         )
+
+
+@contextlib.contextmanager
+def any_order() -> Iterator[None]:
+    """Allow every kernel, around writes to places that are all different."""
+    import torch
+
+    ordered = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(ordered, warn_only=warn_only)
 
 
 def _has_invariant_kernels() -> bool:

@@ -1,9 +1,10 @@
 """The forward passes of rollouts: all prompts once, then one token per row and step.
 
 :class:`PlainDecoder` writes the pass of one token out on plain tensors, for the architectures named
-here; :class:`LibraryDecoder` asks the model's own forward pass for each token, which works for any
-causal model and takes about twice the time for small ones. :func:`decoder_of` chooses, and a run
-records the choice. In models without grouped heads both give the same bits.
+here; on a GPU :class:`GraphedDecoder` records it and has it replayed. :class:`LibraryDecoder` asks
+the model's own forward pass for each token, which works for any causal model and takes about twice
+the time for small ones. :func:`decoder_of` chooses, and a run records the choice. In models without
+grouped heads the plain and the library's give the same bits.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from torch import Tensor
 from torch.nn.functional import embedding, scaled_dot_product_attention, silu
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from bridge.machine.determinism import any_order
 
 PLAIN = frozenset({"llama", "qwen2", "qwen2_moe", "qwen3"})
 """Types of models with full attention, rotary positions and a norm before each half of a layer."""
@@ -40,7 +43,9 @@ def is_plain(model: PreTrainedModel) -> bool:
 
 def decoder_of(model: PreTrainedModel) -> type[PlainDecoder] | type[LibraryDecoder]:
     """The decoder for a model."""
-    return PlainDecoder if is_plain(model) else LibraryDecoder
+    if not is_plain(model):
+        return LibraryDecoder
+    return GraphedDecoder if model.device.type == "cuda" else PlainDecoder
 
 
 class _Decoder:
@@ -138,13 +143,18 @@ class _Layer:
         self.keys = _moved(self.keys, rows, used, room)
         self.values = _moved(self.values, rows, used, room)
 
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor) -> Tensor:
-        """[rows, hidden] from the same, for the token at the place where ``bias`` ends."""
-        x = x + self._attend(self.before_attention(x), cos, sin, bias)
+    def __call__(
+        self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, place: Tensor | None = None
+    ) -> Tensor:
+        """[rows, hidden] from the same, for the token at a place [1]; without one where ``bias``
+        ends."""
+        x = x + self._attend(self.before_attention(x), cos, sin, bias, place)
         y = self.before_mlp(x)
         return x + self.down(silu(self.gate(y)) * self.up(y))
 
-    def _attend(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor) -> Tensor:
+    def _attend(
+        self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, place: Tensor | None
+    ) -> Tensor:
         rows, length, half = len(x), bias.shape[-1], self.width // 2
         query = self.query(x).view(rows, -1, self.width)
         key = self.key(x).view(rows, -1, self.width)
@@ -154,8 +164,11 @@ class _Layer:
         query = query * cos + query.roll(half, -1) * sin
         key = key * cos + key.roll(half, -1) * sin
         value = self.value(x).view(rows, -1, self.width)
-        self.keys.select(2, length - 1).copy_(key)
-        self.values.select(2, length - 1).copy_(value)
+        for kept, new in ((self.keys, key), (self.values, value)):
+            if place is None:
+                kept.select(2, length - 1).copy_(new)
+            else:
+                kept.index_copy_(2, place, new[:, :, None])
         # Query heads that share a key head are like several queries of that head.
         out = scaled_dot_product_attention(
             query.view(rows, key.shape[1], -1, self.width),
@@ -227,6 +240,62 @@ class PlainDecoder(_Decoder):
         super().keep(rows)
         self.bias = self.bias[rows]
         self._move(rows)
+
+
+class GraphedDecoder(PlainDecoder):
+    """The same on a GPU, where issuing the thousand kernels of a pass takes most of its time: after
+    each change of shapes one pass is issued, the next is recorded as a CUDA graph, and all that
+    follow are replayed. What changes from pass to pass is therefore on the card: token, place,
+    positions, and the mask over all the room there is.
+    """
+
+    name = "graphed"
+
+    def start(self, ids: Tensor) -> Tensor:
+        self.place = torch.tensor([self.length - 1], device=ids.device)  # of the last token
+        return super().start(ids)
+
+    def _move(self, rows: Tensor) -> None:
+        super()._move(rows)
+        for layer in self.layers:  # what is masked counts for nothing only if it is a number
+            for kept in (layer.keys, layer.values):
+                kept.narrow(2, self.length, self.room - self.length).zero_()
+        self.columns = torch.arange(self.room, device=rows.device)
+        self.passes = 0  # with these shapes
+
+    def step(self, tokens: Tensor) -> Tensor:
+        if self.length == self.room:
+            self._move(torch.arange(len(tokens), device=tokens.device))
+        self.length += 1
+        self.passes += 1
+        if self.passes == 1:  # loads kernels, which cannot happen while recording
+            self.tokens = tokens.clone()
+            return self._pass()
+        self.tokens.copy_(tokens)
+        if self.passes == 2:
+            self._record()
+        self.graph.replay()
+        return self.logits
+
+    def _pass(self) -> Tensor:
+        self.position += 1
+        self.place += 1
+        cos, sin = self.cos[self.position][:, None], self.sin[self.position][:, None]
+        bias = self.bias.narrow(-1, 0, self.room).masked_fill(self.columns > self.place, -torch.inf)
+        x = embedding(self.tokens, self.embedding)
+        with any_order():  # one place is written once
+            for layer in self.layers:
+                x = layer(x, cos, sin, bias, self.place)
+        return _exact(self.head(self.norm(x)))
+
+    def _record(self) -> None:
+        self.graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.graph.capture_begin()
+            self.logits = self._pass()
+            self.graph.capture_end()
+        torch.cuda.current_stream().wait_stream(stream)
 
 
 class PreallocatedLayer(CacheLayerMixin):

@@ -25,6 +25,13 @@ def test_a_tiny_model_with_a_padded_vocabulary_makes_its_steps(tmp_path: Path) -
     assert record["tokens"]["trained"] > 0, "without a KL term equal rewards train nothing"
 
 
+def test_the_ways_to_decode_are_compared(tmp_path: Path) -> None:
+    gpu_check.make_model(tmp_path / "tiny", gpu_check.TINY)
+    found = gpu_check.decoders(tmp_path / "tiny", n_tokens=4)
+    assert found["differences"]["plain"] < 1e-5 and found["issue_us"] > 0
+    assert {"plain_float32_ms", "transformers_bfloat16_ms"} <= found.keys()
+
+
 @pytest.mark.parametrize("repo", gpu_check.REAL)
 @pytest.mark.parametrize("method", gpu_check.METHODS)
 def test_the_real_shapes_fit_the_cards_that_they_are_meant_for(

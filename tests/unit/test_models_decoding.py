@@ -22,7 +22,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from bridge.models.decoding import LibraryDecoder, PlainDecoder, PreallocatedLayer, decoder_of
+from bridge.models.decoding import (
+    GraphedDecoder,
+    LibraryDecoder,
+    PlainDecoder,
+    PreallocatedLayer,
+    decoder_of,
+)
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -68,29 +74,47 @@ MODELS = {
     "llama": lambda: build(LlamaForCausalLM, LlamaConfig, shared=2, rope_parameters=LLAMA3_ROPE),
     "gpt2": gpt2,
 }
+
+
+class Issued(GraphedDecoder):
+    """Without a GPU: the pass that would be replayed is issued each time."""
+
+    recordings = 0
+
+    def _record(self) -> None:
+        self.recordings += 1
+        self.graph: Any = self
+
+    def replay(self) -> None:
+        self.logits = self._pass()
+
+
 CASES = [(name, LibraryDecoder) for name in MODELS]
-CASES += [(name, PlainDecoder) for name in MODELS if name != "gpt2"]  # type: ignore[misc]
+CASES += [  # type: ignore[misc]
+    (name, kind) for kind in (PlainDecoder, Issued) for name in MODELS if name != "gpt2"
+]
 
 
 def walk(kind: Any, model: Any) -> Iterator[tuple[Tensor, list[list[int]]]]:
     """Logits of each step, with the tokens that each row has seen. Prompts have several lengths
     and rows, some rows are dropped on the way, and there are more steps than the first room."""
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(1, 40, (3, 7), generator=generator)
+    device = model.device
+    ids = torch.randint(1, 40, (3, 7), generator=generator).to(device)
     mask = torch.ones_like(ids)
     mask[1, :3] = 0
-    owner = torch.tensor([0, 0, 1, 1, 1, 2])
+    owner = torch.tensor([0, 0, 1, 1, 1, 2], device=device)
     seen = [ids[i, mask[i] == 1].tolist() for i in owner]
     decoder = kind(model, mask, owner, N_STEPS)
     yield decoder.start(ids), seen
     for step in range(N_STEPS):
-        tokens = torch.randint(1, 40, (len(seen),), generator=generator)
+        tokens = torch.randint(1, 40, (len(seen),), generator=generator).to(device)
         logits = decoder.step(tokens)
         for row, token in zip(seen, tokens.tolist(), strict=True):
             row.append(token)
         yield logits, seen
         if step in (5, 20):
-            rows = torch.tensor([0, 2, 3] if step == 5 else [2, 0])
+            rows = torch.tensor([0, 2, 3] if step == 5 else [2, 0], device=device)
             decoder.keep(rows)
             seen = [seen[i] for i in rows]
 
@@ -118,6 +142,31 @@ def test_both_decoders_give_the_same_bits(dtype: torch.dtype) -> None:
         walk(PlainDecoder, model), walk(LibraryDecoder, model), strict=True
     ):
         assert torch.equal(plain, library)
+
+
+@torch.no_grad()
+def test_a_pass_is_recorded_anew_when_shapes_change() -> None:
+    decoder: Any = None
+
+    def kind(*arguments: Any) -> Any:
+        nonlocal decoder
+        decoder = Issued(*arguments)
+        return decoder
+
+    for _ in walk(kind, MODELS["llama"]()):
+        pass
+    # One for the start, one for each time that rows are dropped, one when the first room is full.
+    assert decoder.recordings == 4
+    assert int(decoder.place) == decoder.length - 1 == 7 + N_STEPS - 1
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_recorded_pass_gives_the_logits_of_one_that_is_issued() -> None:
+    model = MODELS["qwen2"]().float().cuda()
+    pairs = zip(walk(GraphedDecoder, model), walk(LibraryDecoder, model), strict=True)
+    for (graphed, _), (library, _) in pairs:
+        assert torch.allclose(graphed, library, rtol=1e-4, atol=1e-4)
 
 
 def sliding() -> Any:
