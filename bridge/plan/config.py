@@ -139,6 +139,8 @@ class Suite(Closed):
     """Makes a suite of tuning trials out of the rows of its grid."""
     tuned_by: TunedBy | None = None
     """Takes the settings of each row from the outcome of such a suite."""
+    audit: bool = False
+    """Whether rows may set ``training.audit``, which switches known bugs on."""
     grid: tuple[GridBlock, ...] = Field(min_length=1)
     """Blocks of runs, added up."""
 

@@ -280,6 +280,11 @@ def _checked_row(
             f"{parts.path}: grid: {model} is trained on '{dataset}' but its pre-training does not "
             f"cover the family '{family}'; add it to models.{model}.families."
         )
+    if row.training.audit and not parts.suite.audit:
+        raise ConfigError(
+            f"{parts.path}: methods.{label}.training.audit: it switches known bugs on, which only "
+            "a suite with `audit: true` may do; remove it."
+        )
     longest = max(row.training.max_response_tokens, evaluation.max_response_tokens)
     check_context(base, longest, f"{parts.path}: grid: {model} on '{dataset}'")
     if row.targets is not None:

@@ -20,6 +20,7 @@ from bridge.models.decoding import is_plain
 from bridge.models.moments import moments_here
 from bridge.models.packing import pack, row_order
 from bridge.models.recomputing import recomputing
+from bridge.step.audit import counts, is_lost, lose_earlier
 from bridge.step.batches import MicroBatch, StepBatch, empty_micro_batch, micro_batches
 from bridge.step.gradients import Gradient, combined, put_gradient
 from bridge.step.objectives.aggregation import LossAggMode, masked_sum, token_weights
@@ -96,6 +97,8 @@ class Trainer:
         """Terms of this step whose gradient has been taken."""
         self._other: Gradient | None = None
         """The gradient of the first of them, until the second's angle with it is known."""
+        self._earlier: dict[str, Tensor] = {}
+        """Of an audit: this step's gradient so far."""
 
     def begin_step(self, step: int = 1, n_steps: int = 1) -> None:
         """Forget the scalars of the last step.
@@ -108,6 +111,7 @@ class Trainer:
         self._made = {}
         self._position = (step, n_steps)
         self._taken, self._other = set(), None
+        self._earlier = {}
 
     def log(self, **scalars: float | None) -> None:
         """Add named numbers to the step's line in ``dynamics.jsonl``."""
@@ -153,8 +157,10 @@ class Trainer:
         taught = term == "demonstration"
         mode: LossAggMode = config.sft_loss_agg_mode if taught else config.loss_agg_mode
         loss_sum, sums, own_logprobs = 0.0, RlSums(), []
+        micros = self._micro_batches(rows, term)
+        audit = config.audit if taught else None
         with self.collecting():
-            for micro in self._micro_batches(rows, term):
+            for number, micro in enumerate(micros):
                 if term == "ref_kl":
                     assert self.divergence is not None
                     per_token, logprob = self.divergence(self, micro)
@@ -179,17 +185,20 @@ class Trainer:
                     seen = replace(micro, logprob=logprob.detach())
                     weight = self.token_weight(seen) if self.token_weight else None
                     per_token = weighted_nll(logprob, weight)
+                own_counts = audit and counts(audit, micro, len(micros))
+                n_tokens, n_rows = own_counts or (total_tokens, total_rows)
                 weights = token_weights(
                     micro.mask,
                     mode=mode,
-                    total_tokens=total_tokens,
-                    total_rows=total_rows,
+                    total_tokens=n_tokens,
+                    total_rows=n_rows,
                     norm_length=config.max_response_tokens,
                     dtype=logprob.dtype,
                 )
                 loss = masked_sum(per_token, weights)
                 loss_sum += loss.item()
-                self.policy.backward(loss)
+                if not (audit and is_lost(audit, number)):
+                    self.policy.backward(loss)
                 own_logprobs += [logprob[i, m].detach() for i, m in enumerate(micro.mask)]
         self.tokens_trained += _tokens(rows)
         self.tokens_demonstration += total_tokens if term == "demonstration" else 0
@@ -209,6 +218,9 @@ class Trainer:
             else:
                 self.log(grad_cosine=self._other.cosine(gradient, BASE))
                 self._other = None
+        if config.audit:
+            lose_earlier(config.audit, self._earlier)
+            self._earlier = gradient.flat
         return TermResult(gradient, loss_sum, logprobs, sums.clipped / max(1, total_tokens))
 
     def _log_rl(self, rows: list[Row], own: list[Tensor], sums: RlSums, total_tokens: int) -> None:
@@ -226,6 +238,8 @@ class Trainer:
 
     def pass_order(self, rows: Sequence[Row]) -> list[int]:
         """Order in which the passes take rows; rows in it make the same micro-batches again."""
+        if self.training.audit:  # the bugs depend on it, and libraries take the batch's
+            return list(range(len(rows)))
         return row_order([row.pair for row in rows], by_prompt=self._packs)
 
     @torch.no_grad()

@@ -158,6 +158,19 @@ class Budget(Closed):
     """How much of it."""
 
 
+class AuditConfig(Closed):
+    """Known bugs of other libraries, to see what they cost (arXiv 2604.23747); see
+    ``docs/studies/audit.md``. Refused outside a suite with ``audit: true``."""
+
+    accumulate: Literal["all", "first_only", "last_term"] = "all"
+    """Gradients that reach the optimizer. ``first_only``: of the demonstrations' micro-batches only
+    the first (bug A). ``last_term``: of a step's two backward calls, one for each term, only the
+    last (bug A')."""
+    reduction: Literal["token_mean", "micro_mean"] = "token_mean"
+    """What demonstrations are a mean over: all their tokens, or the means of their micro-batches
+    (bug B)."""
+
+
 class TrainingConfig(Closed):
     """The trainer's knobs, the same for every method of a suite."""
 
@@ -284,6 +297,8 @@ class TrainingConfig(Closed):
     """A loss above this, or one that is not finite, ends the run with status ``diverged``."""
     sharding: ShardingConfig = ShardingConfig()
     """Processes of one run, with DeepSpeed."""
+    audit: AuditConfig | None = None
+    """Bugs to switch on, in a suite with ``audit: true`` only."""
 
     @model_validator(mode="after")
     def _every_rank_has_work(self) -> TrainingConfig:
@@ -296,6 +311,8 @@ class TrainingConfig(Closed):
                 )
         if self.sharding.stage != "none" and self.engine == "vllm":
             raise ValueError("sharding works with engine native only; set one of the two otherwise")
+        if self.sharding.stage != "none" and self.audit:
+            raise ValueError("audit works in one process only; leave sharding or audit out")
         if self.sharding.stage != "none" and self.full_determinism:
             raise ValueError(
                 "full_determinism cannot hold with sharding, whose sums follow the number of "
@@ -326,6 +343,7 @@ class TrainingConfig(Closed):
         unhashed = {"activation_checkpointing", "cpu_offload", "sharding"}
         # What is newer than some records is left out where it is not used.
         newer = (
+            "audit",
             "budget",
             "full_determinism",
             "keep",

@@ -18,17 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import kendalltau, t
+from scipy.stats import kendalltau
 
 from bridge.analysis.numbers.frames import Tidy, load_tidy
 from bridge.plan.trials import row_of
 from bridge.store.columns import KEY
 from bridge.store.schema import read_yaml
 from studies.referee.selection import expected_test
+from studies.worlds import OUTCOMES, Array, Mean, limits, over_worlds, within
 
 PREDICTIONS = Path(__file__).with_name("predictions.yaml")
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -48,26 +47,6 @@ class Trials:
         """X(b) in each world."""
         pairs = zip(self.validation[row], self.test[row], strict=True)
         return np.array([expected_test(judged, tested, b) for judged, tested in pairs])
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over worlds with its 95 % interval, in points."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
-
-
-def over_worlds(values: Array) -> Mean:
-    """Student's interval of a mean over worlds."""
-    n = len(values)
-    half = float(t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-    mean = float(values.mean())
-    return Mean(mean, mean - half, mean + half)
 
 
 def read_trials(tidy: Tidy) -> Trials:
@@ -134,8 +113,7 @@ def score(trials: Trials, predictions: Sequence[Mapping[str, Any]]) -> list[Scor
 
 
 def _scored(trials: Trials, prediction: Mapping[str, Any]) -> Scored:
-    low = float(prediction.get("at_least", -np.inf))
-    high = float(prediction.get("at_most", np.inf))
+    low, high, said = limits(prediction)
     if "kendall_tau" in prediction:
         tau = ranking_tau(trials, *prediction["kendall_tau"])
         outcome: bool | None = low <= tau <= high
@@ -150,16 +128,8 @@ def _scored(trials: Trials, prediction: Mapping[str, Any]) -> Scored:
             mean = gap(trials, *((side["row"], int(side["trials"])) for side in sides))
         found = str(mean)
         outcome = within(mean, low, high)
-    limits = [f"at least {low:g}"] * (low > -np.inf) + [f"at most {high:g}"] * (high < np.inf)
     name, chance = str(prediction["name"]), float(prediction["probability"])
-    return Scored(name, chance, " and ".join(limits), found, outcome)
-
-
-def within(mean: Mean, low: float, high: float) -> bool | None:
-    """Whether the whole interval lies inside the limits (True) or outside of them (False)."""
-    if low <= mean.low and mean.high <= high:
-        return True
-    return False if mean.high < low or mean.low > high else None
+    return Scored(name, chance, said, found, outcome)
 
 
 def brier(scored: Sequence[Scored]) -> float | None:
@@ -194,10 +164,9 @@ def tables(trials: Trials, predictions: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"| {left} minus {right} | " + " | ".join(cells) + " |")
     scored = score(trials, predictions)
     lines += ["", "| predicted | limit, points | believed | found | |", "|---|---|---:|---:|---|"]
-    words = {True: "came true", False: "did not", None: "undecided"}
     for s in scored:
         lines.append(
-            f"| {s.name} | {s.said} | {s.probability:.2f} | {s.found} | {words[s.came_true]} |"
+            f"| {s.name} | {s.said} | {s.probability:.2f} | {s.found} | {OUTCOMES[s.came_true]} |"
         )
     error = brier(scored)
     n = sum(s.came_true is not None for s in scored)

@@ -22,34 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bridge.analysis.numbers.frames import Tidy, load_tidy
+from bridge.analysis.numbers.frames import load_tidy
 from bridge.analysis.numbers.sequential import Look, look
 from bridge.analysis.numbers.uncertainty import MARGINS
 from bridge.analysis.numbers.worlds import world_and_seed_sd
 from bridge.store.schema import read_yaml
-from studies.referee.asymmetry import PREDICTIONS, Mean, over_worlds, within
+from studies.referee.asymmetry import PREDICTIONS
+from studies.worlds import Array, Mean, over_worlds, prediction_line, run_accuracies
 
-Array = NDArray[np.float64]
 GAINS = (2.6, 3.8)
 """Gains, in points, that papers of the field report over their baselines."""
-
-
-def run_accuracies(tidy: Tidy) -> dict[str, Array]:
-    """Average accuracy of each run in points, `[worlds, seeds]` by row, of complete worlds."""
-    scores = tidy.scores.astype({"benchmark": str, "method": str})
-    means = scores.groupby(["method", "seed", "benchmark"])["greedy_correct"].mean().astype(float)
-    runs = 100 * means.groupby(["method", "seed"]).mean()
-    methods = list(dict.fromkeys(tidy.runs["method"].astype(str)))
-    world_of = dict(zip(tidy.runs["seed"], tidy.runs["world"].astype(int), strict=True))
-    seeds: dict[int, list[int]] = {}
-    for seed, world in sorted(world_of.items()):
-        seeds.setdefault(world, []).append(seed)
-    full = [
-        own for own in seeds.values() if all((method, s) in runs for method in methods for s in own)
-    ]
-    return {m: np.array([[runs[m, s] for s in own] for own in full]) for m in methods}
 
 
 def found_gain(runs: Array, variants: int, gain: float) -> float:
@@ -103,10 +86,10 @@ def tables(runs: Mapping[str, Array], predictions: Mapping[str, Any]) -> str:
         shares = [_share(runs[right], variants, gain) for gain in GAINS]
         lines.append(f"| {variants} | " + " | ".join(map(_percent, shares)) + " |")
     lines += ["", "| predicted | limit | believed | found | |", "|---|---|---:|---:|---|"]
-    lines += [_line(p, mean, str(mean)) for p in predictions["pair"]]
+    lines += [prediction_line(p, mean, str(mean)) for p in predictions["pair"]]
     for p in predictions["nothing"]:
         share = _share(runs[right], int(p["variants"]), float(p["gain"]))
-        lines.append(_line(p, share, _percent(share)))
+        lines.append(prediction_line(p, share, _percent(share)))
     return "\n".join(lines) + "\n"
 
 
@@ -116,17 +99,6 @@ def _share(runs: Array, variants: int, gain: float) -> Mean:
 
 def _percent(share: Mean) -> str:
     return f"{100 * share.mean:.0f} % [{100 * max(share.low, 0):.0f}, {100 * share.high:.0f}]"
-
-
-def _line(prediction: Mapping[str, Any], mean: Mean, found: str) -> str:
-    low = float(prediction.get("at_least", -np.inf))
-    high = float(prediction.get("at_most", np.inf))
-    limits = [f"at least {low:g}"] * (low > -np.inf) + [f"at most {high:g}"] * (high < np.inf)
-    word = {True: "came true", False: "did not", None: "undecided"}[within(mean, low, high)]
-    return (
-        f"| {prediction['name']} | {' and '.join(limits)} | {prediction['probability']:.2f} | "
-        f"{found} | {word} |"
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

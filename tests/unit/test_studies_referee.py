@@ -16,15 +16,15 @@ from studies.referee.asymmetry import (
     Trials,
     brier,
     gap,
-    over_worlds,
     ranking_tau,
     read_trials,
     score,
     tables,
 )
-from studies.referee.pair import found_gain, run_accuracies
+from studies.referee.pair import found_gain
 from studies.referee.pair import tables as pair_tables
 from studies.referee.selection import chances, expected_test
+from studies.worlds import over_worlds, run_accuracies
 from tests.fixtures.tidy import make_tidy, write_tidy
 
 

@@ -1,0 +1,1 @@
+"""Bugs of other libraries, switched on one by one."""
