@@ -1,0 +1,1 @@
+"""What of an SFT checkpoint foretells its accuracy after RL?"""
