@@ -125,10 +125,11 @@ def tables(frame: pd.DataFrame, predictions: Sequence[Mapping[str, Any]]) -> str
     after = columns["after"]
     lines = [f"| data | SFT | pass@1 | held-out loss | pass@{K} | after RL |"]
     lines += ["|---|---|---:|---:|---:|---:|"]
-    for line in frame.itertuples():
+    for i, (dataset, row) in enumerate(zip(frame["dataset"], frame["row"], strict=True)):
+        pass_1, pass_k, loss, end = (columns[n][i] for n in ("pass_1", "pass_k", "loss", "after"))
         lines.append(
-            f"| {line.dataset} | {line.row} | {100 * line.pass_1:.1f} | {-line.loss:.3f} | "
-            f"{100 * line.pass_k:.1f} | {100 * line.after:.1f} |"
+            f"| {dataset} | {row} | {100 * pass_1:.1f} | {-loss:.3f} | {100 * pass_k:.1f} | "
+            f"{100 * end:.1f} |"
         )
     lines += ["", "| predictor | Spearman | minus pass@1's | R² | error, leave one out |"]
     lines += ["|---|---|---|---:|---:|"]
