@@ -90,10 +90,18 @@ def gap(trials: Trials, left: tuple[str, int], right: tuple[str, int]) -> Mean:
     return over_worlds(trials.reached(*left) - trials.reached(*right))
 
 
-def ranking_tau(trials: Trials, few: int, many: int) -> float:
-    """Kendall's tau of the rows' order at two numbers of trials."""
-    means = [[float(trials.reached(row, b).mean()) for row in trials.test] for b in (few, many)]
-    return float(kendalltau(*means).statistic)
+def ranking_tau(trials: Trials, few: int, many: int) -> Mean:
+    """Kendall's tau of the rows' order at two numbers of trials, with percentiles over draws of
+    worlds."""
+    reached = np.array([[trials.reached(row, b) for row in trials.test] for b in (few, many)])
+    rng = np.random.default_rng(0)
+    n = reached.shape[-1]
+
+    def tau(worlds: Any) -> float:
+        return float(kendalltau(*reached[..., worlds].mean(-1)).statistic)
+
+    low, high = np.quantile([tau(rng.integers(0, n, n)) for _ in range(1000)], [0.025, 0.975])
+    return Mean(tau(np.arange(n)), float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -115,9 +123,8 @@ def score(trials: Trials, predictions: Sequence[Mapping[str, Any]]) -> list[Scor
 def _scored(trials: Trials, prediction: Mapping[str, Any]) -> Scored:
     low, high, said = limits(prediction)
     if "kendall_tau" in prediction:
-        tau = ranking_tau(trials, *prediction["kendall_tau"])
-        outcome: bool | None = low <= tau <= high
-        found = f"{tau:.2f}"
+        mean = ranking_tau(trials, *prediction["kendall_tau"])
+        found = f"{mean.mean:.2f} [{mean.low:.2f}, {mean.high:.2f}]"
     else:
         if "own_gain" in prediction:
             most = trials.n_trials
@@ -127,9 +134,8 @@ def _scored(trials: Trials, prediction: Mapping[str, Any]) -> Scored:
             sides = (prediction["left"], prediction["right"])
             mean = gap(trials, *((side["row"], int(side["trials"])) for side in sides))
         found = str(mean)
-        outcome = within(mean, low, high)
     name, chance = str(prediction["name"]), float(prediction["probability"])
-    return Scored(name, chance, said, found, outcome)
+    return Scored(name, chance, said, found, within(mean, low, high))
 
 
 def brier(scored: Sequence[Scored]) -> float | None:

@@ -57,7 +57,12 @@ def test_a_gap_is_paired_by_world() -> None:
     assert gap(trials, ("bridge", 2), ("mixing", 2)).mean == 5
     assert gap(trials, ("bridge", 2), ("mixing", 2)).low == 5  # the worlds agree
     assert gap(trials, ("bridge", 1), ("mixing", 2)).mean == 0
-    assert ranking_tau(trials, 1, 2) == 1.0
+    tau = ranking_tau(trials, 1, 2)
+    assert (tau.mean, tau.low, tau.high) == (1, 1, 1)
+    turned = made(mixing=[[10, 20], [50, 60]], bridge=[[15, 16], [55, 80]])
+    # The worlds disagree: alone, the first turns the order round and the second does not.
+    tau = ranking_tau(turned, 1, 2)
+    assert (tau.low, tau.high) == (-1, 1)
     mean = over_worlds(np.array([1.0, 2.0, 6.0]))
     assert (mean.mean, mean.high - mean.low) == pytest.approx(
         (3.0, 2 * 4.302653 * 2.645751 / 3**0.5)
