@@ -5,9 +5,9 @@ cards: the numbers 1, 3 and 6. Correct is every expression over exactly these nu
 value, whatever its form; any other gold gives None, and the mathematics decides.
 
 An answer may repeat ``make 24 :`` in front or end in ``= 24``. Arithmetic is exact (fractions), so
-``8 / ( 3 - 8 / 3 )`` is 24. Signs are ``+ - * /`` and their LaTeX or Unicode spellings; nothing else
-is read: no powers, no unary minus, no decimals, no letters of cards. Nothing is evaluated before
-the numbers are found to be the cards, so the cost of an answer is bounded by its length.
+``8 / ( 3 - 8 / 3 )`` is 24. Signs are ``+ - * /`` and their LaTeX or Unicode spellings; nothing
+else is read: no powers, no unary minus, no decimals, no letters of cards. Nothing is computed
+before the numbers are found to be the cards, so the cost of an answer is bounded by its length.
 """
 
 from __future__ import annotations

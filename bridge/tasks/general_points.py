@@ -9,9 +9,10 @@ and so does the benchmark ``points``; ``points_faces`` counts them as 11, 12 and
 hands has one. The question states the rule. Every expression that uses the cards and has the value
 is right (:mod:`bridge.grading.points`).
 
-The expert's solutions use whole numbers from 0 to 99; hands that need others (``8 / ( 3 - 8 / 3 )``)
-are not dealt. The values of a hand and its target decide the split, so neither the order of the
-cards nor a 10 in place of a jack makes another problem. Difficulty is the number of operations.
+The expert's solutions use whole numbers from 0 to 99; hands that need others
+(``8 / ( 3 - 8 / 3 )``) are not dealt. The values of a hand and its target decide the split, so
+neither the order of the cards nor a 10 in place of a jack makes another problem. Difficulty is the
+number of operations.
 """
 
 from __future__ import annotations

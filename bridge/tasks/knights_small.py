@@ -5,10 +5,10 @@ r"""``knights_small``: Knights and Knaves, generated, for the tiny models.
     ... , try knave knight knave : false true false yes ; \boxed{ (1) Ann is a knave (2) ... }
 
 A knight's statement is true and a knave's is false; every puzzle has exactly one solution, found by
-trying all assignments. The expert does just that: roles in the order of the people, then what each
-says under them, up to the first statement that does not fit its speaker. People with other names,
-or introduced in another order, make no other puzzle. Difficulty is the number of people; ``Cal`` and
-the others speak in words in ``knights_worded``. :mod:`bridge.grading.logic` compares the roles.
+trying all assignments. The expert does just that: roles in the order of the people, then whether
+what each says holds under them, up to the first statement that does not fit its speaker. People
+with other names, or introduced in another order, make no other puzzle. Difficulty is the number of
+people; in ``knights_worded`` they speak in words. :mod:`bridge.grading.logic` compares the roles.
 """
 
 from __future__ import annotations
