@@ -112,8 +112,8 @@ def _accuracies(sweep: Sweep) -> list[str]:
 
 def _turnings(spectra: Spectra) -> list[str]:
     lines = [
-        "| change | size, % | angle | noise of equal norm | own spectrum, random vectors | values, % "
-        "| noise | stretched, % | turned within, % |",
+        "| change | size, % | angle | noise of equal norm | own spectrum, random vectors "
+        "| values, % | noise | stretched, % | turned within, % |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for (stage, steps), own in spectra.items():
@@ -143,8 +143,8 @@ def _ratio(share: Ratio) -> str:
 
 
 def _line(prediction: Mapping[str, Any], outcome: Outcome) -> str:
-    low, high = prediction.get("at_least"), prediction.get("at_most")
-    limits = [f"at least {low:g}"] * (low is not None) + [f"at most {high:g}"] * (high is not None)
+    words = {"at_least": "at least", "at_most": "at most"}
+    limits = [f"{words[key]} {prediction[key]:g}" for key in words if key in prediction]
     word = {True: "came true", False: "did not", None: "undecided"}[outcome.came_true]
     return (
         f"| {prediction['name']} | {' and '.join(limits)} | {prediction['probability']:.2f} | "

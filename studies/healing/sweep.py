@@ -1,9 +1,9 @@
 """Accuracies along the sweep: SFT for so many steps, and the same RL from there.
 
 A row's number is its steps of SFT: ``sft_32`` ends there, ``healed_32`` goes on with RL; ``base``
-and ``rl_zero`` are the two without SFT. The checkpoint where out-of-distribution accuracy peaks is a
-maximum over noisy values, so it is chosen on one half of the questions and everything that is said
-about it is measured on the other.
+and ``rl_zero`` are the two without SFT. The checkpoint where out-of-distribution accuracy peaks is
+a maximum over noisy values, so it is chosen on one half of the questions and everything that is
+said about it is measured on the other.
 """
 
 from __future__ import annotations

@@ -89,5 +89,12 @@ def test_what_cannot_be_compared_is_refused() -> None:
         change(matrix, np.eye(5), k=1)
     with pytest.raises(ValueError, match="from 1 to 3"):
         change(matrix, 2 * matrix, k=4)
-    with pytest.raises(ValueError, match="the same"):
-        change(matrix, matrix, k=2)
+
+
+def test_no_update_is_no_change() -> None:
+    matrix, nothing = np.diag([3.0, 2.0, 1.0]), np.zeros((3, 3))
+    rng = np.random.default_rng(3)
+    assert set(vars(change(matrix, matrix, k=2)).values()) == {0.0}
+    nulls = gaussian_like(np.eye(3), rng), turned_at_random(nothing, rng)
+    assert np.linalg.norm(nulls[0]) == pytest.approx(3**0.5) and not nulls[1].any()
+    assert not gaussian_like(nothing, rng).any()

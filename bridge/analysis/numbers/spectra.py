@@ -39,7 +39,7 @@ class Change:
 
 
 def change(before: Array, after: Array, k: int) -> Change:
-    """Compare a matrix with its successor.
+    """Compare a matrix with its successor; where nothing was updated, everything is 0.
 
     Args:
         before, after: [rows, columns], of one shape.
@@ -47,7 +47,7 @@ def change(before: Array, after: Array, k: int) -> Change:
             everything, and every angle 0.
 
     Raises:
-        ValueError: the shapes differ, k is out of range, or nothing was updated.
+        ValueError: the shapes differ, or k is out of range.
     """
     if before.shape != after.shape or before.ndim != 2:
         raise ValueError(f"matrices of shapes {before.shape} and {after.shape} cannot be compared")
@@ -57,7 +57,7 @@ def change(before: Array, after: Array, k: int) -> Change:
     update = new - old
     energy = float((update**2).sum())
     if energy == 0:
-        raise ValueError("the two matrices are the same; there is no update to look at")
+        return Change(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     left, values, right = _leading(old, k)
     left_after, values_after, right_after = _leading(new, k)
     core = left.T @ update @ right
