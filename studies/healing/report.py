@@ -2,16 +2,15 @@
 
     python -m studies.healing.report results/healing
 
-Reads the suite's tidy tables and the policies of its runs. Seeds are the units: differences are
-paired by seed, intervals are Student's t over seeds, and that of the restored share is Fieller's.
-They hold for these questions and this base model.
+Reads the suite's tidy tables and the policies of its runs. Worlds are the units, with one seed
+each: differences are paired, intervals are Student's t over worlds (so over base models, training
+data and runs, on these questions), and that of the restored share is Fieller's.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,14 @@ import numpy as np
 
 from bridge.analysis.numbers.frames import load_tidy
 from bridge.analysis.numbers.ratios import Ratio
+from bridge.plan.grid import Plan, load_plan
 from bridge.store.schema import read_yaml
-from studies.healing.sweep import INSIDE, OUTSIDE, Array, Stage, Sweep, read_sweep
+from studies.healing.sweep import INSIDE, OUTSIDE, Stage, Sweep, read_sweep
 from studies.healing.weights import Turned, turned_by_seed
-from studies.referee.asymmetry import Mean, over_worlds, within
+from studies.worlds import Array, Mean, over_worlds, prediction_line
 
 PREDICTIONS = Path(__file__).with_name("predictions.yaml")
 Spectra = Mapping[tuple[Stage, int], Sequence[Turned]]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a prediction; `came_true` is None where the interval holds the limit, or where
-    there is nothing to measure."""
-
-    found: str
-    came_true: bool | None
 
 
 def quantity(name: str, sweep: Sweep, spectra: Spectra) -> Mean | None:
@@ -57,22 +48,22 @@ def quantity(name: str, sweep: Sweep, spectra: Spectra) -> Mean | None:
     return over_worlds(values[name])
 
 
-def judge(prediction: Mapping[str, Any], sweep: Sweep, spectra: Spectra) -> Outcome:
-    """Hold a prediction against what was found."""
-    found = quantity(str(prediction["quantity"]), sweep, spectra)
-    if found is None:
-        return Outcome("nothing was forgotten before it", None)
-    limits = (float(prediction.get(k, d)) for k, d in (("at_least", -np.inf), ("at_most", np.inf)))
-    text = _ratio(Ratio(found.mean, found.low, found.high))
-    shown = text if prediction["quantity"] == "restored" else str(found)
-    return Outcome(shown, within(found, *limits))
+def _judged(prediction: Mapping[str, Any], sweep: Sweep, spectra: Spectra) -> str:
+    """A line of the table of predictions."""
+    name = str(prediction["quantity"])
+    found = quantity(name, sweep, spectra)
+    if found is None:  # nothing was forgotten before it
+        return prediction_line(prediction, Mean(np.nan, np.nan, np.nan), "nothing to restore")
+    share = Ratio(found.mean, found.low, found.high)
+    shown = _ratio(share) if name == "restored" else str(found)
+    return prediction_line(prediction, found, shown)
 
 
 def tables(sweep: Sweep, spectra: Spectra, predictions: Sequence[Mapping[str, Any]]) -> str:
     """The tables as Markdown."""
     peak = sweep.peak(OUTSIDE)
     lines = [
-        f"{len(sweep.seeds)} seeds. Out of distribution the best SFT checkpoint is that of {peak} "
+        f"{len(sweep.seeds)} worlds. Out of distribution the best SFT checkpoint is that of {peak} "
         f"steps, in distribution that of {sweep.peak(INSIDE)}, chosen on one half of the "
         "questions.",
         f"On the other half the last checkpoint differs from the best one by "
@@ -84,7 +75,7 @@ def tables(sweep: Sweep, spectra: Spectra, predictions: Sequence[Mapping[str, An
         "",
         "| predicted | limit | believed | found | |",
         "|---|---|---:|---:|---|",
-        *(_line(p, judge(p, sweep, spectra)) for p in predictions),
+        *(_judged(p, sweep, spectra) for p in predictions),
     ]
     return "\n".join(lines) + "\n"
 
@@ -142,21 +133,11 @@ def _ratio(share: Ratio) -> str:
     return f"{share.value:.2f} {limits}"
 
 
-def _line(prediction: Mapping[str, Any], outcome: Outcome) -> str:
-    words = {"at_least": "at least", "at_most": "at most"}
-    limits = [f"{words[key]} {prediction[key]:g}" for key in words if key in prediction]
-    word = {True: "came true", False: "did not", None: "undecided"}[outcome.came_true]
-    return (
-        f"| {prediction['name']} | {' and '.join(limits)} | {prediction['probability']:.2f} | "
-        f"{outcome.found} | {word} |"
-    )
-
-
-def spectra_of(suite: Path, sweep: Sweep, model: str, dataset: str) -> Spectra:
+def spectra_of(plan: Plan, results: Path, sweep: Sweep) -> Spectra:
     """Changes of weights of every row that was trained."""
     stages: tuple[Stage, Stage] = ("sft", "healed")
     return {
-        (stage, steps): turned_by_seed(suite, model, dataset, stage, steps, sweep.seeds)
+        (stage, steps): turned_by_seed(plan, results, stage, steps, sweep.seeds)
         for stage in stages
         for steps in sweep.steps(stage)
         if stage == "healed" or steps
@@ -170,8 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     tidy = load_tidy(chosen.suite / "tidy")
     sweep = read_sweep(tidy)
-    [(model, dataset)] = tidy.blocks
-    spectra = spectra_of(chosen.suite, sweep, model, dataset)
+    plan = load_plan(tidy.suite, root=Path())
+    spectra = spectra_of(plan, chosen.suite.parent, sweep)
     print(tables(sweep, spectra, read_yaml(PREDICTIONS)["healing"]), end="")
 
 

@@ -15,12 +15,11 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from bridge.analysis.numbers.frames import Tidy, TidyError
 from bridge.analysis.numbers.ratios import Ratio, ratio_of_means
+from studies.worlds import Array
 
-Array = NDArray[np.float64]
 Stage = Literal["sft", "healed"]
 Half = Literal["choose", "report"]
 INSIDE, OUTSIDE = "points", "points_faces"
@@ -47,7 +46,10 @@ def stage_of(row: str) -> tuple[Stage, int] | None:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Greedy accuracy in points, `[seeds]`, by stage, SFT steps, benchmark and half."""
+    """Greedy accuracy in points, `[seeds]`, by stage, SFT steps, benchmark and half.
+
+    Each seed has a world of its own.
+    """
 
     accuracy: Mapping[tuple[Stage, int, str, Half], Array]
     seeds: tuple[int, ...]

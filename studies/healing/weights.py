@@ -22,7 +22,8 @@ from bridge.analysis.numbers.spectra import (
     gaussian_like,
     turned_at_random,
 )
-from bridge.store.records import base_folder, read_json, run_folder
+from bridge.plan.grid import Plan
+from bridge.store.records import base_folder, read_json
 from bridge.store.seeds import derive_seed
 from studies.healing.sweep import Stage, row_of
 
@@ -89,26 +90,23 @@ def compare(before: dict[str, Array], after: dict[str, Array], seed: int) -> Tur
 
 
 def turned_by_seed(
-    suite: Path, model: str, dataset: str, stage: Stage, steps: int, seeds: Sequence[int]
+    plan: Plan, results: Path, stage: Stage, steps: int, seeds: Sequence[int]
 ) -> list[Turned]:
-    """The change of one row, seed by seed: SFT from the base, RL from its SFT checkpoint.
-
-    Args:
-        suite: the suite's folder of results.
-    """
+    """The change of one row, seed by seed: SFT from the base, RL from its SFT checkpoint."""
+    runs = {(run.label, run.seed): run for run in plan.runs}
 
     def policy(row: str, seed: int) -> Path:
-        folder = run_folder(suite.parent, suite.name, model, dataset, row, seed)
+        folder = runs[row, seed].folder(results)
         return (folder.path / str(read_json(folder.done)["policy"])).resolve()
 
-    base = read_weights(base_folder(suite.parent, suite.name, model))
     found = []
     for seed in seeds:
-        started = base
+        row = row_of(stage, steps)
         if stage == "healed" and steps:
-            started = read_weights(policy(row_of("sft", steps), seed))
-        after = read_weights(policy(row_of(stage, steps), seed))
-        found.append(compare(started, after, seed))
+            started = policy(row_of("sft", steps), seed)
+        else:
+            started = base_folder(results, plan.name, runs[row, seed].base_name)
+        found.append(compare(read_weights(started), read_weights(policy(row, seed)), seed))
     return found
 
 
