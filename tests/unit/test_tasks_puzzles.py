@@ -294,6 +294,7 @@ def test_bad_options_are_refused(name: str, options: dict[str, Any], words: str)
         load_family(name).Options.model_validate(options)
 
 
+@pytest.mark.slow
 def test_more_hands_than_there_are_is_one_sentence() -> None:
     with pytest.raises(ProblemError, match="no more different train questions of 3 steps; lower"):
         everything("general_points", train_size=300)
