@@ -126,8 +126,9 @@ def _levels(table: pd.DataFrame) -> list[str]:
         "|---|" + "---:|" * len(steps),
     ]
     for row in (BASE, SFT, RL, *SCHEDULES):
-        found = [table.loc[(row, step)] for step in steps]
-        cells = [f"{one['greedy_correct']:.0f} ({one['greedy_tokens']:.0f})" for one in found]
+        own = table.loc[row].loc[steps]
+        pairs = zip(own["greedy_correct"], own["greedy_tokens"], strict=True)
+        cells = [f"{accuracy:.0f} ({tokens:.0f})" for accuracy, tokens in pairs]
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return lines
 
