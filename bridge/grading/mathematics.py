@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from bridge.grading.plain import plain, split_top, squeezed, without_fonts
+from bridge.grading.points import points_verdict
 from bridge.grading.quantities import Based, Quantity, in_base, quantity, side_by_side
 from bridge.grading.solutions import (
     INEQUALITY,
@@ -153,6 +154,11 @@ class Comparison:
 
     def judge(self, gold: str, answer: str) -> Reply:
         """Verdict on ``answer``: ``correct``, ``wrong``, ``unparsed``, ``timeout`` (memory)."""
+        try:
+            if (points := points_verdict(gold, answer)) is not None:
+                return {"verdict": points}
+        except ValueError:
+            return {"gold_unreadable": True}
         reference, candidate = Reading(gold), Reading(answer)
         # A gold that ends in a backslash was cut off or escaped wrongly: nobody knows what it was.
         if not reference.plain or gold.rstrip().endswith("\\"):

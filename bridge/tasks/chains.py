@@ -116,7 +116,7 @@ class Chains(Synthetic[_Chain]):
     def alter(self, result: int, choice: int) -> int:
         return (result + 1 + choice % (MODULUS - 1)) % MODULUS
 
-    def blind_guess(self, rng: random.Random) -> int:
+    def blind_guess(self, rng: random.Random, drawn: _Chain) -> int:
         return rng.randrange(MODULUS)
 
     def vocabulary(self) -> tuple[str, ...]:

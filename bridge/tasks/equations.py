@@ -166,7 +166,7 @@ class Equations(Synthetic[_Equation]):
         """Off by one or two, never below one."""
         return result + (1, 2, -1, -2)[choice % (4 if result > 2 else 2)]
 
-    def blind_guess(self, rng: random.Random) -> int:
+    def blind_guess(self, rng: random.Random, drawn: _Equation) -> int:
         return rng.randint(1, 9)
 
     def vocabulary(self) -> tuple[str, ...]:

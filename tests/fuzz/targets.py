@@ -26,6 +26,7 @@ from bridge.collect.run_rows import collect_run
 from bridge.collect.status import grid_text
 from bridge.grading.extraction import final_part, last_boxed
 from bridge.grading.logic import choice_verdict, roles_verdict
+from bridge.grading.points import points_verdict
 from bridge.grading.verdicts import integer_verdict
 from bridge.plan.config import load_suite, load_user_config
 from bridge.plan.grid import Plan, load_plan
@@ -182,8 +183,8 @@ def extraction(choices: Choices) -> None:
     answer = last_boxed(text)
     part = final_part(text)
     assert answer is None or (part is not None and answer and answer in part)
-    for gold in ("7", "B", "(1) Zoe is a knight (2) Max is a knave"):
-        for judge in (integer_verdict, choice_verdict, roles_verdict):
+    for gold in ("7", "B", "(1) Zoe is a knight (2) Max is a knave", "make 24 : ( 1 + 3 ) * 6"):
+        for judge in (integer_verdict, choice_verdict, roles_verdict, points_verdict):
             assert judge(gold, text) in (None, "correct", "wrong", "unparsed")
 
 

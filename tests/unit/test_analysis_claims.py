@@ -95,6 +95,10 @@ def _answers(method, share):
         ({"read_in": "rumour"}, "claims.0.read_in: Input should be 'paper', 'summary' or 'note'"),
         ({"direction": None}, "metric 'accuracy' needs 'direction'"),
         ({"margin": 2.0}, "metric 'accuracy' takes no 'margin'"),
+        (
+            {"metric": "training_time", "benchmark": "rung1"},
+            "metric 'training_time' takes no 'benchmark'",
+        ),
         ({"methods": ["bridge"]}, "metric 'accuracy' has 1 methods"),
         ({"paper": "q"}, "claim 'c' names the unknown paper 'q'"),
         ({"metric": "equivalence", "direction": None}, "needs 'margin'"),
@@ -197,6 +201,23 @@ def test_a_claim_with_a_missing_seed_says_so_and_counts_the_failure(tmp_path):
     (found,) = _judge(tmp_path / "m", _claim(), statuses=still_to_come, **settings)
     assert "missing 1/4" in found.reason
     assert found.findings[0].evidence[0].with_failures is None
+
+
+def test_a_claim_may_speak_of_one_benchmark(tmp_path):
+    def only_there(tables):
+        scores = tables["scores"]
+        there = scores["benchmark"] == "rung2"
+        right = (scores["method"] == "bridge")[there]
+        scores.loc[there, "greedy_correct"] = right.astype(int)
+        scores.loc[there, "greedy_verdict"] = np.where(right, "correct", "wrong")
+
+    one = {"models": ("tiny-qwen",), "change": only_there}
+    claims = [_claim(id=f"c{i}", benchmark=f"rung{i}") for i in (1, 2)]
+    other, there = [f.findings[0].evidence[0] for f in _judge(tmp_path, *claims, **one)]
+    assert there.estimate.mean == pytest.approx(1) and "rung2" in there.what
+    assert other.estimate.mean < 0.9 and "rung1" in other.what
+    (absent,) = _judge(tmp_path / "m", _claim(benchmark="rung9"), **one)
+    assert "needs the benchmark rung9" in str(absent)
 
 
 def test_a_lead_that_failures_take_away_is_undecided():

@@ -27,6 +27,7 @@ from bridge.analysis.tables.render import (
 from bridge.collect.run_rows import storable
 from bridge.grading import VERDICTS, GradeItem, GraderLimits, GraderPool
 from bridge.grading.logic import choice_verdict, roles_verdict
+from bridge.grading.points import points_verdict
 from bridge.store.records import jsonl, read_jsonl
 from tests.fixtures.hostile_texts import GOLD, KINDS, boxed, corpus
 from tests.fixtures.workers import peak_resident_bytes
@@ -82,12 +83,13 @@ def test_the_grader_survives_the_corpus_and_every_neighbour_keeps_its_verdict(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_choices_and_roles_survive_the_corpus() -> None:
+def test_choices_roles_and_points_survive_the_corpus() -> None:
     # These are judged in this process, where no limit but the length cap protects it.
     for text in TEXTS:
         for answer in (text[: LIMITS.answer_chars], text[-LIMITS.answer_chars :]):
             assert choice_verdict("J", answer) in ("wrong", "unparsed")
             assert roles_verdict(ROLES, answer) in ("wrong", "unparsed")
+            assert points_verdict("make 24 : ( 1 + 3 ) * 6", answer) in ("wrong", "unparsed")
 
 
 PIECES = [r"\frac", r"\sqrt", r"\text", r"\boxed", r"\left(", r"\right)", r"\{", r"\}", r"\\", "{"]

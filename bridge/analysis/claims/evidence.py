@@ -161,7 +161,9 @@ def measure(tidy: Tidy, block: Block, claim: Claim) -> list[Evidence]:
 
 def _accuracy(tidy: Tidy, block: Block, claim: Claim) -> list[Evidence]:
     first, second = claim.methods if claim.metric == "accuracy" else claim.methods[::-1]
-    column = block.overall
+    column = claim.benchmark or block.overall
+    if (first, column) not in block.cells:
+        raise NotRun(f"needs the benchmark {column}")
     sides = arm(block, first, column), arm(block, second, column)
     found = contrast(*sides, column, block.spreads[column])
     if found.difference is None:

@@ -1,6 +1,6 @@
 """What a claim is: the models of `claims.yaml`.
 
-accuracy       methods [A, B]: A minus B in the block's overall column
+accuracy       methods [A, B]: A minus B in the block's overall column, or in one benchmark
 equivalence    methods [A, B], the ends of a range: B minus A is inside the margin
 training_time  methods [A, B]: seconds of A over seconds of B
 peak_memory    the same for the peak of the device's memory
@@ -64,6 +64,8 @@ class Claim(Closed):
     metric: ClaimMetric
     methods: tuple[Name, ...] = Field(min_length=1)
     """Rows of a suite; which side is which depends on the metric, see the module."""
+    benchmark: Name | None = None
+    """The one benchmark that an accuracy claim speaks of; the block's overall column without."""
     direction: Direction | None = None
     margin: float | None = Field(None, gt=0)
     """Points within which the two ends of a range count as equal (`equivalence`)."""
@@ -110,6 +112,8 @@ class Claim(Closed):
             if given != (name in needs):
                 word = "needs" if name in needs else "takes no"
                 raise ValueError(f"claim '{self.id}' of metric '{self.metric}' {word} '{name}'")
+        if self.benchmark is not None and self.metric not in ("accuracy", "equivalence"):
+            raise ValueError(f"claim '{self.id}' of metric '{self.metric}' takes no 'benchmark'")
         n = len(self.methods)
         if n != (1 if self.metric == "course" else 2):
             raise ValueError(f"claim '{self.id}' of metric '{self.metric}' has {n} methods")

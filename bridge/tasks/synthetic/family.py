@@ -56,8 +56,8 @@ class Synthetic(ABC, Generic[Q]):
         """Another value than the right one, decided by ``choice``."""
 
     @abstractmethod
-    def blind_guess(self, rng: random.Random) -> int:
-        """An answer out of the blue."""
+    def blind_guess(self, rng: random.Random, drawn: Q) -> int | str:
+        """An answer out of the blue to the question drawn."""
 
     @abstractmethod
     def vocabulary(self) -> tuple[str, ...]:
@@ -98,4 +98,5 @@ class Synthetic(ABC, Generic[Q]):
                 yield question, drawn.reasoning(write)
             else:
                 right = rng.random() < self.guess_right
-                yield question, f"\\boxed{{ {drawn.answer if right else self.blind_guess(rng)} }}"
+                answer = drawn.answer if right else self.blind_guess(rng, drawn)
+                yield question, f"\\boxed{{ {answer} }}"

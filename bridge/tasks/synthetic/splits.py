@@ -75,7 +75,7 @@ class Question(Protocol):
         ...
 
     @property
-    def answer(self) -> int:
+    def answer(self) -> int | str:
         """Gold answer."""
         ...
 
