@@ -181,7 +181,8 @@ def test_moments_wait_on_the_host_and_come_when_nothing_is_kept_for_a_backward_p
     here, away = (predict(run("alternating", cpu_offload=offload)) for offload in (False, True))
     assert here.rollout_gib["optimizer"] / n == pytest.approx(16)
     assert "optimizer" not in away.rollout_gib
-    assert away.update_gib["optimizer"] / n == pytest.approx(8)
+    # Those of one weight at a time come for the step, which then needs less than the pass before.
+    assert "optimizer" not in away.update_gib and away.update_gib["activations"] > 0
     assert "activations" in here.update_gib and "activations" not in away.update_gib
     assert (away.host_gib - here.host_gib) / n == pytest.approx(16 + 2)  # and the reference
 
