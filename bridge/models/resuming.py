@@ -175,6 +175,8 @@ def _sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+_SHARED = ("qmap1", "qmap2")
+"""Of bitsandbytes: the values that 8 bits stand for."""
 OfWeight = Callable[[int, Tensor], Tensor]
 """Between what this process holds for a weight, told by its index, and the whole."""
 
@@ -186,7 +188,9 @@ def optimizer_tensors(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, parameter in enumerate(parameters):
         for key, value in optimizer.state.get(parameter, {}).items():
-            yield f"optimizer|{name}|{index}|{key}", whole(index, torch.as_tensor(value))
+            # One table for all weights, where a file wants a tensor for each.
+            own = value.clone() if key in _SHARED else torch.as_tensor(value)
+            yield f"optimizer|{name}|{index}|{key}", whole(index, own)
 
 
 def restore_optimizer(
