@@ -72,11 +72,13 @@ def memory_of(spec: RunSpec, shape: ModelShape, method: Method) -> MemoryNeeds:
         **_rollout(spec, shape, rows, c),
     }
     held["gradients"] = bytes_of.gradients
-    update = {**held, **_backward(spec, shape, rows, c, terms)}
+    # When nothing is kept for a backward pass any more, directions are made, and moments that wait
+    # come weight by weight.
+    made = {**held, "gradients": max(bytes_of.gradients, bytes_of.combined)}
     if training.cpu_offload:
-        # Moments come weight by weight, when nothing is kept for a backward pass any more.
-        step = {**held, "optimizer": bytes_of.one_moment}
-        update = max(update, step, key=lambda parts: sum(parts.values()))
+        made["optimizer"] = bytes_of.one_moment
+    backward = {**held, **_backward(spec, shape, rows, c, terms)}
+    update = max(backward, made, key=lambda parts: sum(parts.values()))
     # Two checkpoints are kept: held weights, moments, adapter and shadow with theirs, reference.
     state = bytes_of.trained + bytes_of.moments + bytes_of.reference
     state += bytes_of.adapter + bytes_of.adapter_moments

@@ -35,7 +35,9 @@ class WeightBytes:
     shadow_moments: int
     reference: int
     gradients: int
-    """Those that a step holds at a time."""
+    """Those that a step holds while it takes one more backward pass."""
+    combined: int
+    """Those that it holds while it makes directions of them."""
 
 
 def width_of(training: TrainingConfig) -> int:
@@ -81,4 +83,5 @@ def weights_of(training: TrainingConfig, shape: ModelShape, method: Method) -> W
         shadow_moments=int(shadow * moments),
         reference=n * c if compared else 0,
         gradients=(trained * cost.gradients_at_once + factors) * HELD,
+        combined=(trained * cost.combined_at_once + factors) * HELD,
     )
