@@ -109,7 +109,7 @@ def _remedy(wanted: RunSpec, device: Device) -> str:
         settings = [cache] * bool(cache) + [f"training: {{{words}}}"] * bool(words)
         return f"it fits with {' and '.join(settings)}"
     several, lora = _several(wanted, device), None
-    if _may_train_factors(wanted):
+    if may_train_factors(wanted):
         lora, small = _savings(_with(wanted, _LORA[1]), device, (_LORA[0],))
         least = min(least, small)
     ways = [] if several is None else [several]
@@ -155,7 +155,7 @@ def _several(wanted: RunSpec, device: Device) -> str | None:
     return None
 
 
-def _may_train_factors(spec: RunSpec) -> bool:
+def may_train_factors(spec: RunSpec) -> bool:
     """Whether a run that trains all weights could train factors."""
     if spec.training.sharding.stage != "none" or spec.training.trainable == "lora":
         return False
