@@ -18,6 +18,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,11 +29,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from bridge.engines.factors import LoraWeights
 from bridge.jobs.needs import predict
 from bridge.jobs.needs.memory import GIB
 from bridge.jobs.needs.methods import cost_of
 from bridge.jobs.needs.rows import rows_of
 from bridge.jobs.needs.shapes import shape_of
+from bridge.methods.base import Method
 from bridge.methods.registry import load_method
 from bridge.models.checkpoint import Policy, cast_weights
 from bridge.plan.grid import RunSpec
@@ -162,6 +165,8 @@ def measured_gib(spec: RunSpec) -> float:
     folder = Path(spec.model_config.path)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     model = AutoModelForCausalLM.from_config(config).eval()
+    if spec.training.trainable == "lora" and spec.training.precision == "bfloat16":
+        cast_weights(model, torch.bfloat16)  # as it is loaded
     kind = load_method(spec.method)
     method = kind(kind.Options.model_validate(spec.method_options), spec.training)
     batch = _batch(spec, dict(cost_of(method).passes[method.phase(1).kind]))
@@ -170,12 +175,7 @@ def measured_gib(spec: RunSpec) -> float:
         tokenizer: Any = SimpleNamespace(pad_token_id=0)
         for parameter in model.parameters():
             ledger.add(parameter)
-        policy = WholeWeights(
-            Policy(model, tokenizer, folder, (1,)),
-            adapter=None if method.adapter is None else method.adapter.shape,
-            shadow=method.uses_shadow,
-            compute=torch.bfloat16 if low else None,
-        )
+        policy = _weights(spec.training, method, Policy(model, tokenizer, folder, (1,)))
         reference = None
         if spec.training.kl_coef > 0:
             other = replace(policy.sampler, model=AutoModelForCausalLM.from_config(config).eval())
@@ -188,6 +188,15 @@ def measured_gib(spec: RunSpec) -> float:
             trainer.begin_step()
             method.update(trainer, batch, step)
         return ledger.peak / GIB
+
+
+def _weights(training: TrainingConfig, method: Method, base: Policy) -> WholeWeights:
+    compute = torch.bfloat16 if training.precision == "bfloat16" else None
+    adapter: Any = None if method.adapter is None else method.adapter.shape
+    shadow = method.uses_shadow
+    if training.factors is None:
+        return WholeWeights(base, adapter=adapter, shadow=shadow, compute=compute)
+    return LoraWeights(base, training.factors, adapter=adapter, shadow=shadow)
 
 
 def _batch(spec: RunSpec, terms: dict[Any, int]) -> StepBatch:
@@ -243,6 +252,16 @@ def settings(folder: Path, sizes: Sequence[str]) -> Iterator[tuple[str, RunSpec]
             f"qwen2 {size}, bridge, bfloat16, checkpointing, KL",
             make_spec(qwen, "bridge", steps, kl_coef=0.01, **low),
         )
+        lora = {"trainable": "lora", "lora_rank": 16, "lora_alpha": 16}
+        yield f"qwen2 {size}, sft, lora", make_spec(qwen, "sft", steps, **lora)
+        yield (
+            f"qwen2 {size}, bridge, lora, bfloat16, checkpointing",
+            make_spec(qwen, "bridge", steps, **lora, **low),
+        )
+        if find_spec("bitsandbytes") is not None:
+            eight = {"optimizer": "adamw_8bit"}
+            yield f"qwen2 {size}, mixing, 8 bit", make_spec(qwen, "mixing", steps, **eight)
+            yield f"qwen2 {size}, bridge, 8 bit", make_spec(qwen, "bridge", steps, **eight, **low)
     largest = sizes[-1]
     for architecture in ("llama", "qwen3"):
         other = write_config(folder / f"{architecture}-{largest}", architecture, **SIZES[largest])

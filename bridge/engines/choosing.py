@@ -21,6 +21,7 @@ from bridge.methods.base import Method
 from bridge.models.checkpoint import Policy, cast_weights, load_policy
 from bridge.models.decoding import LibraryDecoder, decoder_of
 from bridge.models.folder import settings
+from bridge.models.optimizers import check_installed
 from bridge.plan.grid import RunSpec
 from bridge.step.protocols import Engine, Grader, ReferencePolicy, Weights
 from bridge.step.reference import Reference
@@ -31,9 +32,12 @@ from bridge.store.settings import TrainingConfig
 def base_dtype(training: TrainingConfig, folder: Path) -> torch.dtype:
     """What a run's base checkpoint is loaded in: float32, which is what is trained.
 
-    The ranks of a run each load the whole of it and keep a piece in float32, so a file of bfloat16
-    stays as it is until it is cut, where bfloat16 also computes.
+    Frozen weights are held in what the model computes in. The ranks of a run each load the whole
+    of it and keep a piece in float32, so a file of bfloat16 stays as it is until it is cut, where
+    bfloat16 also computes.
     """
+    if training.trainable == "lora":
+        return compute_dtype(training) or torch.float32
     declared = settings(folder, "config.json")
     stored = declared.get("dtype") or declared.get("torch_dtype")
     cut = training.sharding.stage != "none" and training.precision == "bfloat16"
@@ -41,8 +45,9 @@ def base_dtype(training: TrainingConfig, folder: Path) -> torch.dtype:
 
 
 def build_weights(spec: RunSpec, base: Policy, method: Method, ranks: Ranks) -> Weights:
-    """The weights that are trained, held whole or in pieces."""
+    """The weights that are trained, held whole, in pieces, or frozen with factors beside them."""
     training = spec.training
+    check_installed(training.optimizer)
     compute = compute_dtype(training)
     if ranks.first and compute is None and training.precision == "bfloat16":
         print(
@@ -64,6 +69,18 @@ def build_weights(spec: RunSpec, base: Policy, method: Method, ranks: Ranks) -> 
             compute=compute or torch.float32,
         )
     base.model.to(training_device())
+    if training.factors is not None:
+        from bridge.engines.factors import LoraWeights
+
+        assert adapter != "full", "refused when planned"
+        return LoraWeights(
+            base,
+            training.factors,
+            adapter=adapter,
+            shadow=method.uses_shadow,
+            seed=spec.seed,
+            frozen_on_host=training.cpu_offload,
+        )
     return WholeWeights(
         base,
         adapter=adapter,

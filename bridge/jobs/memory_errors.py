@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
+from bridge.jobs.needs.report import may_train_factors
 from bridge.plan.grid import RunSpec
 from bridge.store.records import RecordError
 
@@ -57,6 +58,8 @@ def _training(spec: RunSpec) -> str:
         other.append(f"a kv_cache_gib below {training.kv_cache_gib:g}")
     if training.precision == "float32":
         other.append("precision: bfloat16")
+    if may_train_factors(spec):
+        other.append("trainable: lora")
     parts = []
     if same:
         parts.append(f"set training.{' or '.join(same)} and the run continues from its checkpoint")

@@ -122,6 +122,8 @@ class Bridge(Method):
             "rank, alpha and targets belong to upper: lora; leave them out": (
                 chosen.upper != "lora" and not lora
             ),
+            "upper: full is a second set of all weights, which trainable: lora does not hold; take "
+            "upper: lora or base": chosen.upper == "full" and self.training.trainable == "lora",
         }
         for reason, applies in impossible.items():
             if applies:

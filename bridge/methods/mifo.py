@@ -53,6 +53,10 @@ class MIFO(ReLIFT):
         super().check(where)
         if self.training.sharding.stage != "none":
             raise refuse(where, "mifo needs whole weights; set training.sharding.stage: none.")
+        if self.training.trainable == "lora":
+            raise refuse(
+                where, "mifo freezes single weights, of which lora has none; set trainable: full."
+            )
 
     def token_weight(self, batch: MicroBatch) -> Tensor | None:
         from bridge.methods.entropy_mask import entropy_mask  # torch

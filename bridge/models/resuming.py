@@ -175,6 +175,8 @@ def _sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+_SHARED = ("qmap1", "qmap2")
+"""Of bitsandbytes: the values that 8 bits stand for."""
 OfWeight = Callable[[int, Tensor], Tensor]
 """Between what this process holds for a weight, told by its index, and the whole."""
 
@@ -182,19 +184,24 @@ OfWeight = Callable[[int, Tensor], Tensor]
 def optimizer_tensors(
     name: str, optimizer: torch.optim.Optimizer, whole: OfWeight
 ) -> Iterator[tuple[str, Tensor]]:
-    """An optimiser's per-parameter state as named tensors."""
-    for index, entry in optimizer.state_dict()["state"].items():
-        for key, value in entry.items():
-            yield f"optimizer|{name}|{index}|{key}", whole(index, value)
+    """An optimiser's per-parameter state as named tensors; numbers become int64."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, parameter in enumerate(parameters):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            # One table for all weights, where a file wants a tensor for each.
+            own = value.clone() if key in _SHARED else torch.as_tensor(value)
+            yield f"optimizer|{name}|{index}|{key}", whole(index, own)
 
 
 def restore_optimizer(
     name: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], part: OfWeight
 ) -> None:
     """Put back what :func:`optimizer_tensors` took."""
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, Tensor | int]] = {}
     for full, value in tensors.items():
         if full.startswith(f"optimizer|{name}|"):
             _, _, index, key = full.split("|")
-            state.setdefault(int(index), {})[key] = part(int(index), value)
+            number = value.dtype == torch.int64  # what is a tensor of its own is none of that dtype
+            held = int(value) if number else part(int(index), value)
+            state.setdefault(int(index), {})[key] = held
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -36,7 +36,6 @@ from bridge.run.building import base_of, build_run
 from bridge.run.recorder import recording
 from bridge.run.state import Run
 from bridge.step.trainer import DivergedError
-from bridge.step.weights import BASE
 from bridge.store.records import (
     RESULTS,
     RunFolder,
@@ -222,7 +221,7 @@ def _write(run: Run, folder: Path) -> None:
 
 
 def _summary(run: Run, base_path: Path, started_at: str, threads: int) -> dict[str, Any]:
-    n = run.policy.sizes[BASE]
+    n = run.n_weights
     tokens = run.spent_tokens()
     total_s = run.stopwatch.elapsed_s
     extra = ["deepspeed"] if run.spec.training.sharding.stage != "none" else []

@@ -14,7 +14,7 @@ from torch import Tensor
 from bridge.machine.telemetry import Stopwatch
 from bridge.methods.base import Method
 from bridge.models.checkpoint import weights_hash
-from bridge.models.moments import send_to_host
+from bridge.models.optimizers import send_to_host
 from bridge.models.resuming import (
     find_checkpoint,
     optimizer_tensors,
@@ -33,7 +33,7 @@ from bridge.step.batches import StepBatch
 from bridge.step.protocols import Weights
 from bridge.step.rows import Group, Phase, Row, demonstration_row
 from bridge.step.trainer import Trainer
-from bridge.step.weights import BASE
+from bridge.step.weights import BASE, FROZEN
 from bridge.store.records import RecordError, RunFolder
 from bridge.tasks.base import Dataset, Problem
 
@@ -79,9 +79,13 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the method's last step is made or the budget is spent."""
-        budget, n = self.spec.training.budget, self.policy.sizes[BASE]
         made = self.counters.step >= self.method.n_steps
-        return made or is_spent(budget, n, self.spent_tokens())
+        return made or is_spent(self.spec.training.budget, self.n_weights, self.spent_tokens())
+
+    @property
+    def n_weights(self) -> int:
+        """Weights of the model that is computed with, an adapter left out."""
+        return self.policy.sizes.get(FROZEN, self.policy.sizes[BASE])
 
     # -- one step -------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bridge.models.decoding import is_plain
-from bridge.models.moments import moments_here
+from bridge.models.optimizers import make_adamw, make_step
 from bridge.models.packing import pack, row_order
 from bridge.models.recomputing import recomputing
 from bridge.step.audit import counts, is_lost, lose_earlier
@@ -81,7 +81,7 @@ class Trainer:
         self.reference = reference
         self.token_weight = token_weight
         self.divergence = divergence
-        self.optimizers: dict[str, torch.optim.AdamW] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.scalars: dict[str, float | None] = {}
         self.tokens_trained = 0
         """Tokens, prompt included, that went through a backward pass."""
@@ -403,8 +403,7 @@ class Trainer:
         put_gradient(parameters, flat)
         for settings in optimizer.param_groups:
             settings["lr"] = learning_rate
-        with moments_here(optimizer, waiting=self.training.cpu_offload):
-            optimizer.step()
+        make_step(optimizer, waiting=self.training.cpu_offload)
         self.policy.changed()
         for parameter in parameters:
             parameter.grad = None
@@ -424,7 +423,7 @@ class Trainer:
             min_lr_ratio=config.sft_min_lr_ratio if sft else config.min_lr_ratio,
         )
 
-    def optimizer(self, group: str, phase: Phase) -> torch.optim.AdamW:
+    def optimizer(self, group: str, phase: Phase) -> torch.optim.Optimizer:
         """The optimiser of a group for a (stage, kind); made at first use."""
         name = f"{group}/{phase.stage}/{phase.kind}"
         if name not in self.optimizers:
@@ -434,13 +433,13 @@ class Trainer:
             self.optimizers[name] = self._new_optimizer(group, phase)
         return self.optimizers[name]
 
-    def _new_optimizer(self, group: str, phase: Phase) -> torch.optim.AdamW:
+    def _new_optimizer(self, group: str, phase: Phase) -> torch.optim.Optimizer:
         config = self.training
-        return torch.optim.AdamW(
+        return make_adamw(
+            config.optimizer,
             self.policy.parameters[group],
             lr=self.learning_rate(phase),
             betas=(config.adam_beta1, config.adam_beta2),
-            fused=True,  # a quarter of the time, and no copies of all weights at once
             # Decay would pull the adapter towards zero, i.e. towards no teacher.
             weight_decay=0.0 if group == ADAPTER or phase.stage == TEACHER else config.weight_decay,
         )

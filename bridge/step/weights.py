@@ -35,6 +35,8 @@ from bridge.step.scoring import next_token_logprobs, next_token_scores
 from bridge.store.seeds import derive_seed
 
 BASE, ADAPTER, SHADOW = "base", "adapter", "shadow"
+FROZEN = "frozen"
+"""In sizes: the weights of the model, where what is trained are factors beside them."""
 LORA = "default"
 """peft's name of the one adapter."""
 
@@ -169,6 +171,7 @@ class WholeWeights:
         hooks = [
             parameter.register_post_accumulate_grad_hook(self._collect)
             for parameter in self.sampler.model.parameters()
+            if parameter.requires_grad
         ]
         try:
             yield

@@ -219,7 +219,16 @@ class TrainingConfig(Closed):
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     """AdamW's decay of the mean of squared gradients."""
     weight_decay: float = Field(0.0, ge=0)
-    """AdamW's; never on an adapter."""
+    """AdamW's; never on BRIDGE's adapter w. With ``trainable: lora`` it is that of the factors."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """AdamW with moments in float32, or bitsandbytes' with moments of 8 bits in blocks of 256."""
+    trainable: Literal["full", "lora"] = "full"
+    """What a method trains: all weights, or LoRA factors on every linear layer of the decoder, the
+    rest frozen in the dtype it is computed in. The policy that is saved has them merged."""
+    lora_rank: int = Field(32, ge=1, le=4096)
+    """Of these factors."""
+    lora_alpha: int = Field(32, ge=1, le=4096)
+    """Their scale is ``lora_alpha / lora_rank``."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Clipping threshold of the gradient norm, per parameter group."""
     clip_ratio_low: float = Field(0.2, gt=0, lt=1)
@@ -274,8 +283,9 @@ class TrainingConfig(Closed):
     for a third more time. Changes no number, so it is in no hash."""
     cpu_offload: bool = False
     """What waits is in the host's memory: an optimiser's moments between its steps, the reference
-    while it is not asked, the shadow weights with their optimiser. With ``sharding`` the moments
-    alone. Changes no number beyond the device's rounding, so it is in no hash."""
+    while it is not asked, the shadow weights with their optimiser, the frozen weights of
+    ``trainable: lora``. With ``sharding`` the moments alone. Changes no number beyond the device's
+    rounding, so it is in no hash."""
     keep: Literal["last", "best"] = "last"
     """Which policy a run ends with: that of its last step, or the one with the highest accuracy on
     the probe's validation problems, the first of equals."""
@@ -321,9 +331,25 @@ class TrainingConfig(Closed):
         return self
 
     @model_validator(mode="after")
+    def _lora_is_alone(self) -> TrainingConfig:
+        factors = {self.lora_rank, self.lora_alpha}
+        if self.trainable == "full" and factors != {type(self).model_fields["lora_rank"].default}:
+            raise ValueError("lora_rank and lora_alpha belong to trainable: lora; leave them out")
+        for name, value in (("trainable", "lora"), ("optimizer", "adamw_8bit")):
+            if self.sharding.stage != "none" and getattr(self, name) == value:
+                raise ValueError(f"{name}: {value} works in one process; leave it or sharding out")
+        return self
+
+    @model_validator(mode="after")
     def _engine_can_sample(self) -> TrainingConfig:
         _check_temperature(self.engine, self.temperature)
         return self
+
+    @property
+    def factors(self) -> tuple[int, int, str] | None:
+        """Rank, alpha and layers of the factors that are trained; None: all weights are."""
+        lora = self.trainable == "lora"
+        return (self.lora_rank, self.lora_alpha, "all-linear") if lora else None
 
     def reward(self, worth: float) -> float:
         """Reward of an answer that is worth so much, from 0 (wrong) to 1 (correct)."""
@@ -347,9 +373,13 @@ class TrainingConfig(Closed):
             "budget",
             "full_determinism",
             "keep",
+            "lora_alpha",
+            "lora_rank",
             "mask_truncated",
+            "optimizer",
             "response_token_stages",
             "temperature_entropy",
+            "trainable",
         )
         unset = {n for n in newer if getattr(self, n) == type(self).model_fields[n].default}
         return self.model_dump(mode="json", exclude=unhashed | unset)

@@ -37,8 +37,8 @@ def test_the_sentence_names_what_goes_on_and_what_starts_afresh(base: Path) -> N
     assert str(caught.value) == (
         "the device ran out of memory (79.65 GiB) when 2.00 GiB more were wanted; set "
         "training.cpu_offload: true and the run continues from its checkpoint, or set training to "
-        "a micro_batch_tokens below 4096 or precision: bfloat16, afresh, or take a larger device "
-        "(bridge doctor --device NAME)."
+        "a micro_batch_tokens below 4096 or precision: bfloat16 or trainable: lora, afresh, or "
+        "take a larger device (bridge doctor --device NAME)."
     )
     assert has_remedy(caught.value)
 

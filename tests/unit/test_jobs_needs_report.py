@@ -52,12 +52,20 @@ def test_a_refusal_names_the_run_its_need_and_a_remedy(paper: Plan) -> None:
     assert "GiB in its update (" in sentence and "but h100-80gb gives 75.6 GiB" in sentence
     assert sentence.endswith(
         "it fits 4 of them with training: {engine: native, activation_checkpointing: true, "
-        "cpu_offload: true, sharding: {stage: zero3, ranks: 4}}."
+        "cpu_offload: true, sharding: {stage: zero3, ranks: 4}}, or one with training: {trainable: "
+        "lora}."
     )
     (tiny,) = (
         s for s in refusals(paper, device("l4")) if s.startswith("qwen3-8b-base/math8k/bridge ")
     )
     assert tiny.endswith("GiB: take a larger device.")
+    # Where all weights take several cards, factors on one are told beside it; not what has none.
+    on_a10 = {s.split(" ")[0]: s for s in refusals(paper, device("a10"))}
+    assert on_a10["qwen2.5-3b/limr/bridge"].endswith(
+        "ranks: 8}}, or one with training: {trainable: lora, kv_cache_gib: 2}, and evaluation: "
+        "{kv_cache_gib: 13}."
+    )
+    assert not [s for s in on_a10.values() if "/mifo " in s and "trainable: lora" in s]
     assert all("\n" not in s for s in said.values())
 
 
@@ -70,6 +78,21 @@ def test_the_remedy_is_a_setting_with_which_it_fits(root: Path) -> None:
     cured = {"training": {"activation_checkpointing": True, "micro_batch_tokens": 65536}}
     plan = load_plan("paper", root=root, overrides=cured)
     assert predict(plan.run("qwen2.5-3b", "limr", "rl_zero", 0), small).fits(small)
+
+
+def test_the_suite_of_the_page_on_24_gb_fits_such_a_card(root: Path) -> None:
+    page = (root / "docs" / "how-to" / "24gb.md").read_text()
+    found = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert found is not None and found[1] in (root / "suites" / "card_24gb.yaml").read_text()
+    plan, card = load_plan("card_24gb", root=root), device("rtx-4090")
+    assert {s.training.trainable for s in plan.runs} == {"lora"}
+    assert not list(refusals(plan, card))
+    # The numbers of the page.
+    for spec in plan.runs:
+        peak = predict(spec, card).memory_gib["total"]
+        assert f"| `{spec.label}` | {peak:.1f} |" in page
+    (said,) = (s for s in refusals(load_plan("paper", root=root), card) if "b/limr/bridge " in s)
+    assert said in " ".join(page.split())
 
 
 def test_the_suite_for_one_gpu_fits_a_card_of_24_gb(root: Path) -> None:

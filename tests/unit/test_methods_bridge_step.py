@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from bridge.engines.factors import LoraWeights
 from bridge.step.batches import StepBatch
 from bridge.step.gradients import Gradient
 from bridge.step.rows import Phase, Row
@@ -58,6 +59,15 @@ class Adam:
                 weight += self.rate * (m / (1 - one**self.t)) / size
 
 
+def add_factors(weights: Weights, factors: Weights, scale: float) -> None:
+    """Add s B A to the weights that it belongs to."""
+    for name, down in factors.items():
+        if ".lora_A" in name:
+            layer = f"{name.split('.lora_A')[0]}.weight"
+            up = factors[name.replace("lora_A", "lora_B")]
+            weights[layer] = weights[layer] + scale * (up @ down)
+
+
 class WrittenOut:
     """Equations 7 to 9 on explicit weights theta + w, by autograd, one row at a time.
 
@@ -69,6 +79,9 @@ class WrittenOut:
         held = trainer.policy
         self.model, self.config = held.sampler.model, trainer.training
         self.options: Any = trainer.method.options
+        lora = isinstance(held, LoraWeights)
+        self.frozen: Weights = dict(load_double(held.sampler.folder).model.named_parameters())
+        self.frozen = {n: p.detach() for n, p in self.frozen.items()} if lora else {}
         self.theta = self._copy(trainer, BASE)
         self.w = self._copy(trainer, ADAPTER)
         self.hat = self._copy(trainer, SHADOW) if SHADOW in held.parameters else {}
@@ -84,14 +97,13 @@ class WrittenOut:
         return {plain_name(n): p.detach().clone().requires_grad_() for n, p in pairs}
 
     def effective(self, dense: Weights) -> Weights:
-        out = dict(dense)
-        for name, part in self.w.items():
-            if self.options.upper == "full":
-                out[name] = dense[name] + part
-            elif ".lora_A" in name:
-                layer = f"{name.split('.lora_A')[0]}.weight"
-                up = self.w[name.replace("lora_A", "lora_B")]
-                out[layer] = dense[layer] + SCALE * (up @ part)
+        out = dict(self.frozen or dense)
+        if self.options.upper == "full":
+            out |= {name: dense[name] + part for name, part in self.w.items()}
+        else:
+            add_factors(out, self.w, SCALE)
+        if self.frozen:
+            add_factors(out, dense, THETA_SCALE)
         if "lm_head.weight" not in out:
             out["lm_head.weight"] = out["model.embed_tokens.weight"]
         return out
@@ -183,6 +195,9 @@ class WrittenOut:
         self.directions = {"student": student, "teacher": teacher}
 
 
+FACTORS = {"trainable": "lora"}
+"""Theta and theta-hat are factors on frozen weights, and w further ones."""
+THETA_SCALE = 0.5
 MODES: dict[str, dict[str, Any]] = {
     "default": {},
     "lambda": {"rl_weight": 0.3},
@@ -199,13 +214,22 @@ MODES: dict[str, dict[str, Any]] = {
     "upper_full": {"upper": "full"},
     "upper_base": {"upper": "base"},
     "upper_base_lookahead": {"upper": "base", "shadow": "lookahead"},
+    "factors": FACTORS,
+    "factors_lookahead": {**FACTORS, "shadow": "lookahead"},
+    "factors_gauss_seidel": {**FACTORS, "update_order": "gauss_seidel"},
+    "factors_own_rollouts": {**FACTORS, "shadow_rollouts": "own"},
+    "factors_upper_base": {**FACTORS, "upper": "base"},
 }
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_two_steps_equal_the_written_equations(base: Path, mode: str) -> None:
     options = {"beta_ratio": 7.0, **MODES[mode]}
-    config = make_training(lr_rl=1e-3, max_grad_norm=0.5, clip_ratio_low=0.01, clip_ratio_high=0.01)
+    settings: dict[str, Any] = {"lr_rl": 1e-3, "max_grad_norm": 0.5}
+    settings |= {"clip_ratio_low": 0.01, "clip_ratio_high": 0.01}
+    if options.pop("trainable", "full") == "lora":
+        settings |= {"trainable": "lora", "lora_rank": 4, "lora_alpha": 2}
+    config = make_training(**settings)
     trainer = build(load_double(base), training=config, **options)
     for seed, group in enumerate((BASE, ADAPTER, SHADOW)):
         disturb(trainer, [group] if group in trainer.policy.groups else [], seed=seed)
@@ -235,7 +259,9 @@ def test_two_steps_equal_the_written_equations(base: Path, mode: str) -> None:
             expected = -torch.cat([d.reshape(-1) for d in direction])
             assert relative_error(taken[name].flat[part], expected) < 1e-9
     clipped = trainer.scalars.get("shadow_clip_share")
-    off_policy = not {"own_rollouts", "unclipped", "no_ratio", "none"} & {mode}
+    off_policy = not {"own_rollouts", "unclipped", "no_ratio", "none"} & {
+        mode.removeprefix("factors_")
+    }
     assert clipped is None if mode == "none" else (0 < clipped < 1) == off_policy
     for group, weights in ((BASE, written.theta), (ADAPTER, written.w), (SHADOW, written.hat)):
         assert bool(weights) == (group in groups)

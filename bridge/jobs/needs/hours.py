@@ -20,6 +20,7 @@ from bridge.jobs.needs.rates import (
 )
 from bridge.jobs.needs.rows import MEAN_SHARE, Rows, rows_of
 from bridge.jobs.needs.shapes import ModelShape
+from bridge.jobs.needs.weights import width_of
 from bridge.methods.base import Method
 from bridge.plan.grid import RunSpec
 from bridge.step.rows import StepKind, Term
@@ -44,12 +45,12 @@ def hours_of(
         rows: lengths, where they are known better than the configuration tells.
     """
     training, cost = spec.training, cost_of(method)
+    width = width_of(training)
     rows = rows or rows_of(spec, shape)
     ranks = training.sharding.ranks
     answers = training.prompts_per_step * training.n
-    decoder = Decoder(
-        shape, device, width_of(spec), training.kv_cache_gib if training.engine == "vllm" else None
-    )
+    cache_gib = training.kv_cache_gib if training.engine == "vllm" else None
+    decoder = Decoder(shape, device, width, cache_gib)
     seconds = dict.fromkeys(("rollout", "grade", "sync", "score", "update", "move"), 0.0)
 
     def draw_s(n: float) -> float:
@@ -71,18 +72,13 @@ def hours_of(
     asked = 2 * training.probe_size
     seconds["probe"] = probes * (draw_s(asked) + asked * GRADE_S)
     seconds["checkpoint"] = checkpoint_s(
-        state_bytes, shape.parameters * width_of(spec), method.n_steps, training.checkpoint_every
+        state_bytes, shape.parameters * width, method.n_steps, training.checkpoint_every
     )
     seconds["evaluate"] = _evaluate_s(spec, shape, device)
     engines = [training.engine] * (method.n_steps > 0) + [spec.evaluation.engine]
     seconds["start"] = ENGINE_START_S * engines.count("vllm")
     hours = {name: value / 3600 for name, value in seconds.items()}
     return {**hours, "total": sum(hours.values())}
-
-
-def width_of(spec: RunSpec) -> int:
-    """Bytes of a weight of the model that computes."""
-    return 2 if spec.training.precision == "bfloat16" else 4
 
 
 def _passes_s(
@@ -134,9 +130,9 @@ def _moving_s(
     tokens = sum(n * prod(_trained(spec, rows, term)) for term, n in passes.items())
     shadowed = (method.uses_shadow or method.forks_shadow) and kind == "joint"
     return (
-        updates * optimizer_s(training, shape.parameters, device, shadowed=shadowed)
-        + updates * offload_s(training, shape.parameters, passes, shadowed=shadowed)
-        + gather_s(training, shape.parameters * width_of(spec), tokens)
+        updates * optimizer_s(training, shape, device, shadowed=shadowed)
+        + updates * offload_s(training, shape, passes, shadowed=shadowed)
+        + gather_s(training, shape.parameters * width_of(spec.training), tokens)
     )
 
 
@@ -145,7 +141,9 @@ def _evaluate_s(spec: RunSpec, shape: ModelShape, device: Device) -> float:
     asked = min(_QUESTIONS, 5 * (evaluation.questions or _QUESTIONS))
     answers = asked + 5 * evaluation.sampled_questions * evaluation.n_samples
     vllm = evaluation.engine == "vllm"
-    decoder = Decoder(shape, device, width_of(spec), evaluation.kv_cache_gib if vllm else None)
+    decoder = Decoder(
+        shape, device, width_of(spec.training), evaluation.kv_cache_gib if vllm else None
+    )
     longest = min(evaluation.max_response_tokens, shape.max_position_embeddings)
     drawn_s = decoder.draw_s(
         answers,

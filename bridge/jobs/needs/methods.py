@@ -34,11 +34,13 @@ class StepCost:
     """What the steps of a method take."""
 
     gradients_at_once: int
-    """Gradients of the base's size that a step holds at a time."""
+    """Gradients of the base's size that a step holds while it takes one more backward pass."""
     optimizers_at_once: int
     """Optimisers of the base weights that exist at a time."""
     passes: Mapping[StepKind, Mapping[Term, int]]
     """Backward passes over the rows of each term, by kind of step."""
+    combined_at_once: int = 0
+    """Such gradients while directions are made of them, where that is more."""
     scored: Mapping[Term, int] = field(default_factory=dict)
     """Passes without gradient over the rows of each term, for a method's columns."""
 
@@ -72,9 +74,10 @@ def _from_phases(method: Method) -> StepCost:
 
 def _bridge(method: Bridge, cost: StepCost) -> StepCost:
     chosen = method.options
+    combined = 0
     if chosen.upper != "lora":
-        # Both terms, theta's direction, theta-hat's term, the gain, and w's with its two parts.
-        gradients = 6 if chosen.shadow == "none" else 8
+        # Both terms, theta's direction and theta-hat's term; then the gain, and w's with its parts.
+        gradients, combined = (3, 6) if chosen.shadow == "none" else (4, 8)
     else:
         gradients = 4 if method.forks_shadow else 2
     again = 1 if chosen.update_order == "jacobi" else 2
@@ -86,6 +89,7 @@ def _bridge(method: Bridge, cost: StepCost) -> StepCost:
     }[chosen.shadow]
     return StepCost(
         gradients_at_once=gradients,
+        combined_at_once=combined,
         optimizers_at_once=2 if chosen.upper == "base" else 1,
         passes={"joint": {"rl": again + at_shadow, "demonstration": again}},
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bridge.jobs.needs.devices import Device
-from bridge.jobs.needs.memory import HELD
 from bridge.jobs.needs.rates import (
     ADAM_BYTES,
     BUS_GBS,
@@ -16,48 +15,58 @@ from bridge.jobs.needs.rates import (
     HOST_CAST_GBS,
     LINK_GBS,
 )
+from bridge.jobs.needs.shapes import ModelShape
+from bridge.jobs.needs.weights import HELD, moment_bytes, trained_parameters, width_of
 from bridge.step.rows import Term
 from bridge.store.settings import TrainingConfig
 
 
-def optimizer_s(training: TrainingConfig, n: int, device: Device, *, shadowed: bool) -> float:
-    """Seconds of the optimisers in one update of ``n`` weights.
+def optimizer_s(
+    training: TrainingConfig, shape: ModelShape, device: Device, *, shadowed: bool
+) -> float:
+    """Seconds of the optimisers in one update.
 
     Args:
-        shadowed: whether the update also moves shadow weights, on the host with ``cpu_offload``.
+        shadowed: whether the update also moves shadow weights, with ``cpu_offload`` on the host if
+            they are those of the whole model.
     """
-    sharding = training.sharding
-    on_device_s = n * ADAM_BYTES / (DECODE_UTILISATION * device.bandwidth_gbs * 1e9)
+    sharding, n = training.sharding, trained_parameters(training, shape)
+    moved = ADAM_BYTES - 4 * (HELD - moment_bytes(training))  # two moments, read and written
+    on_device_s = n * moved / (DECODE_UTILISATION * device.bandwidth_gbs * 1e9)
     base_s = n * HOST_ADAM_S if sharding.offload_optimizer else on_device_s
     shadow_s = 0.0
     if shadowed:
-        on_host = training.cpu_offload and sharding.stage == "none"
+        on_host = training.cpu_offload and sharding.stage == "none" and training.trainable == "full"
         shadow_s = n * HOST_ADAM_S if on_host else base_s
     return (base_s + shadow_s) / sharding.ranks
 
 
 def offload_s(
-    training: TrainingConfig, n: int, passes: Mapping[Term, int], *, shadowed: bool
+    training: TrainingConfig, shape: ModelShape, passes: Mapping[Term, int], *, shadowed: bool
 ) -> float:
     """Seconds of one update in which ``cpu_offload`` moves weights over the bus.
 
     An optimiser's two moments come and go at its step. In one process the reference comes and goes
     for each gradient of the RL term; the shadow is rounded on the host and comes, its gradient goes
-    back. With several ranks each moves its part, and the shadow's moments like the others.
+    back; frozen weights come whenever factors are merged with them. With several ranks each moves
+    its part, and the shadow's moments like the others, as those of factors do.
     """
     if not training.cpu_offload or training.sharding.offload_optimizer:
         return 0.0
-    alone = training.sharding.stage == "none"
-    width = 2 if training.precision == "bfloat16" else HELD
-    sent, cast_s = 4 * HELD, 0.0
+    alone, lora = training.sharding.stage == "none", training.trainable == "lora"
+    n, width = trained_parameters(training, shape), width_of(training)
+    moments = n * 4 * moment_bytes(training)
+    sent, cast_s = moments, 0.0
     if alone and training.kl_coef > 0:
-        sent += 2 * width * passes.get("rl", 0)
-    if shadowed and alone:
-        sent += width + HELD
+        sent += shape.parameters * 2 * width * passes.get("rl", 0)
+    if lora:
+        sent += shape.linear_parameters * width * (3 if shadowed else 1)
+    if shadowed and alone and not lora:
+        sent += n * (width + HELD)
         cast_s = n * HELD / (HOST_CAST_GBS * 1e9) if width != HELD else 0.0
     elif shadowed:
-        sent += 4 * HELD
-    return n * sent / (BUS_GBS * 1e9) / training.sharding.ranks + cast_s
+        sent += moments
+    return sent / (BUS_GBS * 1e9) / training.sharding.ranks + cast_s
 
 
 def gather_s(training: TrainingConfig, weight_bytes: float, tokens: float) -> float:

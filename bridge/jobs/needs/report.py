@@ -8,7 +8,9 @@ from typing import Any
 
 from bridge.jobs.needs.devices import CPU, Device
 from bridge.jobs.needs.prediction import USABLE, Prediction, predict
+from bridge.methods.registry import load_method
 from bridge.plan.grid import Plan, RunSpec
+from bridge.store.schema import ConfigError
 from bridge.store.settings import ShardingConfig
 
 _PARTS = ("weights", "master", "optimizer", "gradients", "shadow", "reference", "adapter")
@@ -22,9 +24,13 @@ _SAVING: tuple[tuple[str, dict[str, Any]], ...] = (
     ("activation_checkpointing: true", {"activation_checkpointing": True}),
     ("cpu_offload: true", {"cpu_offload": True}),
     ("micro_batch_tokens: 1", {"micro_batch_tokens": 1}),
+    ("kv_cache_gib: 2", {"kv_cache_gib": 2.0}),
     ("precision: bfloat16", {"precision": "bfloat16"}),
+    ("optimizer: adamw_8bit", {"optimizer": "adamw_8bit"}),
 )
 """From the cheapest in time to what changes results."""
+_LORA: tuple[str, dict[str, Any]] = ("trainable: lora", {"trainable": "lora"})
+"""Another thing to train, so it is told beside what trains all weights."""
 
 
 def kinds_of_runs(plan: Plan) -> dict[str, list[RunSpec]]:
@@ -95,26 +101,70 @@ def _refusal(name: str, spec: RunSpec, found: Prediction, device: Device) -> str
 
 
 def _remedy(wanted: RunSpec, device: Device) -> str:
-    """The first settings, one after the other, with which the run fits; else several devices."""
-    spec, chosen = wanted, list[str]()
+    """The settings with which the run fits one device or several, all weights being trained; where
+    it takes several, or none would do, also those with factors."""
+    wanted, cache = _smaller_evaluation(wanted, device)
+    words, least = _savings(wanted, device, ())
+    if words is not None:
+        settings = [cache] * bool(cache) + [f"training: {{{words}}}"] * bool(words)
+        return f"it fits with {' and '.join(settings)}"
+    several, lora = _several(wanted, device), None
+    if may_train_factors(wanted):
+        lora, small = _savings(_with(wanted, _LORA[1]), device, (_LORA[0],))
+        least = min(least, small)
+    ways = [] if several is None else [several]
+    ways += [] if lora is None else [f"one with training: {{{lora}}}"]
+    if ways:
+        return f"it fits {', or '.join(ways)}" + (f", and {cache}" if cache else "")
+    return f"at least it needs {_number(least)} GiB: take a larger device"
+
+
+def _smaller_evaluation(spec: RunSpec, device: Device) -> tuple[RunSpec, str]:
+    """The run with as large a cache of vLLM's as its evaluation has room for, and that setting in
+    words; as it is where it fits, or would with none."""
+    needs, chosen = predict(spec, device).evaluate_gib, spec.evaluation
+    room = int(USABLE * device.memory_gib - needs["total"] + chosen.kv_cache_gib)
+    if chosen.engine != "vllm" or not 1 <= room < chosen.kv_cache_gib:
+        return spec, ""
+    smaller = chosen.model_copy(update={"kv_cache_gib": float(room)})
+    return replace(spec, evaluation=smaller), f"evaluation: {{kv_cache_gib: {room}}}"
+
+
+def _savings(spec: RunSpec, device: Device, chosen: tuple[str, ...]) -> tuple[str | None, float]:
+    """The first settings, one after the other, with which a run fits; and GiB with the last."""
+    found = predict(spec, device)
     for words, change in _SAVING:
-        changed = _with(spec, change)
-        if predict(changed, device).memory_gib == predict(spec, device).memory_gib:
-            continue
-        spec = changed
-        chosen.append(words)
-        if predict(spec, device).fits(device):
-            return f"it fits with training: {{{', '.join(chosen)}}}"
+        if found.fits(device):
+            break
+        smaller = predict(_with(spec, change), device)
+        if smaller.memory_gib != found.memory_gib:
+            spec, found, chosen = _with(spec, change), smaller, (*chosen, words)
+    return (", ".join(chosen) if found.fits(device) else None), found.memory_gib["total"]
+
+
+def _several(wanted: RunSpec, device: Device) -> str | None:
+    """How many devices hold the run, with what settings."""
     for ranks in _SEVERAL:
         sharding = ShardingConfig(stage="zero3", ranks=ranks)
         if predict(_with(wanted, {**_SPREAD, "sharding": sharding}), device).fits(device):
             told = ", ".join(f"{name}: {str(value).lower()}" for name, value in _SPREAD.items())
             return (
-                f"it fits {ranks} of them with training: {{{told}, sharding: {{stage: zero3, "
+                f"{ranks} of them with training: {{{told}, sharding: {{stage: zero3, "
                 f"ranks: {ranks}}}}}"
             )
-    least = _number(predict(spec, device).memory_gib["total"])
-    return f"at least it needs {least} GiB: take a larger device"
+    return None
+
+
+def may_train_factors(spec: RunSpec) -> bool:
+    """Whether a run that trains all weights could train factors."""
+    if spec.training.sharding.stage != "none" or spec.training.trainable == "lora":
+        return False
+    kind, training = load_method(spec.method), spec.training.model_copy(update=_LORA[1])
+    try:
+        kind(kind.Options.model_validate(spec.method_options), training).check(spec.label)
+    except ConfigError:
+        return False
+    return True
 
 
 def _with(spec: RunSpec, change: dict[str, Any]) -> RunSpec:

@@ -74,6 +74,11 @@ class ModelShape(Closed):
         embeddings = self.embedding_parameters * (1 if self.tie_word_embeddings else 2)
         return embeddings + self.num_hidden_layers * self.layer_parameters + self.hidden_size
 
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of all matrices of all layers."""
+        return self.num_hidden_layers * sum(i * o for i, o in self.linears)
+
     def lora_parameters(self, rank: int) -> int:
         """Weights of LoRA factors on all matrices of all layers."""
         return self.num_hidden_layers * rank * sum(i + o for i, o in self.linears)

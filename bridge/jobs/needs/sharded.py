@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bridge.jobs.needs.memory import CHECKPOINT_FILE_GIB, GIB, HELD, HOST_GIB, MemoryNeeds
+from bridge.jobs.needs.memory import CHECKPOINT_FILE_GIB, GIB, HOST_GIB, MemoryNeeds
 from bridge.jobs.needs.shapes import ModelShape
+from bridge.jobs.needs.weights import HELD
 from bridge.store.settings import TrainingConfig
 
 _SPREAD = ("optimizer", "adapter", "shadow", "reference", "gradients", "kv_cache", "logits")
