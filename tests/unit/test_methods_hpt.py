@@ -107,6 +107,7 @@ def test_the_method_of_the_how_to_is_this_one(root: Path, monkeypatch: pytest.Mo
         options = {"steps": 3, "gate": gate, "beta": 0.3}
         theirs = taught(taught.Options(**options), make_training())
         ours = make_hpt(**options, weigh="terms")
+        assert theirs.n_steps == ours.n_steps == 3
         assert theirs.rows(groups, (), 1) == ours.rows(groups, (), 1)
         assert theirs.mix(1, StepStats(1)) == ours.mix(1, StepStats(1))
         assert theirs.demonstrations_wanted(1) == ours.demonstrations_wanted(1)

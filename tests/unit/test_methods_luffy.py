@@ -169,7 +169,7 @@ def test_both_terms_stand_over_one_count() -> None:
 
 def test_two_normalisers_are_refused() -> None:
     method = make_luffy(make_training(loss_agg_mode="seq-mean-token-sum"))
-    with pytest.raises(ConfigError, match=r"^here: luffy has one normaliser, .* to the same\.$"):
+    with pytest.raises(ConfigError, match=r"^here: the method has one norm.* to the same\.$"):
         method.check("here")
     make_luffy().check("here")
 
