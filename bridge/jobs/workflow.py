@@ -160,7 +160,8 @@ def _plan_of(arguments: Sequence[str]) -> Plan | None:
     """The plan that Snakemake is asked for, where that can be told."""
     try:
         asked = asked_of(arguments)
-        return load_plan(asked.suite, root=Path(), overrides=asked.overrides)
+        cached = asked.source == "cached"
+        return load_plan(asked.suite, root=Path(), overrides=asked.overrides, cached=cached)
     except ValueError:
         return None
 
