@@ -16,8 +16,7 @@ from benchmarks.memory_prediction import (
     measured_gib,
     write_config,
 )
-from bridge.jobs.needs import memory, predict
-from bridge.jobs.needs.own import mask_bytes
+from bridge.jobs.needs import memory, own, predict
 from bridge.methods import divergences
 from bridge.methods.mifo import MIFO
 from bridge.step import scoring
@@ -60,7 +59,7 @@ def test_moments_of_8_bits_too(tmp_path: Path) -> None:
 def test_the_chunks_of_distillation_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, rl_weight: float
 ) -> None:
-    for module in (scoring, memory, divergences):
+    for module in (scoring, memory, own, divergences):
         monkeypatch.setattr(module, "LOGITS_AT_ONCE", 2**20)
     folder = write_config(tmp_path / "model", "qwen2", **{**SIZES["0.1M"], "vocab_size": 20_000})
     options = {"steps": 2, "n": 2, "divergence": form, "rl_weight": rl_weight}
@@ -98,7 +97,7 @@ def test_a_mask_of_mifo_is_made_on_the_host(freeze_share: float) -> None:
             ledger.add(tensor)
         kept = ledger.now
         method._frozen(base)
-    assert ledger.peak - kept == pytest.approx(mask_bytes(n, method), rel=0.02)
+    assert ledger.peak - kept == pytest.approx(own.mask_bytes(n, method), rel=0.02)
 
 
 def test_the_chunked_output_layer_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bridge.jobs.needs import memory
-from bridge.jobs.needs.memory import GIB, HELD, HOST_GIB, MemoryNeeds
+from bridge.jobs.needs.memory import GIB, HELD, HOST_GIB, LOGITS_AT_ONCE, MemoryNeeds
 from bridge.jobs.needs.rows import rows_of
 from bridge.jobs.needs.shapes import ModelShape
 from bridge.methods.base import Method
@@ -63,7 +62,7 @@ def _chunk_bytes(spec: RunSpec, shape: ModelShape, method: SelfDistillation) -> 
     if training.micro_batch_tokens is not None:
         at_once = min(at_once, max(1, training.micro_batch_tokens // (rows.prompt + rows.answer)))
     scored = at_once * rows.answer
-    chunk = min(scored, max(1, memory.LOGITS_AT_ONCE // (2 * shape.vocab_size)))
+    chunk = min(scored, max(1, LOGITS_AT_ONCE // (2 * shape.vocab_size)))
     tensor = chunk * shape.vocab_size * HELD
     worked_on = int(_TENSORS[method.options.divergence] * tensor)
     if scored > chunk:
