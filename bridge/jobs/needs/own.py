@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bridge.jobs.needs.memory import GIB, HELD, HOST_GIB, LOGITS_AT_ONCE, MemoryNeeds
+from bridge.jobs.needs.memory import GIB, HOST_GIB, LOGITS_AT_ONCE, MemoryNeeds
 from bridge.jobs.needs.rows import rows_of
 from bridge.jobs.needs.shapes import ModelShape
+from bridge.jobs.needs.weights import HELD, width_of
 from bridge.methods.base import Method
 from bridge.methods.mifo import MIFO
 from bridge.methods.self_distillation import SelfDistillation
@@ -67,7 +68,7 @@ def _chunk_bytes(spec: RunSpec, shape: ModelShape, method: SelfDistillation) -> 
     worked_on = int(_TENSORS[method.options.divergence] * tensor)
     if scored > chunk:
         # The output layer's gradient is there then; a chunk's is added to it when most is free.
-        weight = shape.embedding_parameters * (2 if training.precision == "bfloat16" else HELD)
+        weight = shape.embedding_parameters * width_of(training)
         worked_on = max(worked_on + weight, 2 * tensor + 3 * weight)
     # The first micro-batch's is done before there is a gradient of the weights.
     return worked_on - (shape.parameters * HELD if at_once == answers else 0)
