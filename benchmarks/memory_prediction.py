@@ -2,10 +2,10 @@
 
     python benchmarks/memory_prediction.py
 
-Random-weight models of 0.1 to 21 million parameters make two steps of the real trainer, on rows as
-long as the prediction assumes. Every tensor that an operation of PyTorch returns is counted while
-it lives, as torch.cuda.max_memory_allocated does on a GPU; what a kernel needs inside itself is
-not. Runs on the CPU, where bfloat16 is slow but allocates the same.
+Random-weight models of 0.1 to 21 million parameters make three steps of the real trainer, on rows
+as long as the prediction assumes. Every tensor that an operation of PyTorch returns is counted
+while it lives, as torch.cuda.max_memory_allocated does on a GPU; what a kernel needs inside itself
+is not. Runs on the CPU, where bfloat16 is slow but allocates the same.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from bridge.jobs.needs.rows import rows_of
 from bridge.jobs.needs.shapes import shape_of
 from bridge.methods.base import Method
 from bridge.methods.registry import load_method
+from bridge.methods.relift import ReLIFT
 from bridge.models.checkpoint import Policy, cast_weights
 from bridge.plan.grid import RunSpec
 from bridge.step.batches import StepBatch
@@ -159,7 +160,7 @@ def make_spec(folder: Path, method: str, options: dict[str, Any], **training: An
 
 
 def measured_gib(spec: RunSpec) -> float:
-    """Peak over two updates of the real trainer, its weights included."""
+    """Peak over three updates of the real trainer, its weights included."""
     assert isinstance(spec.model_config, LocalModel)
     gc.collect()
     folder = Path(spec.model_config.path)
@@ -169,7 +170,6 @@ def measured_gib(spec: RunSpec) -> float:
         cast_weights(model, torch.bfloat16)  # as it is loaded
     kind = load_method(spec.method)
     method = kind(kind.Options.model_validate(spec.method_options), spec.training)
-    batch = _batch(spec, dict(cost_of(method).passes[method.phase(1).kind]))
     low = spec.training.precision == "bfloat16"
     with Ledger() as ledger, _quiet():
         tokenizer: Any = SimpleNamespace(pad_token_id=0)
@@ -177,16 +177,20 @@ def measured_gib(spec: RunSpec) -> float:
             ledger.add(parameter)
         policy = _weights(spec.training, method, Policy(model, tokenizer, folder, (1,)))
         reference = None
-        if spec.training.kl_coef > 0:
+        if spec.training.kl_coef > 0 or method.uses_reference:
             other = replace(policy.sampler, model=AutoModelForCausalLM.from_config(config).eval())
             cast_weights(other.model, torch.bfloat16 if low else torch.float32)
             reference = Reference(other, policy)
-        trainer = Trainer(policy, spec.training, reference, method.token_weight)
+        trainer = Trainer(policy, spec.training, reference, method.token_weight, method.divergence)
         gc.collect()
         ledger.peak = ledger.now
-        for step in (1, 2):
+        for step in (1, 2, 3):
+            batch = _batch(spec, dict(cost_of(method).passes[method.phase(step).kind]))
             trainer.begin_step()
             method.update(trainer, batch, step)
+            if isinstance(method, ReLIFT):  # every prompt has failed, so SFT is next
+                shown = _batch(spec, {"demonstration": 1})
+                method.buffer = [(step, row) for row in shown.rows]
         return ledger.peak / GIB
 
 
@@ -212,9 +216,18 @@ def _batch(spec: RunSpec, terms: dict[Any, int]) -> StepBatch:
     made: list[Row] = []
     if "rl" in terms:
         for i in range(training.prompts_per_step * training.n):
-            row = Row("rollout", problem, ids(rows.prompt), ids(rows.answer))
-            sampled = (0.0,) * rows.answer
-            made.append(Row(**{**vars(row), "advantage": (-1.0) ** i, "sampled_logprobs": sampled}))
+            prompt, sampled = ids(rows.prompt), (0.0,) * rows.answer
+            made.append(
+                Row(
+                    "rollout",
+                    problem,
+                    prompt,
+                    ids(rows.answer),
+                    advantage=(-1.0) ** i,
+                    sampled_logprobs=sampled,
+                    teacher_prompt_ids=prompt,
+                )
+            )
     if "demonstration" in terms:
         for _ in range(training.sft_batch_size):
             made.append(Row("demonstration", problem, ids(rows.prompt), ids(rows.demonstration)))
@@ -266,6 +279,9 @@ def settings(folder: Path, sizes: Sequence[str]) -> Iterator[tuple[str, RunSpec]
     for architecture in ("llama", "qwen3"):
         other = write_config(folder / f"{architecture}-{largest}", architecture, **SIZES[largest])
         yield f"{architecture} {largest}, rl_zero", make_spec(other, "rl_zero", steps)
+    for form in ("forward", "js"):
+        options = {**steps, "n": 2, "divergence": form}
+        yield f"qwen2 {largest}, opsd, {form}", make_spec(qwen, "opsd", options)
     options = {**steps, "shadow": "lookahead"}
     yield f"qwen2 {largest}, bridge lookahead", make_spec(qwen, "bridge", options)
     options = {**steps, "upper": "full"}

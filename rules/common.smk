@@ -86,7 +86,12 @@ def checked_plan():
         # Snakemake leaves what is nested inside a value of --config as text.
         merge(raw, typed(workflow.config_settings.overwrite_config))
         user = validate(UserConfig, raw, "--config")
-        plan = load_plan(user.suite, root=Path(), overrides=user.overrides)
+        plan = load_plan(
+            user.suite,
+            root=Path(),
+            overrides=user.overrides,
+            cached=user.source == "cached",
+        )
         if (
             DeploymentMethod.APPTAINER in deployment_methods()
             and user.container is None

@@ -6,7 +6,7 @@ run wrote from them (``shown``), so that anyone can prove that a rebuild from th
 same bytes. Tables that also read files which change after a run are left out of that.
 ``dynamics`` keeps all its rows: a copy of the default suite stays far below the limit without
 thinning, and one that does not is refused. Files are replaced one by one and nothing is deleted.
-The choice of a suite of tuning trials is copied with its tables.
+A choice beside the tables, of tuning trials or of a suite tuned by some, is copied with them.
 """
 
 from __future__ import annotations

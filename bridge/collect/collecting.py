@@ -3,9 +3,9 @@
 ``results/<suite>/tidy/`` gets ``runs``, ``scores`` (one row per question), ``dynamics`` (one row
 per step), ``costs`` and ``answers`` (the greedy ones) as parquet, keyed by suite, model, dataset,
 method and seed, ``contamination`` (what training and evaluation texts share), and
-``manifest.json`` with their hashes and the configuration hash of each run. Equal run folders give
-equal bytes: rows stand in the order of the suite's grid, then of the records. No torch, no model
-code.
+``manifest.json`` with their hashes and the configuration hash of each run. The choice of a
+tuned suite is kept beside them. Equal run folders give equal bytes: rows stand in the order of the
+suite's grid, then of the records. No torch, no model code.
 
     python -m bridge collect --suite smoke [--partial]
 """
@@ -21,6 +21,7 @@ import pandas as pd
 
 from bridge.collect.contamination import contamination_rows
 from bridge.collect.run_rows import TABLES, TidyRow, collect_run, run_name
+from bridge.plan.choices import CHOICE
 from bridge.plan.grid import Plan
 from bridge.store.columns import ANSWERS, KEY, SHARED_DYNAMICS, TIDY_TABLES, names
 from bridge.store.records import (
@@ -64,6 +65,8 @@ def collect_suite(plan: Plan, *, results: Path, folder: Path, partial: bool = Fa
             for spec, row in zip(plan.runs, runs, strict=True)
         },
     }
+    if plan.choices is not None:
+        write_json(folder / CHOICE, plan.choices.record)
     write_json(folder / "manifest.json", manifest)
 
 

@@ -53,6 +53,13 @@ def main(arguments: list[str] | None = None) -> None:
         # The reader of a pipe (``| head``) left; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except ModuleNotFoundError as error:
+        from bridge.jobs.missing import missing_library
+
+        if (sentence := missing_library(error)) is None:
+            raise
+        print(f"bridge: {sentence}.", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
         from bridge.jobs.run_jobs import has_remedy, one_line
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from bridge.jobs.asked import asked_of
 from bridge.plan.choices import choice_path
-from bridge.plan.config import config_path, load_suite, load_user_config, suite_file
-from bridge.store.schema import ConfigError, merge
-from bridge.store.strict import strict_yaml
+from bridge.plan.config import load_suite, suite_file
 
 
 def trials_first(arguments: Sequence[str]) -> list[str] | None:
@@ -17,15 +16,12 @@ def trials_first(arguments: Sequence[str]) -> list[str] | None:
     None where the suite is not tuned, uses a committed choice, is shown from its committed tables,
     or cannot be told (Snakemake then says why).
     """
-    said = dict(word.partition("=")[::2] for word in arguments if "=" in word)
     try:
-        user = load_user_config(config_path())
-        overrides = dict(user.overrides)
-        merge(overrides, strict_yaml(said.get("overrides", "{}")) or {})
-        suite = load_suite(suite_file(said.get("suite", user.suite), Path()), overrides)
-    except (ConfigError, ValueError):
+        asked = asked_of(arguments)
+        suite = load_suite(suite_file(asked.suite, Path()), asked.overrides)
+    except ValueError:
         return None
-    if "cached" in (said.get("source"), user.source):
+    if asked.source == "cached":
         return None
     if suite.tuned_by is None or suite.tuned_by.frozen:
         return None

@@ -25,13 +25,11 @@ from pathlib import Path
 from types import FrameType
 
 from bridge.collect.status import clock, run_state
+from bridge.jobs.asked import asked_of
 from bridge.jobs.narrating import Bars, Lines, Narrator, work_of
 from bridge.jobs.tuned import trials_first
-from bridge.plan.config import config_path, load_user_config
 from bridge.plan.grid import Plan, load_plan
 from bridge.store.records import RESULTS, suite_folder
-from bridge.store.schema import merge
-from bridge.store.strict import strict_yaml
 
 _CHUNK_BYTES = 65_536
 _TICK_S = 1.0
@@ -46,7 +44,7 @@ def main(arguments: Sequence[str], *, told: bool = False) -> int:
     terminal = sys.stderr.isatty()
     # On a terminal Snakemake writes in colours, so it gets one.
     reader, writer = os.openpty() if terminal and not told else os.pipe()
-    listener = Teller(_suite_of(arguments), Bars() if terminal else Lines()) if told else Relay()
+    listener = Teller(_plan_of(arguments), Bars() if terminal else Lines()) if told else Relay()
     # Shells start what they put in the background with the signal ignored, and so would Snakemake.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # A group of its own: Ctrl-C reaches this process alone, which passes it on once.
@@ -158,21 +156,19 @@ def _environment() -> dict[str, str]:
     return os.environ | {"XDG_CACHE_HOME": str(instead)}
 
 
-def _suite_of(arguments: Sequence[str]) -> Plan | None:
+def _plan_of(arguments: Sequence[str]) -> Plan | None:
     """The plan that Snakemake is asked for, where that can be told."""
-    said = dict(word.partition("=")[::2] for word in arguments if "=" in word)
     try:
-        user = load_user_config(config_path())
-        overrides = dict(user.overrides)
-        merge(overrides, strict_yaml(said.get("overrides", "{}")))
-        return load_plan(said.get("suite", user.suite), root=Path(), overrides=overrides)
+        asked = asked_of(arguments)
+        cached = asked.source == "cached"
+        return load_plan(asked.suite, root=Path(), overrides=asked.overrides, cached=cached)
     except ValueError:
         return None
 
 
 def _saved(arguments: Sequence[str]) -> str:
     """How much of the suite is done, where the suite can be told."""
-    plan = _suite_of(arguments)
+    plan = _plan_of(arguments)
     if plan is None:
         return ""
     words = Counter(run_state(spec, Path("results")).word for spec in plan.runs)

@@ -108,8 +108,8 @@ class Method:
 
     @property
     def n_steps(self) -> int:
-        """Optimiser steps of a whole run."""
-        raise NotImplementedError(f"{type(self).__name__} must say how many steps it takes")
+        """Optimiser steps of a whole run: the option ``steps`` unless a method adds others."""
+        return int(self.options.steps)
 
     def before_run(self, trainer: Trainer, dataset: Dataset, folder: RunFolder) -> None:
         """Compute, read or refuse what the run needs beside its rows, at the base's weights."""

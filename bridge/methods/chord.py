@@ -12,24 +12,21 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from bridge.methods.base import Method, StepStats, Times, refuse
-from bridge.step.rows import Phase
-from bridge.store.schema import Closed, Count, Steps
+from bridge.methods.base import StepStats, Times, refuse
+from bridge.methods.two_streams import StreamOptions, TwoStreams, phi_weight
+from bridge.store.schema import Steps
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from bridge.step.batches import MicroBatch, StepBatch
+    from bridge.step.batches import StepBatch
     from bridge.step.trainer import Trainer
 
 
-class Chord(Method):
+class Chord(TwoStreams):
     """See ``docs/methods/chord.md``."""
 
-    class Options(Closed):
+    class Options(StreamOptions):
         """Options of ``chord``."""
 
-        steps: Steps
         mu_start: float = Field(0.9, ge=0, le=1)
         mu_end: float = Field(0.05, ge=0, le=1)
         mu_steps: Steps = 200
@@ -38,8 +35,6 @@ class Chord(Method):
         """Weigh tokens by p (1 - p) under the constant mu ``mu_start``."""
         renormalise: bool = False
         """Divide the phi weights by their mean over the step's demonstration tokens."""
-        demo_batch: Count | None = None
-        """Demonstrations per step; None takes ``sft_batch_size``."""
 
     options: Options
     tuning: ClassVar = {"options.mu_start": Times((0.25, 0.5, 1))}
@@ -47,16 +42,6 @@ class Chord(Method):
     def check(self, where: str) -> None:
         if self.options.renormalise and not self.options.phi:
             raise refuse(where, "options.renormalise acts on phi weights; set options.phi too.")
-
-    @property
-    def n_steps(self) -> int:
-        return self.options.steps
-
-    def phase(self, step: int) -> Phase:
-        return Phase("joint")
-
-    def demonstrations_wanted(self, step: int) -> int:
-        return self.options.demo_batch or self.training.sft_batch_size
 
     def mu(self, step: int) -> float:
         """Weight of the demonstration term: ``mu_start`` at step 1, ``mu_end`` after the decay."""
@@ -70,12 +55,6 @@ class Chord(Method):
     def mix(self, step: int, stats: StepStats) -> tuple[float, float]:
         return 1.0 - self.mu(step), self.mu(step)
 
-    def token_weight(self, batch: MicroBatch) -> Tensor | None:
-        if not self.options.phi:
-            return None
-        assert batch.logprob is not None
-        return phi_weight(batch.logprob)
-
     def update(self, trainer: Trainer, batch: StepBatch, step: int) -> None:
         mu = self.mu(step)
         trainer.log(mu=mu)
@@ -86,15 +65,7 @@ class Chord(Method):
         phi_sum = sum(float(phi_weight(logprob).sum()) for logprob in taught.logprobs.values())
         scale = batch.n_tokens("demonstration") / phi_sum if phi_sum > 0.0 else 0.0
         trainer.log(phi_mean=phi_sum / batch.n_tokens("demonstration"))
-        direction = trainer.combined(
-            (1.0 - mu, rl.gradient.take("base")), (mu * scale, taught.gradient.take("base"))
-        )
-        trainer.descend("base", direction, self.phase(step))
-
-
-def phi_weight(logprob: Tensor) -> Tensor:
-    """p (1 - p) of log-probs; 1 - p without cancellation where p is near 1."""
-    return -logprob.exp() * logprob.expm1()
+        self.descend(trainer, step, (1.0 - mu, rl), (mu * scale, taught))
 
 
 METHOD = Chord

@@ -59,10 +59,6 @@ class Dapo(Method):
                 f"{training.max_response_tokens} tokens (max_response_tokens); lower it.",
             )
 
-    @property
-    def n_steps(self) -> int:
-        return self.options.steps
-
     def followup(
         self, groups: Sequence[Group], round_: int, draw: Callable[[int], list[Problem]]
     ) -> list[Request]:

@@ -60,7 +60,9 @@ class Divergence:
         if 0 < self.support < p.shape[-1]:
             p, q = self._supported(p, q)
         loss = self._between(p, q.detach())
-        return loss if self.clip is None else loss.clamp(max=self.clip), taken, agrees
+        loss = loss if self.clip is None else loss.clamp(max=self.clip)
+        # A graph of its own would keep p of every chunk until the last one has gone backward.
+        return loss, taken.detach(), agrees
 
     def _supported(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         places = q.topk(self.support, dim=-1).indices

@@ -24,26 +24,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bridge.methods.base import Method, StepStats, refuse
-from bridge.methods.chord import phi_weight
-from bridge.step.rows import Phase
-from bridge.store.schema import Closed, Count, Steps, StepsOrZero
+from bridge.methods.base import StepStats, refuse
+from bridge.methods.two_streams import StreamOptions, TwoStreams
+from bridge.store.schema import Steps, StepsOrZero
 from bridge.store.settings import TrainingConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from bridge.step.batches import MicroBatch, StepBatch
+    from bridge.step.batches import StepBatch
     from bridge.step.trainer import Trainer
 
 
-class GAC(Method):
+class GAC(TwoStreams):
     """See ``docs/methods/gac.md``."""
 
-    class Options(Closed):
+    class Options(StreamOptions):
         """Options of ``gac``."""
 
-        steps: Steps
         alpha: float = Field(0.5, ge=0, le=1)
         """a: where mu goes while both gradients are exact."""
         blend: float = Field(0.5, ge=0, le=1)
@@ -68,8 +64,6 @@ class GAC(Method):
         """Steps between two measurements."""
         phi: bool = True
         """CHORD's weight p (1 - p); without it c_t = 1."""
-        demo_batch: Count | None = None
-        """Demonstrations per step; None takes ``sft_batch_size``."""
 
     options: Options
     tuning: ClassVar = {"options.blend": (0.25, 0.5, 1.0)}
@@ -82,16 +76,6 @@ class GAC(Method):
     def check(self, where: str) -> None:
         if self.options.mu_min > self.options.mu_max:
             raise refuse(where, "options.mu_min is above options.mu_max; swap them.")
-
-    @property
-    def n_steps(self) -> int:
-        return self.options.steps
-
-    def phase(self, step: int) -> Phase:
-        return Phase("joint")
-
-    def demonstrations_wanted(self, step: int) -> int:
-        return self.options.demo_batch or self.training.sft_batch_size
 
     def prior(self, step: int) -> float:
         """The schedule alone."""
@@ -112,12 +96,6 @@ class GAC(Method):
     def mix(self, step: int, stats: StepStats) -> tuple[float, float]:
         return 1.0 - self.mu, self.mu
 
-    def token_weight(self, batch: MicroBatch) -> Tensor | None:
-        if not self.options.phi:
-            return None
-        assert batch.logprob is not None
-        return phi_weight(batch.logprob)
-
     def update(self, trainer: Trainer, batch: StepBatch, step: int) -> None:
         rl, taught = trainer.gradient("rl", batch), trainer.gradient("demonstration", batch)
         if not self.measured or (step - 1) % self.options.refresh_every == 0:
@@ -125,10 +103,7 @@ class GAC(Method):
         self._steer(step)
         trainer.log(mu=self.mu, mu_optimum=self.optimum)
         trainer.log(**{f"gac_{name}": value for name, value in self.measured.items()})
-        direction = trainer.combined(
-            (1.0 - self.mu, rl.gradient.take("base")), (self.mu, taught.gradient.take("base"))
-        )
-        trainer.descend("base", direction, self.phase(step))
+        self.descend(trainer, step, (1.0 - self.mu, rl), (self.mu, taught))
 
     def _steer(self, step: int) -> None:
         o = self.options

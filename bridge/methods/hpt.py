@@ -20,30 +20,27 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from bridge.methods.base import Method, StepStats, refuse
-from bridge.step.rows import Group, Phase, Row
-from bridge.store.schema import Closed, Steps
+from bridge.methods.base import StepStats, refuse
+from bridge.methods.own_demonstrations import PromptMethod, PromptOptions
+from bridge.step.rows import Group, Row
 
 if TYPE_CHECKING:
     from bridge.step.batches import StepBatch
     from bridge.step.trainer import Trainer
 
 
-class HPT(Method):
+class HPT(PromptMethod):
     """See ``docs/methods/hpt.md``."""
 
-    class Options(Closed):
+    class Options(PromptOptions):
         """Options of ``hpt``."""
 
-        steps: Steps
         gate: int = Field(0, ge=-1, le=10_000)
         """A prompt with at most so many right rollouts fails; -1 is RL alone."""
         beta: float = Field(1.0, ge=0)
         """Weight of the demonstration term."""
         weigh: Literal["prompts", "terms"] = "prompts"
         """What weighs the same: every prompt, or both terms."""
-        demonstrated_share: float = Field(0.0, ge=0, le=1)
-        """Share of each step's prompts drawn from those with a demonstration."""
 
     options: Options
     tuning: ClassVar = {"options.beta": (0.3, 1.0, 3.0)}
@@ -55,19 +52,6 @@ class HPT(Method):
                 f"options.gate is {self.options.gate}, but a prompt has {self.training.n} "
                 "rollouts (training.n); lower it.",
             )
-
-    @property
-    def n_steps(self) -> int:
-        return self.options.steps
-
-    def phase(self, step: int) -> Phase:
-        return Phase("joint")
-
-    def demonstrated_prompts(self, step: int) -> int:
-        return round(self.options.demonstrated_share * self.training.prompts_per_step)
-
-    def demonstrations_wanted(self, step: int) -> int:
-        return 0
 
     def rows(self, groups: Sequence[Group], demonstrations: Sequence[Row], step: int) -> list[Row]:
         kept, taught = [], []
@@ -96,8 +80,7 @@ class HPT(Method):
         return self._fails(group) and group.demonstration is not None
 
     def _fails(self, group: Group) -> bool:
-        right = sum(reward == self.training.reward_correct for reward in group.rewards)
-        return right <= self.options.gate
+        return self.n_right(group) <= self.options.gate
 
 
 METHOD = HPT

@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from bridge.methods.base import Method, StepStats
+from bridge.methods.base import StepStats
 from bridge.methods.one_count import check_one_count, common_count
+from bridge.methods.own_demonstrations import MemberMethod, MemberOptions
 from bridge.step.objectives.advantages import group_advantages
-from bridge.step.rows import Group, Phase, Request, Row
-from bridge.store.schema import Closed, Steps
-from bridge.tasks.base import Problem
+from bridge.step.rows import Group, Row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,47 +32,26 @@ if TYPE_CHECKING:
     from bridge.step.trainer import Trainer
 
 
-class Luffy(Method):
+class Luffy(MemberMethod):
     """See ``docs/methods/luffy.md``."""
 
-    class Options(Closed):
+    class Options(MemberOptions):
         """Options of ``luffy``."""
 
-        steps: Steps
-        n_demo: int = Field(1, ge=0, le=1)
-        """Demonstrations per group, counted in n; a problem has at most one."""
         gamma: float = Field(0.1, gt=0)
         """Probability at which a demonstration token weighs most."""
         shape: bool = True
         """Policy shaping f; without it c_t = A p_t."""
-        demonstrated_share: float = Field(0.0, ge=0, le=1)
-        """Share of each step's prompts drawn from those with a demonstration."""
 
     options: Options
     tuning: ClassVar = {"options.gamma": (0.05, 0.1, 0.3)}
 
     def check(self, where: str) -> None:
-        check_one_count(where, "luffy", self.training)
-
-    @property
-    def n_steps(self) -> int:
-        return self.options.steps
-
-    def phase(self, step: int) -> Phase:
-        return Phase("joint")
-
-    def demonstrated_prompts(self, step: int) -> int:
-        return round(self.options.demonstrated_share * self.training.prompts_per_step)
-
-    def requests(self, problems: Sequence[Problem], step: int) -> list[Request]:
-        n, n_demo = self.training.n, self.options.n_demo
-        return [Request(p, n if p.demonstration is None else n - n_demo) for p in problems]
-
-    def demonstrations_wanted(self, step: int) -> int:
-        return 0
+        check_one_count(where, self.training)
 
     def rows(self, groups: Sequence[Group], demonstrations: Sequence[Row], step: int) -> list[Row]:
-        return super().rows([self._joined(group) for group in groups], (), step)
+        joined = [replace(group, rows=(*group.rows, *self.shown(group))) for group in groups]
+        return super().rows(joined, (), step)
 
     def advantage(self, group: Group) -> list[float]:
         return group_advantages(group.rewards, norm_by_std=False)
@@ -91,11 +69,6 @@ class Luffy(Method):
         share = batch.n_rows("demonstration") / len(batch.groups)
         trainer.log(demonstrated_group_share=share)
         super().update(trainer, batch, step)
-
-    def _joined(self, group: Group) -> Group:
-        if group.demonstration is None or self.options.n_demo == 0:
-            return group
-        return replace(group, rows=(*group.rows, group.demonstration))
 
 
 METHOD = Luffy

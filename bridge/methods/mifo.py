@@ -79,8 +79,7 @@ class MIFO(ReLIFT):
         trainer.policy.changed()
 
     def _fails(self, group: Group) -> bool:
-        right = sum(reward == self.training.reward_correct for reward in group.rewards)
-        return right <= self.options.q * len(group.rewards)
+        return self.n_right(group) <= self.options.q * len(group.rewards)
 
     def _frozen(self, base: list[nn.Parameter]) -> list[Tensor]:
         """Masks of the parameters that the SFT step leaves alone."""

@@ -9,7 +9,7 @@ from bridge.methods.base import StepStats, refuse
 from bridge.store.settings import TrainingConfig
 
 
-def check_one_count(where: str, name: str, training: TrainingConfig) -> None:
+def check_one_count(where: str, training: TrainingConfig) -> None:
     """Refuse two ways of aggregation.
 
     Raises:
@@ -19,8 +19,8 @@ def check_one_count(where: str, name: str, training: TrainingConfig) -> None:
     if modes[0] != modes[1]:
         raise refuse(
             where,
-            f"{name} has one normaliser, but loss_agg_mode is {modes[0]} and sft_loss_agg_mode "
-            f"is {modes[1]}; set both to the same.",
+            f"the method has one normaliser, but loss_agg_mode is {modes[0]} and "
+            f"sft_loss_agg_mode is {modes[1]}; set both to the same.",
         )
 
 

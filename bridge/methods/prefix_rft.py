@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from bridge.methods.base import StepStats, refuse
-from bridge.methods.one_count import check_one_count, common_count
-from bridge.methods.prefixes import PrefixMethod, PrefixOptions, joined
+from bridge.methods.base import refuse
+from bridge.methods.own_demonstrations import PromptOptions
+from bridge.methods.prefixes import OneCountPrefixes, joined
 from bridge.step.rows import Group, Request
 from bridge.tasks.base import Problem
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from bridge.step.trainer import Trainer
 
 
-class PrefixRFT(PrefixMethod):
+class PrefixRFT(OneCountPrefixes):
     """See ``docs/methods/prefix_rft.md``."""
 
-    class Options(PrefixOptions):
+    class Options(PromptOptions):
         """Options of ``prefix_rft``."""
 
         high: float = Field(0.95, ge=0, lt=1)
@@ -45,13 +45,7 @@ class PrefixRFT(PrefixMethod):
     tuning: ClassVar = {"options.high": (0.5, 0.8, 0.95)}
 
     def check(self, where: str) -> None:
-        check_one_count(where, "prefix_rft", self.training)
-        if self.training.loss_agg_mode == "seq-mean-token-mean":
-            raise refuse(
-                where,
-                "loss_agg_mode seq-mean-token-mean divides by a row's length, but a row of "
-                "prefix_rft has tokens of two terms; take another mode.",
-            )
+        super().check(where)
         if self.training.several_updates:
             raise refuse(
                 where,
@@ -92,9 +86,6 @@ class PrefixRFT(PrefixMethod):
         from bridge.methods.columns import with_columns  # torch
 
         super().update(trainer, with_columns(trainer, batch, ("entropy",)), step)
-
-    def mix(self, step: int, stats: StepStats) -> tuple[float, float]:
-        return common_count(self.training, stats, rows=sum(len(g.rows) for g in stats.groups))
 
 
 METHOD = PrefixRFT

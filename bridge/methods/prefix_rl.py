@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from bridge.methods.base import refuse
-from bridge.methods.prefixes import PrefixMethod, PrefixOptions, tokens_before
+from bridge.methods.own_demonstrations import PromptOptions
+from bridge.methods.prefixes import PrefixMethod, tokens_before
 from bridge.step.rows import Group, Phase, Request
 from bridge.store.schema import Count
 from bridge.store.settings import TrainingConfig
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 class PrefixRL(PrefixMethod):
     """See ``docs/methods/prefix_rl.md``."""
 
-    class Options(PrefixOptions):
+    class Options(PromptOptions):
         """Options of ``prefix_rl``."""
 
         prefix_rule: Literal["uniform", "feedback"] = "uniform"
@@ -88,7 +89,7 @@ class PrefixRL(PrefixMethod):
         return ids[: min(math.floor(share * len(ids)), most)]
 
     def _steer(self, group: Group) -> None:
-        right = sum(r == self.training.reward_correct for r in group.rewards) / len(group.rewards)
+        right = self.n_right(group) / len(group.rewards)
         k = self.cuts.get(group.problem.id, self.options.cuts // 2)
         k += 1 if right <= 0.25 else -1 if right >= 0.75 else 0
         self.cuts[group.problem.id] = min(max(k, 0), self.options.cuts)

@@ -12,11 +12,10 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from bridge.methods.base import Method
-from bridge.step.rows import Group, Phase
-from bridge.store.schema import Closed, Steps
+from bridge.methods.base import StepStats, refuse
+from bridge.methods.one_count import check_one_count, common_count
+from bridge.methods.own_demonstrations import PromptMethod
+from bridge.step.rows import Group
 from bridge.store.seeds import derive_seed
 from bridge.tasks.base import Problem
 
@@ -46,32 +45,10 @@ def tokens_before(policy: Policy, text: str, ends: Sequence[int]) -> list[int]:
     return [bisect_left(begins, end) for end in ends]
 
 
-class PrefixOptions(Closed):
-    """Options of every method that gives prefixes."""
-
-    steps: Steps
-    demonstrated_share: float = Field(0.0, ge=0, le=1)
-    """Share of each step's prompts drawn from those with a demonstration."""
-
-
-class PrefixMethod(Method):
+class PrefixMethod(PromptMethod):
     """Joint steps on rollouts, some of which begin with a part of their demonstration."""
 
-    options: PrefixOptions
     gives_prefixes = True
-
-    @property
-    def n_steps(self) -> int:
-        return self.options.steps
-
-    def phase(self, step: int) -> Phase:
-        return Phase("joint")
-
-    def demonstrated_prompts(self, step: int) -> int:
-        return round(self.options.demonstrated_share * self.training.prompts_per_step)
-
-    def demonstrations_wanted(self, step: int) -> int:
-        return 0
 
     def demonstration_ids(self, problem: Problem) -> tuple[int, ...]:
         """Tokens of the problem's demonstration and its end of turn; none where it has none."""
@@ -82,6 +59,22 @@ class PrefixMethod(Method):
     def draws(self, step: int, place: int) -> random.Random:
         """Own random numbers for one of the step's prompts."""
         return random.Random(derive_seed(type(self).__name__, self.seed, step, place))
+
+
+class OneCountPrefixes(PrefixMethod):
+    """Given and sampled tokens stand over one count, whichever term they belong to."""
+
+    def check(self, where: str) -> None:
+        check_one_count(where, self.training)
+        if self.training.loss_agg_mode == "seq-mean-token-mean":
+            raise refuse(
+                where,
+                "loss_agg_mode seq-mean-token-mean divides by a row's length, but a row with a "
+                "prefix has tokens of two terms; take another mode.",
+            )
+
+    def mix(self, step: int, stats: StepStats) -> tuple[float, float]:
+        return common_count(self.training, stats, rows=sum(len(g.rows) for g in stats.groups))
 
 
 def joined(groups: Sequence[Group]) -> Group:

@@ -14,11 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
-
-from bridge.methods.base import Method, refuse
+from bridge.methods.base import refuse
+from bridge.methods.own_demonstrations import PromptMethod, PromptOptions
 from bridge.step.rows import Group, Phase, Row
-from bridge.store.schema import Closed, Count, Steps
+from bridge.store.schema import Count, Steps
 from bridge.store.settings import TrainingConfig
 from bridge.tasks.base import Problem
 
@@ -27,10 +26,10 @@ if TYPE_CHECKING:
     from bridge.step.trainer import Trainer
 
 
-class ReLIFT(Method):
+class ReLIFT(PromptMethod):
     """See ``docs/methods/relift.md``."""
 
-    class Options(Closed):
+    class Options(PromptOptions):
         """Options of ``relift``."""
 
         steps: Steps
@@ -41,8 +40,6 @@ class ReLIFT(Method):
         """Demonstrations kept; beyond it the oldest are forgotten. None: all."""
         order: Literal["newest", "oldest"] = "newest"
         """Which leave first."""
-        demonstrated_share: float = Field(0.0, ge=0, le=1)
-        """Share of each step's prompts drawn from those with a demonstration."""
 
     options: Options
     tuning: ClassVar = {"options.buffer_size": (8, 16, 32)}
@@ -62,20 +59,10 @@ class ReLIFT(Method):
                 "so none would ever be made; raise it.",
             )
 
-    @property
-    def n_steps(self) -> int:
-        return self.options.steps
-
     def phase(self, step: int) -> Phase:
         # What enters in a step counts from the next one on: a step stays of one kind.
         waiting = sum(entered < step for entered, _ in self.buffer)
         return Phase("sft" if waiting >= self.size else "rl")
-
-    def demonstrated_prompts(self, step: int) -> int:
-        return round(self.options.demonstrated_share * self.training.prompts_per_step)
-
-    def demonstrations_wanted(self, step: int) -> int:
-        return 0
 
     def rows(self, groups: Sequence[Group], demonstrations: Sequence[Row], step: int) -> list[Row]:
         if self.phase(step).kind == "sft":
@@ -92,7 +79,7 @@ class ReLIFT(Method):
             del self.buffer[self._leaving]
 
     def _fails(self, group: Group) -> bool:
-        return self.training.reward_correct not in group.rewards
+        return self.n_right(group) == 0
 
     @property
     def _leaving(self) -> slice:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from bridge.methods.base import Method
-from bridge.step.rows import Phase
 from bridge.store.schema import Closed, Steps
 
 
@@ -24,13 +23,6 @@ class RLZero(Method):
 
     options: Options
     tuning: ClassVar = {}
-
-    @property
-    def n_steps(self) -> int:
-        return self.options.steps
-
-    def phase(self, step: int) -> Phase:
-        return Phase("rl")
 
 
 METHOD = RLZero

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from bridge.methods.base import Method, StepStats, refuse
+from bridge.methods.base import StepStats, refuse
+from bridge.methods.own_demonstrations import PromptMethod, PromptOptions
 from bridge.step.rows import Group, Phase, Request, Row
-from bridge.store.schema import Closed, Count, CountOrZero, Steps
+from bridge.store.schema import Count, CountOrZero
 from bridge.store.settings import TrainingConfig
 from bridge.tasks.base import Dataset, Problem, ProblemError
 
@@ -40,10 +41,9 @@ TEMPLATE = (
 _PLACES = re.compile(r"\{question\}|\{demonstration\}")
 
 
-class DistillationOptions(Closed):
+class DistillationOptions(PromptOptions):
     """Options of both methods; each has defaults of its own."""
 
-    steps: Steps
     n: Count = 1
     """Answers per prompt."""
     divergence: Literal["sampled", "reverse", "forward", "js"]
@@ -76,7 +76,7 @@ class DistillationOptions(Closed):
     """Share of each step's prompts drawn from those with a demonstration; others teach nothing."""
 
 
-class SelfDistillation(Method):
+class SelfDistillation(PromptMethod):
     """RL steps whose loss has the term ``ref_kl``."""
 
     options: DistillationOptions
@@ -118,15 +118,8 @@ class SelfDistillation(Method):
                     f"but the model's context is {limit}; remove it or shorten teacher_template."
                 )
 
-    @property
-    def n_steps(self) -> int:
-        return self.options.steps
-
     def phase(self, step: int) -> Phase:
         return Phase("rl")
-
-    def demonstrated_prompts(self, step: int) -> int:
-        return round(self.options.demonstrated_share * self.training.prompts_per_step)
 
     def requests(self, problems: Sequence[Problem], step: int) -> list[Request]:
         return [Request(problem, self.options.n) for problem in problems]

@@ -21,10 +21,6 @@ class SFT(Method):
     options: Options
     tuning: ClassVar = {}
 
-    @property
-    def n_steps(self) -> int:
-        return self.options.steps
-
     def phase(self, step: int) -> Phase:
         return Phase("sft")
 

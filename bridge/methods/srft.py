@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from bridge.methods.base import Method, StepStats
+from bridge.methods.base import StepStats
+from bridge.methods.own_demonstrations import MemberMethod, MemberOptions
 from bridge.step.objectives.advantages import group_advantages
-from bridge.step.rows import Group, Phase, Request, Row
-from bridge.store.schema import Closed, Steps
-from bridge.tasks.base import Problem
+from bridge.step.rows import Group, Row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,13 +36,12 @@ LIKELIHOOD = "likelihood"
 """Column with the coefficient of (a)."""
 
 
-class SRFT(Method):
+class SRFT(MemberMethod):
     """See ``docs/methods/srft.md``."""
 
-    class Options(Closed):
+    class Options(MemberOptions):
         """Options of ``srft``."""
 
-        steps: Steps
         w_demo: float = Field(0.5, ge=0)
         """Weight of (a) where the entropy is 0."""
         w_pos: float = Field(0.1, ge=0)
@@ -52,39 +50,18 @@ class SRFT(Method):
         """Sign of H in (a): -1 is the paper's."""
         entropy_scope: Literal["batch", "row"] = "batch"
         """Whose tokens H is the mean over: all rows of the term, or each row's own."""
-        n_demo: int = Field(1, ge=0, le=1)
-        """Demonstrations per group, counted in n; 0 leaves (a) and (b) out."""
-        demonstrated_share: float = Field(0.0, ge=0, le=1)
-        """Share of each step's prompts drawn from those with a demonstration."""
 
     options: Options
     tuning: ClassVar = {"options.w_demo": (0.1, 0.5, 1.0)}
 
-    @property
-    def n_steps(self) -> int:
-        return self.options.steps
-
-    def phase(self, step: int) -> Phase:
-        return Phase("joint")
-
-    def demonstrated_prompts(self, step: int) -> int:
-        return round(self.options.demonstrated_share * self.training.prompts_per_step)
-
-    def requests(self, problems: Sequence[Problem], step: int) -> list[Request]:
-        n, n_demo = self.training.n, self.options.n_demo
-        return [Request(p, n if p.demonstration is None else n - n_demo) for p in problems]
-
-    def demonstrations_wanted(self, step: int) -> int:
-        return 0
-
     def rows(self, groups: Sequence[Group], demonstrations: Sequence[Row], step: int) -> list[Row]:
         rows = [replace(r, advantage=self._sign(r)) for group in groups for r in group.rows]
         for group in groups:
-            if group.demonstration is not None and self.options.n_demo:
-                joined = [self._sign(row) for row in (*group.rows, group.demonstration)]
+            for shown in self.shown(group):
+                joined = [self._sign(row) for row in (*group.rows, shown)]
                 norm = self.training.norm_adv_by_std_in_grpo
                 own = group_advantages(joined, norm_by_std=norm)[-1]
-                rows.append(replace(group.demonstration, advantage=own))
+                rows.append(replace(shown, advantage=own))
         return rows
 
     def token_weight(self, batch: MicroBatch) -> Tensor:

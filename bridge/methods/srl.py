@@ -17,13 +17,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from bridge.methods.prefixes import (
-    PrefixMethod,
-    PrefixOptions,
-    step_ends,
-    step_pattern,
-    tokens_before,
-)
+from bridge.methods.own_demonstrations import PromptOptions
+from bridge.methods.prefixes import PrefixMethod, step_ends, step_pattern, tokens_before
 from bridge.step.rows import Group, Phase, Request, Row
 from bridge.store.schema import StepsOrZero
 from bridge.store.settings import TrainingConfig
@@ -44,7 +39,7 @@ class _Task:
 class SRL(PrefixMethod):
     """See ``docs/methods/srl.md``."""
 
-    class Options(PrefixOptions):
+    class Options(PromptOptions):
         """Options of ``srl``."""
 
         rl_steps: StepsOrZero

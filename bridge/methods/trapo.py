@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from bridge.methods.base import StepStats, refuse
-from bridge.methods.one_count import check_one_count, common_count
-from bridge.methods.prefixes import PrefixMethod, PrefixOptions, joined
+from bridge.methods.base import refuse
+from bridge.methods.own_demonstrations import PromptOptions
+from bridge.methods.prefixes import OneCountPrefixes, joined
 from bridge.step.objectives.advantages import group_advantages
 from bridge.step.rows import Group, Request
 from bridge.store.schema import Count
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from bridge.step.batches import MicroBatch
 
 
-class Trapo(PrefixMethod):
+class Trapo(OneCountPrefixes):
     """See ``docs/methods/trapo.md``."""
 
-    class Options(PrefixOptions):
+    class Options(PromptOptions):
         """Options of ``trapo``."""
 
         micro_groups: tuple[Count, ...] = Field(
@@ -53,7 +53,7 @@ class Trapo(PrefixMethod):
 
     def check(self, where: str) -> None:
         o, n = self.options, self.training.n
-        check_one_count(where, "trapo", self.training)
+        super().check(where)
         if sum(o.micro_groups) != n:
             raise refuse(
                 where,
@@ -66,12 +66,6 @@ class Trapo(PrefixMethod):
             )
         if o.ratios[0] != 0.0 or not all(0.0 <= ratio <= 1.0 for ratio in o.ratios):
             raise refuse(where, "options.ratios must begin with 0 and be shares from 0 to 1.")
-        if self.training.loss_agg_mode == "seq-mean-token-mean":
-            raise refuse(
-                where,
-                "loss_agg_mode seq-mean-token-mean divides by a row's length, but a row of trapo "
-                "has tokens of two terms; take another mode.",
-            )
 
     def requests(self, problems: Sequence[Problem], step: int) -> list[Request]:
         return [Request(problem, self.options.micro_groups[0]) for problem in problems]
@@ -97,9 +91,6 @@ class Trapo(PrefixMethod):
     def token_weight(self, batch: MicroBatch) -> Tensor:
         assert batch.logprob is not None
         return (batch.logprob.exp() / self.options.alpha).clamp(max=1.0)
-
-    def mix(self, step: int, stats: StepStats) -> tuple[float, float]:
-        return common_count(self.training, stats, rows=sum(len(g.rows) for g in stats.groups))
 
     def _given(self, problem: Problem, round_: int) -> tuple[int, ...]:
         ids = self.demonstration_ids(problem)

@@ -16,7 +16,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from bridge.methods.base import StepStats
-from bridge.methods.prefixes import PrefixMethod, PrefixOptions, step_ends, tokens_before
+from bridge.methods.own_demonstrations import PromptOptions
+from bridge.methods.prefixes import PrefixMethod, step_ends, tokens_before
 from bridge.step.rows import Request
 from bridge.store.schema import Count, StepsOrZero
 from bridge.tasks.base import Problem
@@ -25,7 +26,7 @@ from bridge.tasks.base import Problem
 class UFT(PrefixMethod):
     """See ``docs/methods/uft.md``."""
 
-    class Options(PrefixOptions):
+    class Options(PromptOptions):
         """Options of ``uft``."""
 
         n_parts: Count = 5

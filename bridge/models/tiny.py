@@ -150,7 +150,8 @@ def pretrain(
     def rate(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
-        return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+        progress = (step - warmup) / max(1, total - warmup)
+        return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress))
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, rate) for o in (muon, adamw)]
     model.train()

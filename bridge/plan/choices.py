@@ -6,6 +6,9 @@ set, the settings of the trial that validation chose for each row
 its rows, so they stand in every hash. Refused is a choice that was edited, that gave one row more
 trials than another, that was made on other data or with other settings, or on the very seeds that
 the suite compares. One that was made by other code is used and said.
+
+A tuned suite keeps the choice it was planned with beside its own tidy tables, so that a committed
+copy of them can be planned and shown where nothing was tuned.
 """
 
 from __future__ import annotations
@@ -79,17 +82,17 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, "hash": content_hash(dict(record))}
 
 
-def read_choice(path: Path) -> Choice:
+def read_choice(path: Path, remedy: str) -> Choice:
     """Read a choice.
+
+    Args:
+        remedy: what to do where there is none.
 
     Raises:
         ConfigError: it is missing, edited, or its rows had unequal numbers of trials.
     """
     if not path.is_file():
-        raise ConfigError(
-            f"{path} is missing: the suite takes its settings from there; run the tuning suite "
-            "first (make reproduce does)."
-        )
+        raise ConfigError(f"{path} is missing: the suite takes its settings from there; {remedy}.")
     record = read_json(path)
     choice = validate(Choice, record, path)
     record.pop("hash")
@@ -122,11 +125,26 @@ def protocol(suite: Suite, model: str, dataset: str, options: Mapping[str, Any])
 class Choices:
     """What a suite takes from a tuning suite."""
 
-    def __init__(self, suite: Suite, results: Path, where: str) -> None:
+    def __init__(self, suite: Suite, file: Path, results: Path, *, cached: bool) -> None:
+        """Read the choice.
+
+        Args:
+            cached: take the choice that the suite's committed tables were made with.
+        """
         assert suite.tuned_by is not None
-        self._suite, self._where = suite, where
-        self._path = choice_path(suite.tuned_by, results)
-        self._choice = read_choice(self._path)
+        self._suite, self._where, name = suite, str(file), file.stem
+        if cached:
+            self._path = cached_folder(results, name) / CHOICE
+            remedy = f"bridge cache --suite {name} copies it with the tables, where they were made"
+        else:
+            self._path = choice_path(suite.tuned_by, results)
+            remedy = "run the tuning suite first (make reproduce does)"
+        self._choice = read_choice(self._path, remedy)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What was read."""
+        return self._choice.model_dump(mode="json")
 
     def row(
         self, label: str, model: str, dataset: str, options: Mapping[str, Any], seeds: Iterable[int]

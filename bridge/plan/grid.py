@@ -180,16 +180,20 @@ class Plan:
         }
 
 
-def load_plan(name: str, *, root: Path, overrides: dict[str, Any] | None = None) -> Plan:
+def load_plan(
+    name: str, *, root: Path, overrides: dict[str, Any] | None = None, cached: bool = False
+) -> Plan:
     """Read a suite by its name, check all of it and expand its grid.
 
     Args:
         root: folder with ``suites/``, and with ``studies/`` whose packages may hold suites too.
+        cached: the plan is for showing the suite's committed tables, with the tuned settings that
+            lie beside them.
 
     Raises:
         ConfigError: one line naming the file, the key and the remedy.
     """
-    parts = _load_parts(name, root, overrides)
+    parts = _load_parts(name, root, overrides, cached=cached)
     return Plan(name, parts.suite, _expand(name, parts), parts.choices)
 
 
@@ -206,7 +210,7 @@ def load_run(
     Raises:
         ConfigError: one line naming the file, the key and the remedy; or the suite has no such run.
     """
-    parts = _load_parts(name, root, overrides)
+    parts = _load_parts(name, root, overrides, cached=False)
     lists = [(b.models, b.datasets, b.methods, dict(b.replicates)) for b in parts.suite.grid]
     block = next((b for b in lists if all(map(contains, b, cell))), None)
     if block is None:
@@ -223,11 +227,11 @@ def _no_run(suite: str, cell: Cell) -> ConfigError:
     )
 
 
-def _load_parts(name: str, root: Path, overrides: dict[str, Any] | None) -> Parts:
+def _load_parts(name: str, root: Path, overrides: dict[str, Any] | None, *, cached: bool) -> Parts:
     """The checked parts of a suite, and a grid that names no others."""
     path = suite_file(name, root)
-    parts = Parts(with_trials(load_suite(path, overrides, root=root), str(path)), path, root)
-    suite = parts.suite
+    suite = with_trials(load_suite(path, overrides, root=root), str(path))
+    parts = Parts(suite, path, root, cached=cached)
     size = sum(
         len(b.models) * len(b.datasets) * len(b.methods) * len(b.replicates) for b in suite.grid
     )

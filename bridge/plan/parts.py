@@ -80,7 +80,7 @@ class DiskHashes:
 class Parts:
     """What a suite declares, checked whether or not its grid uses it."""
 
-    def __init__(self, suite: Suite, path: Path, root: Path) -> None:
+    def __init__(self, suite: Suite, path: Path, root: Path, *, cached: bool) -> None:
         self.suite, self.path, self.root = suite, path, root
         self.options = {name: self._options(name) for name in suite.datasets}
         labels = [*suite.methods, *(label for block in suite.grid for label in block.methods)]
@@ -88,7 +88,9 @@ class Parts:
             label: self._row(label, suite.methods.get(label, MethodConfig()))
             for label in dict.fromkeys(labels)
         }
-        self.choices = Choices(suite, root / "results", str(path)) if suite.tuned_by else None
+        self.choices = (
+            Choices(suite, path, root / "results", cached=cached) if suite.tuned_by else None
+        )
         self._own: dict[tuple[str, str, str], CheckedRow] = {}
         for name, model in suite.models.items():
             where = f"models.{name}"

@@ -168,3 +168,14 @@ def test_the_package_needs_no_more_than_it_says(version: str, built: Built, tmp_
     for words in (["--help"], ["init"], ["status", "--suite", "smoke"], ["doctor"]):
         done = run([programs / "bridge", *words], tmp_path)
         assert done.returncode == 0, done.stderr
+    row = ["--suite", "smoke", "--model", "tiny-qwen", "--dataset", "chains", "--method", "sft"]
+    own = ["--model", "m", "--train", "a.jsonl", "--test", "b.jsonl"]
+    for words, library in (
+        (["init", "mine", *own], "math-verify"),
+        (["train", *row, "--seed", "0"], "torch"),
+        (["summary"], "pandas"),
+        (["run"], "Snakemake"),
+    ):
+        done = run([programs / "bridge", *words], tmp_path)
+        sentence = f"bridge: {library} is not installed here; pip install 'bridge-harness[all]'.\n"
+        assert (done.returncode, done.stderr) == (2, sentence), done.stderr

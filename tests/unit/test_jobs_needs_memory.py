@@ -6,10 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks.memory_prediction import SIZES, compare, make_spec, write_config
-from bridge.jobs.needs import memory
+from benchmarks.memory_prediction import (
+    SIZES,
+    Ledger,
+    compare,
+    make_spec,
+    measured_gib,
+    write_config,
+)
+from bridge.jobs.needs import memory, own, predict
+from bridge.methods import divergences
+from bridge.methods.mifo import MIFO
 from bridge.step import scoring
+from tests.fixtures.tiny_run import make_method
 
 SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "sft": ("qwen2", "sft", {}),
@@ -42,6 +53,51 @@ def test_moments_of_8_bits_too(tmp_path: Path) -> None:
     )
     assert abs(plain.error) < LIMIT and abs(eight.error) < LIMIT, (plain, eight)
     assert eight.measured_gib < 0.75 * plain.measured_gib
+
+
+@pytest.mark.parametrize(("form", "rl_weight"), [("sampled", 0.0), ("reverse", 0.0), ("js", 1.0)])
+def test_the_chunks_of_distillation_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, rl_weight: float
+) -> None:
+    for module in (scoring, memory, own, divergences):
+        monkeypatch.setattr(module, "LOGITS_AT_ONCE", 2**20)
+    folder = write_config(tmp_path / "model", "qwen2", **{**SIZES["0.1M"], "vocab_size": 20_000})
+    options = {"steps": 2, "n": 2, "divergence": form, "rl_weight": rl_weight}
+    found = compare("chunks", make_spec(folder, "opsd", options))
+    assert abs(found.error) < 0.08, found
+
+
+def test_the_copies_of_mifo_too(tmp_path: Path) -> None:
+    """Here the importance counts as well, which lies on the host: one copy while SFT updates."""
+    folder = write_config(tmp_path / "model", "qwen2", **{**SIZES["0.1M"], "hidden_size": 256})
+    spec = make_spec(
+        folder,
+        "mifo",
+        {"steps": 3, "rho": 1.0},
+        max_response_tokens=4,
+        sft_batch_size=1,
+        micro_batch_rows=1,
+    )
+    predicted = predict(spec).update_gib
+    importance_gib = predicted["weights"]
+    measured = measured_gib(spec)
+    assert predicted["total"] + importance_gib == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize("freeze_share", [0.25, 0.75])
+def test_a_mask_of_mifo_is_made_on_the_host(freeze_share: float) -> None:
+    n = 50_000
+    method = make_method("mifo", freeze_share=freeze_share)
+    assert isinstance(method, MIFO)
+    base = [torch.nn.Parameter(torch.randn(n // 2)) for _ in range(2)]
+    method._start = [torch.randn(n // 2) for _ in range(2)]
+    method._importance = [torch.rand(n // 2) for _ in range(2)]
+    with Ledger() as ledger:
+        for tensor in (*base, *method._start, *method._importance):
+            ledger.add(tensor)
+        kept = ledger.now
+        method._frozen(base)
+    assert ledger.peak - kept == pytest.approx(own.mask_bytes(n, method), rel=0.02)
 
 
 def test_the_chunked_output_layer_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from bridge.collect import status
-from bridge.jobs import cli, project
+from bridge.jobs import cli, missing, project
 from bridge.plan.grid import load_plan
 from bridge.store.records import ROOT, SHIPPED, shipped
 
@@ -94,6 +95,29 @@ def test_run_says_what_is_not_installed(
     with pytest.raises(SystemExit, match="2"):
         cli.main(["run"])
     assert "Snakemake is not installed here; pip install" in capsys.readouterr().err
+
+
+def test_a_library_that_is_not_installed_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A module that no extra brings is a defect, and keeps its traceback."""
+
+    def lacks(name: str) -> None:
+        def job(args: argparse.Namespace) -> None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        monkeypatch.setattr(cli, "pin", job)
+
+    declared = ["pyyaml>=6", "matplotlib>=3.10; extra == 'report'"]
+    monkeypatch.setattr(missing.metadata, "requires", lambda name: declared)
+    lacks("matplotlib.figure")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["pin"])
+    said = "bridge: matplotlib is not installed here; pip install 'bridge-harness[all]'.\n"
+    assert (stop.value.code, capsys.readouterr().err) == (2, said)
+    lacks("bridge.jobs.pining")
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["pin"])
 
 
 def test_watching_ends_with_the_grid(

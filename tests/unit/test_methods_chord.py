@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,29 +13,28 @@ from bridge.methods.chord import Chord
 from bridge.step.batches import MicroBatch
 from bridge.store.schema import ConfigError
 from tests.fixtures.method_runs import (
+    assert_same_run,
+    build,
     curve,
     direction,
     flat_gradient,
     make_group,
+    relative_distance,
     row_logprobs,
     same_weights,
     train,
+    weight_at,
 )
 from tests.fixtures.tiny_run import load_double, make_spec, make_training
 
 pytestmark = pytest.mark.usefixtures("no_workers")
 
 
-def make_chord(training: Any = None, **options: Any) -> Chord:
-    return Chord(Chord.Options(**{"steps": 30, **options}), training or make_training())
+make_chord = functools.partial(build, Chord, steps=30)
 
 
 def phi_of(p: torch.Tensor) -> torch.Tensor:
-    row = p[None]
-    batch = MicroBatch((), row, row, row > 0, torch.zeros(1, 1), logprob=row.log())
-    weight = make_chord(phi=True).token_weight(batch)
-    assert weight is not None
-    return weight[0]
+    return weight_at(make_chord(phi=True), p)
 
 
 # -- the schedule -------------------------------------------------------------------------------
@@ -100,7 +99,7 @@ def test_the_gradient_is_that_of_the_written_loss(
         c = c / c.mean()
     taught = -(c * logprob).mean()
     expected = flat_gradient(policy, 0.7 * rl + 0.3 * taught)
-    assert float((found - expected).norm() / expected.norm()) < 1e-6
+    assert relative_distance(found, expected) < 1e-6
 
 
 def test_renormalising_what_is_not_there_is_refused() -> None:
@@ -116,9 +115,7 @@ def test_without_mu_it_is_rl_zero(base: Path, tmp_path: Path) -> None:
     options = {"mu_start": 0.0, "mu_end": 0.0}
     chord = train(make_spec(base, "chord", options=options), tmp_path)
     rl_zero = train(make_spec(base, "rl_zero"), tmp_path)
-    assert same_weights(chord, rl_zero)
-    keys = ("reward_mean", "rl_loss", "grad_norm", "heldout_accuracy")
-    assert curve(chord, *keys) == curve(rl_zero, *keys)
+    assert_same_run(chord, rl_zero)
 
 
 def test_with_mu_alone_it_is_sft_on_its_stream(base: Path, tmp_path: Path) -> None:

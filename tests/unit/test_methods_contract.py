@@ -32,7 +32,15 @@ from bridge.step.batches import MicroBatch, StepBatch, micro_batches
 from bridge.step.rows import Group, Phase, Row
 from bridge.store.schema import Closed, ConfigError
 from bridge.store.settings import Budget
-from tests.fixtures.method_runs import curve, make_group, same_weights, train, weights
+from tests.fixtures.method_runs import (
+    SHARED,
+    assert_same_run,
+    curve,
+    make_group,
+    same_weights,
+    train,
+    weights,
+)
 from tests.fixtures.tiny_run import (
     METHOD_OPTIONS,
     PROBLEM,
@@ -243,22 +251,17 @@ def test_by_default_a_step_takes_the_terms_of_its_kind(
 
 # -- reductions ---------------------------------------------------------------------------------
 
-SHARED = ("reward_mean", "rl_loss", "grad_norm", "heldout_accuracy", "demo_loss_heldout")
-
 
 def test_mixing_with_rl_alone_is_rl_zero(base: Path, tmp_path: Path) -> None:
     mixing = train(make_spec(base, "mixing", options={"rl_weight": 1.0}), tmp_path)
     rl_zero = train(make_spec(base, "rl_zero"), tmp_path)
-    assert same_weights(mixing, rl_zero)
-    assert curve(mixing, *SHARED) == curve(rl_zero, *SHARED)
+    assert_same_run(mixing, rl_zero)
 
 
 def test_mixing_with_demonstrations_alone_is_sft_at_the_rl_rate(base: Path, tmp_path: Path) -> None:
     mixing = train(make_spec(base, "mixing", options={"rl_weight": 0.0}), tmp_path)
     sft = train(make_spec(base, "sft", lr_sft=make_training().lr_rl), tmp_path)
-    assert same_weights(mixing, sft)
-    keys = ("demonstration_loss", "grad_norm", "demo_loss_heldout")
-    assert curve(mixing, *keys) == curve(sft, *keys)
+    assert_same_run(mixing, sft, "demonstration_loss", "grad_norm", "demo_loss_heldout")
 
 
 @pytest.mark.parametrize("reference", ["base", "sft"])
@@ -266,8 +269,7 @@ def test_cold_start_without_sft_is_rl_zero(base: Path, tmp_path: Path, reference
     options = {"sft_steps": 0, "rl_steps": 3, "reference": reference}
     cold = train(make_spec(base, "cold_start", options=options, kl_coef=0.1), tmp_path)
     rl_zero = train(make_spec(base, "rl_zero", kl_coef=0.1), tmp_path)
-    assert same_weights(cold, rl_zero)
-    assert curve(cold, *SHARED, "kl") == curve(rl_zero, *SHARED, "kl")
+    assert_same_run(cold, rl_zero, *SHARED, "kl")
 
 
 def test_cold_start_without_rl_is_sft(base: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,12 +18,14 @@ from bridge.run import loop as run_module
 from bridge.store.schema import ConfigError
 from bridge.tasks.base import Problem
 from tests.fixtures.method_runs import (
-    curve,
+    DR_GRPO,
+    assert_same_run,
+    build,
     direction,
     flat_gradient,
     make_group,
+    relative_distance,
     row_logprobs,
-    same_weights,
     train,
     weights,
 )
@@ -40,10 +43,6 @@ from tests.fixtures.tiny_run import (
 pytestmark = pytest.mark.usefixtures("no_workers")
 
 OFF = {"filter_groups": False, "mask_truncated": False, "overlong_buffer_tokens": 0}
-DR_GRPO: dict[str, Any] = {
-    "norm_adv_by_std_in_grpo": False,
-    "loss_agg_mode": "seq-mean-token-sum-norm",
-}
 
 
 class HardGrader(TextGrader):
@@ -53,8 +52,7 @@ class HardGrader(TextGrader):
         return [Graded("wrong", None) for _ in items]
 
 
-def make_dapo(training: Any = None, **options: Any) -> Dapo:
-    return Dapo(Dapo.Options(**{"steps": 3, **options}), training or make_training())
+make_dapo = functools.partial(build, Dapo)
 
 
 # -- filter and refill --------------------------------------------------------------------------
@@ -140,7 +138,7 @@ def test_a_truncated_answer_leaves_the_token_count(base: Path) -> None:
     parts = [-a * (lp - lp.detach()).exp() for a, lp in zip((2 / 3, -1 / 3), scored, strict=True)]
     loss = torch.cat(parts).sum() / sum(len(row.response_ids) for row in left)
     expected = flat_gradient(policy, loss)
-    assert float((found - expected).norm() / expected.norm()) < 1e-6
+    assert relative_distance(found, expected) < 1e-6
 
 
 def test_the_length_penalty_falls_from_zero_to_minus_one_over_the_buffer() -> None:
@@ -182,9 +180,9 @@ def test_what_does_not_fit_is_refused(training: Any, options: Any, message: str)
 def test_with_all_switches_off_it_is_rl_zero(base: Path, tmp_path: Path) -> None:
     dapo = train(make_spec(base, "dapo", options=OFF), tmp_path)
     rl_zero = train(make_spec(base, "rl_zero"), tmp_path)
-    assert same_weights(dapo, rl_zero)
-    keys = ("reward_mean", "rl_loss", "grad_norm", "heldout_accuracy", "rows_dropped")
-    assert curve(dapo, *keys) == curve(rl_zero, *keys)
+    assert_same_run(
+        dapo, rl_zero, "reward_mean", "rl_loss", "grad_norm", "heldout_accuracy", "rows_dropped"
+    )
 
 
 # -- GRPO and Dr.GRPO: settings of the RL term --------------------------------------------------
@@ -220,7 +218,7 @@ def test_the_gradient_is_that_of_the_written_loss(
     )
     assert isinstance(loss, torch.Tensor)
     expected = flat_gradient(policy, loss)
-    assert float((found - expected).norm() / expected.norm()) < 1e-6
+    assert relative_distance(found, expected) < 1e-6
 
 
 @pytest.mark.parametrize(("settings", "same"), [(DR_GRPO, True), ({}, False)])

@@ -12,12 +12,13 @@ from bridge.methods.gac import GAC
 from bridge.step.batches import StepBatch
 from bridge.store.schema import ConfigError
 from tests.fixtures.method_runs import (
-    curve,
+    assert_same_run,
+    build,
     direction,
     flat_gradient,
     make_group,
+    relative_distance,
     row_logprobs,
-    same_weights,
     train,
 )
 from tests.fixtures.tiny_run import load_double, make_options, make_spec, make_training, read_lines
@@ -29,7 +30,7 @@ FREE = {"mu_min": 0.0, "mu_max": 1.0, "cap": 1.0}
 
 def make_gac(measured: dict[str, float] | None = None, **options: Any) -> GAC:
     training = make_training(norm_adv_by_std_in_grpo=False)
-    method = GAC(GAC.Options(**{"steps": 1000, **options}), training)
+    method = build(GAC, training, **{"steps": 1000, **options})
     method.measured = measured or {"distance": 1.0, "sft": 2.0, "rl": 3.0}
     return method
 
@@ -119,7 +120,7 @@ def test_the_gradient_is_that_of_the_written_loss(base: Path) -> None:
     p = logprob.detach().exp()
     loss = (1 - method.optimum) * rl - method.optimum * (p * (1 - p) * logprob).mean()
     expected = flat_gradient(policy, loss)
-    assert float((found - expected).norm() / expected.norm()) < 1e-6
+    assert relative_distance(found, expected) < 1e-6
 
 
 @pytest.mark.parametrize("phi", [False, True])
@@ -129,9 +130,7 @@ def test_without_the_estimate_it_is_chord(base: Path, tmp_path: Path, phi: bool)
     ours = train(make_spec(base, "gac", options=options), tmp_path)
     theirs = {"mu_start": 0.8, "mu_end": 0.1, "mu_steps": 2, "phi": phi}
     chord = train(make_spec(base, "chord", options=theirs), tmp_path)
-    assert same_weights(ours, chord)
-    keys = ("mu", "rl_loss", "demonstration_loss", "grad_norm")
-    assert curve(ours, *keys) == curve(chord, *keys)
+    assert_same_run(ours, chord, "mu", "rl_loss", "demonstration_loss", "grad_norm")
 
 
 def test_bounds_in_the_wrong_order_are_refused() -> None:

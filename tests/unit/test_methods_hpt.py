@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,12 +13,14 @@ from bridge.methods.base import StepStats
 from bridge.methods.hpt import HPT
 from bridge.store.schema import ConfigError
 from tests.fixtures.method_runs import (
+    assert_same_run,
+    build,
     curve,
     direction,
     flat_gradient,
     make_group,
+    relative_distance,
     row_logprobs,
-    same_weights,
     train,
 )
 from tests.fixtures.tiny_run import (
@@ -32,8 +34,7 @@ from tests.fixtures.tiny_run import (
 pytestmark = pytest.mark.usefixtures("no_workers")
 
 
-def make_hpt(training: Any = None, **options: Any) -> HPT:
-    return HPT(HPT.Options(**{"steps": 3, **options}), training or make_training())
+make_hpt = functools.partial(build, HPT)
 
 
 # -- the gate -----------------------------------------------------------------------------------
@@ -107,6 +108,7 @@ def test_the_method_of_the_how_to_is_this_one(root: Path, monkeypatch: pytest.Mo
         options = {"steps": 3, "gate": gate, "beta": 0.3}
         theirs = taught(taught.Options(**options), make_training())
         ours = make_hpt(**options, weigh="terms")
+        assert theirs.n_steps == ours.n_steps == 3
         assert theirs.rows(groups, (), 1) == ours.rows(groups, (), 1)
         assert theirs.mix(1, StepStats(1)) == ours.mix(1, StepStats(1))
         assert theirs.demonstrations_wanted(1) == ours.demonstrations_wanted(1)
@@ -137,7 +139,7 @@ def test_the_gradient_is_that_of_the_written_loss(base: Path) -> None:
     n_tokens = sum(len(row.response_ids) for group in groups[1:] for row in group.rows)
     loss = 2 / 3 * rl / n_tokens - 0.3 / 3 * row_logprobs(policy, shown).mean()
     expected = flat_gradient(policy, loss)
-    assert float((found - expected).norm() / expected.norm()) < 1e-6
+    assert relative_distance(found, expected) < 1e-6
 
 
 def test_a_prompt_that_is_always_solved_gives_no_gradient(base: Path) -> None:
@@ -159,9 +161,9 @@ def test_a_gate_that_fails_all_is_sft_on_their_demonstrations(base: Path) -> Non
 def test_without_a_gate_it_is_rl_zero(base: Path, tmp_path: Path) -> None:
     hpt = train(make_spec(base, "hpt", options={"gate": -1}), tmp_path)
     rl_zero = train(make_spec(base, "rl_zero"), tmp_path)
-    assert same_weights(hpt, rl_zero)
-    keys = ("reward_mean", "rl_loss", "grad_norm", "heldout_accuracy", "rows_dropped")
-    assert curve(hpt, *keys) == curve(rl_zero, *keys)
+    assert_same_run(
+        hpt, rl_zero, "reward_mean", "rl_loss", "grad_norm", "heldout_accuracy", "rows_dropped"
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

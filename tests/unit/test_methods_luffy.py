@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,20 @@ from torch import Tensor
 from bridge.methods.base import StepStats
 from bridge.methods.luffy import Luffy
 from bridge.run import loop as run_module
-from bridge.step.batches import MicroBatch
 from bridge.step.rows import Row
 from bridge.store.schema import ConfigError
-from bridge.store.settings import TrainingConfig
 from tests.fixtures.method_runs import (
+    assert_same_run,
+    build,
     curve,
     direction,
     flat_gradient,
     make_group,
+    ratio,
+    relative_distance,
     row_logprobs,
-    same_weights,
     train,
+    weight_at,
 )
 from tests.fixtures.tiny_run import (
     TextGrader,
@@ -36,22 +39,7 @@ from tests.fixtures.tiny_run import (
 MODES = ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
 
 
-def make_luffy(training: TrainingConfig | None = None, **options: Any) -> Luffy:
-    return Luffy(Luffy.Options(**{"steps": 3, **options}), training or make_training())
-
-
-def weight_at(p: Tensor, advantage: float, **options: Any) -> Tensor:
-    """c_t of one demonstration row whose tokens have these probabilities."""
-    row = p[None]
-    batch = MicroBatch(
-        rows=(),
-        input_ids=row,
-        targets=row,
-        mask=row > 0,
-        advantage=torch.tensor([[advantage]], dtype=torch.float64),
-        logprob=row.log(),
-    )
-    return make_luffy(**options).token_weight(batch)[0]
+make_luffy = functools.partial(build, Luffy)
 
 
 # -- the group ----------------------------------------------------------------------------------
@@ -94,9 +82,9 @@ def test_a_share_of_the_prompts_is_drawn_for_their_demonstrations() -> None:
 @pytest.mark.parametrize("gamma", [0.05, 0.1, 0.5])
 def test_the_weight_is_largest_at_gamma_where_it_is_a_quarter(gamma: float) -> None:
     p = torch.linspace(0.001, 1.0, 1000, dtype=torch.float64)
-    c = weight_at(p, 1.0, gamma=gamma)
+    c = weight_at(make_luffy(gamma=gamma), p, 1.0)
     assert float(p[c.argmax()]) == pytest.approx(gamma, abs=1e-3)
-    at_gamma = weight_at(torch.tensor([gamma], dtype=torch.float64), 1.0, gamma=gamma)
+    at_gamma = weight_at(make_luffy(gamma=gamma), p.new_tensor([gamma]), 1.0)
     assert float(at_gamma) == pytest.approx(0.25) and float(c.max()) <= 0.25 + 1e-12
 
 
@@ -104,13 +92,13 @@ def test_the_weight_at_eight_probabilities() -> None:
     """The values of the one-coefficient table in docs/methods/README.md."""
     p = torch.tensor([0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.99], dtype=torch.float64)
     expected = [0.083, 0.222, 0.250, 0.204, 0.139, 0.104, 0.090, 0.083]
-    assert weight_at(p, 1.0).tolist() == pytest.approx(expected, abs=6e-4)
+    assert weight_at(make_luffy(), p, 1.0).tolist() == pytest.approx(expected, abs=6e-4)
 
 
 @pytest.mark.parametrize("advantage", [0.875, -0.5])
 def test_without_shaping_the_weight_is_advantage_times_probability(advantage: float) -> None:
     p = torch.tensor([0.01, 0.3, 0.99], dtype=torch.float64)
-    assert torch.allclose(weight_at(p, advantage, shape=False), advantage * p)
+    assert torch.allclose(weight_at(make_luffy(shape=False), p, advantage), advantage * p)
 
 
 # -- the whole gradient -------------------------------------------------------------------------
@@ -123,9 +111,9 @@ def written_loss(policy: Any, rows: list[Row], mode: str, training: Any, shape: 
     for row in rows:
         logprob = row_logprobs(policy, row)
         if row.kind == "rollout":
-            ratio = (logprob - logprob.detach()).exp()
-            clipped = ratio.clamp(0.8, 1.2)
-            per_token = -torch.minimum(ratio * row.advantage, clipped * row.advantage)
+            rho = ratio(logprob)
+            clipped = rho.clamp(0.8, 1.2)
+            per_token = -torch.minimum(rho * row.advantage, clipped * row.advantage)
         else:
             p = logprob.exp()
             per_token = -row.advantage * (p / (p + 0.1) if shape else p)
@@ -153,7 +141,7 @@ def test_the_gradient_is_that_of_the_written_loss(base: Path, mode: str, shape: 
     found = direction(policy, method, groups)
     rows = method.rows(groups, (), 1)
     expected = flat_gradient(policy, written_loss(policy, rows, mode, training, shape))
-    assert float((found - expected).norm() / expected.norm()) < 1e-6
+    assert relative_distance(found, expected) < 1e-6
 
 
 def test_both_terms_stand_over_one_count() -> None:
@@ -169,7 +157,7 @@ def test_both_terms_stand_over_one_count() -> None:
 
 def test_two_normalisers_are_refused() -> None:
     method = make_luffy(make_training(loss_agg_mode="seq-mean-token-sum"))
-    with pytest.raises(ConfigError, match=r"^here: luffy has one normaliser, .* to the same\.$"):
+    with pytest.raises(ConfigError, match=r"^here: the method has one norm.* to the same\.$"):
         method.check("here")
     make_luffy().check("here")
 
@@ -191,9 +179,7 @@ def test_without_demonstrations_it_is_dr_grpo(
     luffy = train(make_spec(base, "luffy", **chosen, **modes), tmp_path)
     spec = make_spec(base, "rl_zero", dataset=dataset, norm_adv_by_std_in_grpo=False, **modes)
     dr_grpo = train(spec, tmp_path)
-    assert same_weights(luffy, dr_grpo)
-    keys = ("reward_mean", "rl_loss", "grad_norm", "heldout_accuracy")
-    assert curve(luffy, *keys) == curve(dr_grpo, *keys)
+    assert_same_run(luffy, dr_grpo)
 
 
 def test_the_share_of_groups_with_a_demonstration_is_logged(

@@ -13,12 +13,13 @@ from bridge.methods.mifo import MIFO
 from bridge.run.state import Run
 from bridge.store.schema import ConfigError
 from tests.fixtures.method_runs import (
+    assert_same_run,
     curve,
     direction,
     flat_gradient,
     make_group,
+    relative_distance,
     row_logprobs,
-    same_weights,
     train,
 )
 from tests.fixtures.tiny_run import load_double, make_method, make_options, make_spec, make_training
@@ -64,7 +65,7 @@ def test_the_sft_gradient_is_that_of_the_written_loss(base: Path) -> None:
         entropy = -(full.exp() * full).sum(-1)[prompt - 1 : -1]
         loss = loss - logprob[entropy.topk((len(logprob) + 1) // 2).indices].sum()
     expected = flat_gradient(policy, loss / sum(len(row.response_ids) for row in shown))
-    assert float((found - expected).norm() / expected.norm()) < 1e-6
+    assert relative_distance(found, expected) < 1e-6
 
 
 def test_importance_adds_up_and_fades() -> None:
@@ -111,9 +112,7 @@ def test_without_its_three_changes_it_is_relift(base: Path, tmp_path: Path) -> N
     ours = train(make_spec(base, "mifo", options=plain, **RUN), tmp_path)
     options = make_options("relift", 8, demonstrated_share=1.0)
     theirs = train(make_spec(base, "relift", options=options, **RUN), tmp_path)
-    assert same_weights(ours, theirs)
-    keys = ("kind", "rl_loss", "demonstration_loss", "grad_norm", "buffered")
-    assert curve(ours, *keys) == curve(theirs, *keys)
+    assert_same_run(ours, theirs, "kind", "rl_loss", "demonstration_loss", "grad_norm", "buffered")
     assert {kind for (kind,) in curve(ours, "kind")} == {"probe", "rl", "sft"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,20 @@ import pytest
 import torch
 
 from bridge.methods.prefix_rft import PrefixRFT
-from bridge.models.checkpoint import load_policy
 from bridge.step.batches import micro_batches
 from bridge.step.rows import Row
 from bridge.store.schema import ConfigError
 from bridge.tasks.base import Problem
 from tests.fixtures.method_runs import (
+    assert_same_run,
+    build,
     curve,
     direction,
     flat_gradient,
     make_group,
+    ratio,
+    relative_distance,
     row_logprobs,
-    same_weights,
     train,
     with_prefixes,
 )
@@ -32,8 +35,7 @@ pytestmark = pytest.mark.usefixtures("no_workers")
 SHOWN = Problem("p", "q", "7", 1, demonstration="a = 3 + 4 = 7 ; \\boxed{ 7 }")
 
 
-def make_prefix_rft(training: Any = None, **options: Any) -> PrefixRFT:
-    return PrefixRFT(PrefixRFT.Options(**{"steps": 11, **options}), training or make_training())
+make_prefix_rft = functools.partial(build, PrefixRFT, steps=11)
 
 
 def test_the_shortest_prefix_falls_from_the_longest_to_nothing() -> None:
@@ -42,8 +44,7 @@ def test_the_shortest_prefix_falls_from_the_longest_to_nothing() -> None:
 
 
 def test_one_answer_of_a_group_continues_the_demonstration(base: Path) -> None:
-    method = make_prefix_rft()
-    method.policy = load_policy(base)
+    method = make_prefix_rft(base=base)
     plain = Problem("plain", "q", "7", 1)
     requests = method.requests([SHOWN, plain], 1)
     ids = method.demonstration_ids(SHOWN)
@@ -104,14 +105,14 @@ def test_the_gradient_is_that_of_the_written_loss(base: Path, mode: str) -> None
             entropy = -(full.exp() * full).sum(-1)[len(row.prompt_ids) - 1 :][:cut]
             counts[:cut] = 0.0
             counts[entropy.topk((cut + 1) // 2).indices] = 1.0
-        loss = loss - (counts * advantage * (logprob - logprob.detach()).exp()).sum()
+        loss = loss - (counts * advantage * ratio(logprob)).sum()
     scale = {
         "token-mean": sum(len(row.response_ids) for row, _ in rows),
         "seq-mean-token-sum": len(rows),
         "seq-mean-token-sum-norm": len(rows) * training.max_response_tokens,
     }[mode]
     expected = flat_gradient(policy, loss / scale)
-    assert float((found - expected).norm() / expected.norm()) < 1e-6
+    assert relative_distance(found, expected) < 1e-6
 
 
 def test_what_it_cannot_divide_or_repeat_is_refused() -> None:
@@ -128,9 +129,7 @@ def test_what_it_cannot_divide_or_repeat_is_refused() -> None:
 def test_without_prefixes_it_is_grpo(base: Path, tmp_path: Path) -> None:
     ours = train(make_spec(base, "prefix_rft", options={"high": 0.0}), tmp_path)
     grpo = train(make_spec(base, "rl_zero"), tmp_path)
-    assert same_weights(ours, grpo)
-    keys = ("reward_mean", "rl_loss", "grad_norm", "heldout_accuracy")
-    assert curve(ours, *keys) == curve(grpo, *keys)
+    assert_same_run(ours, grpo)
 
 
 def test_a_prefix_without_learning_leaves_the_rl_term(base: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,19 @@ import pytest
 import torch
 
 from bridge.methods.prefix_rl import PrefixRL
-from bridge.models.checkpoint import load_policy
 from bridge.step.batches import StepBatch
 from bridge.store.schema import ConfigError
 from bridge.tasks.base import Problem
 from tests.fixtures.method_runs import (
+    assert_same_run,
+    build,
     curve,
     direction,
     flat_gradient,
     make_group,
+    ratio,
+    relative_distance,
     row_logprobs,
-    same_weights,
     train,
     with_prefixes,
 )
@@ -32,15 +35,11 @@ TEXT = "a = 3 + 4 = 7 ; b = 7 * 2 = 4 ; \\boxed{ 4 }"  # 8 + 8 + 3 tokens and th
 SHOWN = Problem("p", "q", "4", 1, demonstration=TEXT)
 
 
-def make_prefix_rl(base: Path | None = None, training: Any = None, **options: Any) -> PrefixRL:
-    method = PrefixRL(PrefixRL.Options(**{"steps": 3, **options}), training or make_training())
-    if base is not None:
-        method.policy = load_policy(base)
-    return method
+make_prefix_rl = functools.partial(build, PrefixRL)
 
 
 def test_a_share_of_the_demonstration_is_given(base: Path) -> None:
-    method = make_prefix_rl(base)
+    method = make_prefix_rl(base=base)
     ids = method.demonstration_ids(SHOWN)
     requests = method.requests([SHOWN] * 400, 1)
     assert {r.n for r in requests} == {6} and len(ids) == 20
@@ -52,7 +51,7 @@ def test_a_share_of_the_demonstration_is_given(base: Path) -> None:
 
 
 def test_the_final_answer_is_never_given(base: Path) -> None:
-    method = make_prefix_rl(base, low=1.0, high=1.0, plain_share=0.0)
+    method = make_prefix_rl(base=base, low=1.0, high=1.0, plain_share=0.0)
     assert method.policy.text(list(method.requests([SHOWN], 1)[0].prefix_ids)) == TEXT[:31].strip()
     short = Problem("p", "q", "4", 1, demonstration="\\boxed{ 4 }")
     assert method.requests([short], 1)[0].prefix_ids == ()
@@ -66,7 +65,7 @@ def test_bounds_in_the_wrong_order_are_refused() -> None:
 
 
 def test_feedback_moves_a_prompts_cut(base: Path) -> None:
-    method = make_prefix_rl(base, prefix_rule="feedback", plain_share=0.0)
+    method = make_prefix_rl(base=base, prefix_rule="feedback", plain_share=0.0)
     assert len(method.requests([SHOWN], 1)[0].prefix_ids) == 10
     for rewards, cut in (
         ([0.0] * 4, 5),
@@ -76,7 +75,7 @@ def test_feedback_moves_a_prompts_cut(base: Path) -> None:
     ):
         method._steer(replace(make_group(rewards), problem=SHOWN))
         assert method.cuts == {"p": cut}
-    again = make_prefix_rl(base, prefix_rule="feedback", plain_share=0.0)
+    again = make_prefix_rl(base=base, prefix_rule="feedback", plain_share=0.0)
     again.load_state_dict(method.state_dict())
     assert len(again.requests([SHOWN], 1)[0].prefix_ids) == int(5 / 8 * 20)
     for _ in range(20):
@@ -90,7 +89,7 @@ def test_the_gradient_is_that_of_the_written_loss(base: Path) -> None:
         with_prefixes(make_group([1.0, 0.0, 0.0], name="a", shown=1.0, seed=3), 1, 1, 1),
         make_group([0.0, 1.0], name="a", shown=1.0),
     ]
-    method = make_prefix_rl(training=make_training(norm_adv_by_std_in_grpo=False))
+    method = make_prefix_rl(make_training(norm_adv_by_std_in_grpo=False))
     assert [round(row.advantage, 3) for row in method.rows(groups, (), 1)] == [
         0.667,
         -0.333,
@@ -101,11 +100,11 @@ def test_the_gradient_is_that_of_the_written_loss(base: Path) -> None:
     loss, own = torch.zeros((), dtype=torch.float64), 0
     for row in method.rows(groups, (), 1):
         logprob = row_logprobs(policy, row)[row.prefix_tokens :]
-        loss = loss - row.advantage * (logprob - logprob.detach()).exp().sum()
+        loss = loss - row.advantage * ratio(logprob).sum()
         own += len(logprob)
     expected = flat_gradient(policy, loss / own)
     found = direction(policy, method, groups)
-    assert float((found - expected).norm() / expected.norm()) < 1e-6
+    assert relative_distance(found, expected) < 1e-6
     batch = StepBatch(tuple(method.rows(groups, (), 1)), tuple(groups))
     assert batch.n_tokens("rl") == own
 
@@ -114,16 +113,14 @@ def test_the_gradient_is_that_of_the_written_loss(base: Path) -> None:
 def test_without_prefixes_it_is_grpo(base: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     ours = train(make_spec(base, "prefix_rl", options=options), tmp_path)
     grpo = train(make_spec(base, "rl_zero"), tmp_path)
-    assert same_weights(ours, grpo)
-    keys = ("reward_mean", "rl_loss", "grad_norm", "heldout_accuracy")
-    assert curve(ours, *keys) == curve(grpo, *keys)
+    assert_same_run(ours, grpo)
 
 
 def test_uft_without_its_two_extra_terms_is_the_same_update(base: Path) -> None:
     from bridge.methods.uft import UFT
 
     groups = [with_prefixes(make_group([1.0, 0.0, 0.0], shown=1.0, seed=3), 1, 1, 1)]
-    uft = UFT(UFT.Options(steps=3, beta=0.0), make_training())
+    uft = build(UFT, beta=0.0)
     policy = load_double(base)
     assert torch.equal(direction(policy, uft, groups), direction(policy, make_prefix_rl(), groups))
 

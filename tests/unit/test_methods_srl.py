@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bridge.methods.prefixes import step_ends
 from bridge.methods.srl import SRL, _Task
-from bridge.models.checkpoint import load_policy
 from bridge.step.rows import Group, Request, Row
 from bridge.tasks.base import Problem
-from tests.fixtures.method_runs import curve, same_weights, train
-from tests.fixtures.tiny_run import make_options, make_spec, make_training
+from tests.fixtures.method_runs import (
+    assert_same_run,
+    build,
+    curve,
+    train,
+)
+from tests.fixtures.tiny_run import make_options, make_spec
 
 pytestmark = pytest.mark.usefixtures("no_workers")
 
@@ -21,10 +25,7 @@ STEPS = ("a = 3 + 4 = 7 ;", "b = 7 * 2 = 4 ;", "c = 4 - 5 = 9 ;", "\\boxed{ 9 }"
 SHOWN = Problem("p", "q", "9", 3, demonstration=" ".join(STEPS))
 
 
-def make_srl(base: Path, **options: Any) -> SRL:
-    method = SRL(SRL.Options(**{"steps": 3, "rl_steps": 2, **options}), make_training())
-    method.policy = load_policy(base)
-    return method
+make_srl = functools.partial(build, SRL, rl_steps=2)
 
 
 def answered(method: SRL, request: Request, *texts: str) -> Group:
@@ -55,7 +56,7 @@ def test_lines_come_before_other_ends_of_steps() -> None:
 
 
 def test_each_step_but_the_last_is_asked_for(base: Path) -> None:
-    method = make_srl(base)
+    method = make_srl(base=base)
     seen = set()
     for place in range(60):
         method.seed = place
@@ -80,7 +81,7 @@ def reward_of(method: SRL, text: str, step: int = 1) -> Row:
 
 
 def test_the_reward_is_the_likeness_of_the_step(base: Path) -> None:
-    method = make_srl(base)
+    method = make_srl(base=base)
     assert reward_of(method, STEPS[1]).reward == 1.0
     reward = reward_of(method, "b = 7 * 3 = 4 ;").reward
     n = len(STEPS[1])
@@ -89,7 +90,7 @@ def test_the_reward_is_the_likeness_of_the_step(base: Path) -> None:
 
 
 def test_what_comes_after_the_step_is_neither_scored_nor_learnt(base: Path) -> None:
-    method = make_srl(base)
+    method = make_srl(base=base)
     row = reward_of(method, f"{STEPS[1]} c = 1 + 1 = 2")
     assert row.reward == 1.0
     own = row.response_ids[row.prefix_tokens :]
@@ -121,7 +122,7 @@ class Spoken:
 def test_only_the_action_behind_a_monologue_is_scored(
     base: Path, text: str, reward: float, tokens: int
 ) -> None:
-    method = make_srl(base, monologue=True)
+    method = make_srl(base=base, monologue=True)
     method.policy = Spoken(text)  # type: ignore[assignment]
     logprobs = (0.0,) * len(text)
     row = Row("rollout", SHOWN, (1,), (5,) * len(text), reward=0.0, sampled_logprobs=logprobs)
@@ -130,7 +131,7 @@ def test_only_the_action_behind_a_monologue_is_scored(
 
 
 def test_groups_of_like_rewards_are_dropped_in_the_first_stage_only(base: Path) -> None:
-    method = make_srl(base, filter_eps=0.05)
+    method = make_srl(base=base, filter_eps=0.05)
     rewards = [0.5, 0.5, 0.52], [0.0, 1.0, 0.5]
     groups = [
         Group(SHOWN, tuple(Row("rollout", SHOWN, (1,), (2,), reward=r) for r in group))
@@ -141,7 +142,7 @@ def test_groups_of_like_rewards_are_dropped_in_the_first_stage_only(base: Path) 
 
 
 def test_a_demonstration_of_one_step_is_plain_rl(base: Path) -> None:
-    method = make_srl(base)
+    method = make_srl(base=base)
     short = Problem("p", "q", "9", 3, demonstration="\\boxed{ 9 }")
     (request,) = method.requests([short], 1)
     group = answered(method, request, "\\boxed{ 9 }")
@@ -153,8 +154,7 @@ def test_without_steps_to_ask_for_it_is_grpo(base: Path, tmp_path: Path) -> None
     data = {"demonstrations": 0}
     ours = train(make_spec(base, "srl", options=options, dataset=data), tmp_path)
     grpo = train(make_spec(base, "rl_zero", options={"steps": 2}, dataset=data), tmp_path)
-    assert same_weights(ours, grpo)
-    assert curve(ours, "rl_loss", "grad_norm") == curve(grpo, "rl_loss", "grad_norm")
+    assert_same_run(ours, grpo, "rl_loss", "grad_norm")
 
 
 def test_a_run_of_both_stages(base: Path, tmp_path: Path) -> None:

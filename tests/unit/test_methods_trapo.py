@@ -9,18 +9,20 @@ import pytest
 import torch
 
 from bridge.methods.trapo import Trapo
-from bridge.models.checkpoint import load_policy
-from bridge.step.batches import MicroBatch
 from bridge.step.rows import Group
 from bridge.store.schema import ConfigError
 from tests.fixtures.method_runs import (
-    curve,
+    DR_GRPO,
+    assert_same_run,
+    build,
     direction,
     flat_gradient,
     make_group,
+    ratio,
+    relative_distance,
     row_logprobs,
-    same_weights,
     train,
+    weight_at,
     with_prefixes,
 )
 from tests.fixtures.tiny_run import (
@@ -34,29 +36,20 @@ from tests.fixtures.tiny_run import (
 
 pytestmark = pytest.mark.usefixtures("no_workers")
 
-DR_GRPO: dict[str, Any] = {
-    "norm_adv_by_std_in_grpo": False,
-    "loss_agg_mode": "seq-mean-token-sum-norm",
-    "sft_loss_agg_mode": "seq-mean-token-sum-norm",
-}
-
 
 def make_trapo(training: Any = None, **options: Any) -> Trapo:
-    return Trapo(Trapo.Options(**{"steps": 3, **options}), training or make_training(n=8))
+    return build(Trapo, training or make_training(n=8), **options)
 
 
-def weight_at(p: list[float], **options: Any) -> list[float]:
-    row = torch.tensor([p], dtype=torch.float64)
-    batch = MicroBatch((), row, row, row > 0, torch.tensor([[-3.0]]), logprob=row.log())
-    return make_trapo(**options).token_weight(batch)[0].tolist()
+def weights_at(p: list[float], **options: Any) -> list[float]:
+    return weight_at(make_trapo(**options), torch.tensor(p, dtype=torch.float64), -3.0).tolist()
 
 
 # -- rounds -------------------------------------------------------------------------------------
 
 
 def test_a_round_gives_a_prefix_to_the_prompts_that_fail(base: Path) -> None:
-    method = make_trapo()
-    method.policy = load_policy(base)
+    method = make_trapo(base=base)
     shown = [make_group([], name=name, shown=1.0).problem for name in "ab"]
     assert [(r.n, r.prefix_ids) for r in method.requests(shown, 1)] == [(4, ())] * 2
     hard, easy = (
@@ -83,8 +76,7 @@ def test_a_prompt_without_a_demonstration_gets_no_prefix() -> None:
 
 
 def test_the_threshold_looks_at_all_earlier_answers(base: Path) -> None:
-    method = make_trapo()
-    method.policy = load_policy(base)
+    method = make_trapo(base=base)
     first = make_group([1.0, 1.0, 1.0, 0.0], shown=1.0)  # 0.75 is not below 0.5
     assert not method.followup([first], 0, lambda n: [])[0].prefix_ids
     second = make_group([0.0, 0.0], shown=1.0)  # with the first four 0.5, below 0.7
@@ -112,9 +104,9 @@ def test_a_whole_demonstration_is_not_continued(base: Path, tmp_path: Path) -> N
 def test_the_weight_at_eight_probabilities() -> None:
     """The values of the one-coefficient table in docs/methods/README.md."""
     p = [0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.99]
-    assert weight_at(p) == pytest.approx([0.1, 0.5, 1, 1, 1, 1, 1, 1])
-    assert weight_at(p, alpha=1.0) == pytest.approx(p)  # DFT
-    assert weight_at(p, alpha=1e-9) == [1.0] * 8  # plain likelihood
+    assert weights_at(p) == pytest.approx([0.1, 0.5, 1, 1, 1, 1, 1, 1])
+    assert weights_at(p, alpha=1.0) == pytest.approx(p)  # DFT
+    assert weights_at(p, alpha=1e-9) == [1.0] * 8  # plain likelihood
 
 
 @pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-sum-norm"])
@@ -133,13 +125,13 @@ def test_the_gradient_is_that_of_the_written_loss(base: Path, mode: str) -> None
         logprob, cut = row_logprobs(policy, row), row.prefix_tokens
         assert row.reward is not None
         advantage = row.reward - sum(group.rewards) / len(group.rewards)
-        loss = loss - (advantage * (logprob - logprob.detach()).exp())[cut:].sum()
+        loss = loss - (advantage * ratio(logprob))[cut:].sum()
         p = logprob[:cut].exp()
         loss = loss - (p / p.detach().clamp(min=0.1)).sum()
     n_tokens = sum(len(row.response_ids) for row, _ in rows)
     scale = n_tokens if mode == "token-mean" else len(rows) * training.max_response_tokens
     expected = flat_gradient(policy, loss / scale)
-    assert float((found - expected).norm() / expected.norm()) < 1e-6
+    assert relative_distance(found, expected) < 1e-6
 
 
 # -- reductions ---------------------------------------------------------------------------------
@@ -149,16 +141,13 @@ def test_in_one_round_it_is_dr_grpo(base: Path, tmp_path: Path) -> None:
     options = {"micro_groups": (6,), "ratios": (0.0,), "thresholds": (-1.0,)}
     ours = train(make_spec(base, "trapo", options=options, **DR_GRPO), tmp_path)
     theirs = train(make_spec(base, "rl_zero", **DR_GRPO), tmp_path)
-    assert same_weights(ours, theirs)
-    keys = ("reward_mean", "rl_loss", "grad_norm", "zero_spread_share")
-    assert curve(ours, *keys) == curve(theirs, *keys)
+    assert_same_run(ours, theirs, "reward_mean", "rl_loss", "grad_norm", "zero_spread_share")
 
 
 def test_without_thresholds_its_update_is_that_of_dr_grpo(base: Path) -> None:
     """In four rounds the answers have other random numbers; the update on them is the same."""
     training = make_training(n=8, **DR_GRPO)
-    method = make_trapo(training, thresholds=(-1.0,) * 4)
-    method.policy = load_policy(base)
+    method = make_trapo(training, base=base, thresholds=(-1.0,) * 4)
     groups = [make_group([0.0] * 3 + [1.0], name=name, shown=1.0) for name in "ab"]
     for round_, n in enumerate((2, 1, 1)):
         requests = method.followup(groups, round_, lambda n: [])

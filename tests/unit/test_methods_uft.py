@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bridge.methods.base import StepStats
 from bridge.methods.uft import UFT
-from bridge.models.checkpoint import load_policy
 from bridge.tasks.base import Problem
 from tests.fixtures.method_runs import (
+    SHARED,
+    assert_same_run,
+    build,
     curve,
     direction,
     flat_gradient,
     make_group,
+    ratio,
+    relative_distance,
     row_logprobs,
-    same_weights,
     train,
     with_prefixes,
 )
@@ -29,11 +32,7 @@ SHOWN = "a = 3 + 4 = 7 ; b = 7 * 2 = 4 ; c = 4 - 5 = 9 ; \\boxed{ 9 }"
 PROBLEM = Problem("p", "mod 10 : a = 3 + 4 ; find a", "9", 3, demonstration=SHOWN)
 
 
-def make_uft(base: Path | None = None, **options: Any) -> UFT:
-    method = UFT(UFT.Options(**{"steps": 500, **options}), make_training())
-    if base is not None:
-        method.policy = load_policy(base)
-    return method
+make_uft = functools.partial(build, UFT, steps=500)
 
 
 def test_the_share_of_the_hint_falls_by_a_cosine_and_ends() -> None:
@@ -53,7 +52,7 @@ def test_the_number_of_parts_is_binomial() -> None:
 
 
 def test_a_hint_ends_with_a_step_of_the_demonstration(base: Path) -> None:
-    method = make_uft(base)
+    method = make_uft(base=base)
     given = [method.demonstration_ids(PROBLEM)[: method.cut(PROBLEM, k)] for k in range(6)]
     texts = [method.policy.text(list(ids)) for ids in given]
     first, second, third = (
@@ -65,12 +64,12 @@ def test_a_hint_ends_with_a_step_of_the_demonstration(base: Path) -> None:
 
 def test_a_demonstration_without_a_cut_point_is_cut_between_tokens(base: Path) -> None:
     problem = Problem("p", "q", "7", 1, demonstration="\\boxed{ 7 }")
-    assert [make_uft(base).cut(problem, k) for k in range(6)] == [0, 0, 1, 1, 2, 3]
-    assert make_uft(base).cut(Problem("p", "q", "7", 1), 5) == 0
+    assert [make_uft(base=base).cut(problem, k) for k in range(6)] == [0, 0, 1, 1, 2, 3]
+    assert make_uft(base=base).cut(Problem("p", "q", "7", 1), 5) == 0
 
 
 def test_all_answers_of_a_prompt_get_the_same_hint(base: Path) -> None:
-    method = make_uft(base, q_start=1.0, q_end=1.0)
+    method = make_uft(base=base, q_start=1.0, q_end=1.0)
     requests = method.requests([PROBLEM, Problem("plain", "q", "7", 1)], 1)
     assert [(r.n, len(r.prefix_ids)) for r in requests] == [(6, method.cut(PROBLEM, 5)), (6, 0)]
 
@@ -81,19 +80,18 @@ def test_the_gradient_is_that_of_the_written_loss(base: Path) -> None:
         with_prefixes(make_group([1.0, 0.0, 0.0], name="a", shown=1.0, seed=3), 1, 1, 0),
         make_group([1.0, 0.0], name="b"),
     ]
-    method = make_uft(beta=0.3)
-    method.training = make_training(norm_adv_by_std_in_grpo=False)
+    method = make_uft(make_training(norm_adv_by_std_in_grpo=False), beta=0.3)
     found = direction(policy, method, groups)
     rl, hint, own, given = 0.0, 0.0, 0, 0
     for group in groups:
         for row, reward in zip(group.rows, group.rewards, strict=True):
             logprob, cut = row_logprobs(policy, row), row.prefix_tokens
             advantage = reward - sum(group.rewards) / len(group.rewards)
-            rl = rl - (advantage * (logprob - logprob.detach()).exp())[cut:].sum()
+            rl = rl - (advantage * ratio(logprob))[cut:].sum()
             hint = hint - logprob[:cut].sum()
             own, given = own + len(logprob) - cut, given + cut
     expected = flat_gradient(policy, rl / own + 0.3 * hint / given)
-    assert float((found - expected).norm() / expected.norm()) < 1e-6
+    assert relative_distance(found, expected) < 1e-6
 
 
 def test_a_step_without_hints_has_no_hint_term() -> None:
@@ -105,9 +103,7 @@ def test_without_hints_it_is_grpo_with_the_same_kl(base: Path, tmp_path: Path) -
     options = make_options("uft", hint_steps=0, beta=0.0, demonstrated_share=0.0)
     uft = train(make_spec(base, "uft", options=options, kl_coef=0.05), tmp_path)
     grpo = train(make_spec(base, "rl_zero", kl_coef=0.05), tmp_path)
-    assert same_weights(uft, grpo)
-    keys = ("reward_mean", "rl_loss", "grad_norm", "kl", "heldout_accuracy")
-    assert curve(uft, *keys) == curve(grpo, *keys)
+    assert_same_run(uft, grpo, *SHARED, "kl")
 
 
 def test_hints_reach_the_loss_of_a_run(base: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from bridge.models.checkpoint import load_policy
-from bridge.models.tiny import build_model, build_tokenizer, save_base
+from bridge.models.tiny import build_model, build_tokenizer, pretrain, save_base
 from bridge.plan.config import load_suite
 from bridge.store.records import ROOT
 from bridge.store.settings import TinyModel
@@ -81,3 +82,27 @@ def test_the_tiny_qwen_is_qwen2_weight_for_weight(tmp_path: Path) -> None:
     ids = torch.tensor([[2, 5, 6, 5, 3]])
     with torch.no_grad():
         assert torch.equal(ours(ids).logits, plain(ids).logits)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_fewest_steps_of_pretraining_train(steps: int) -> None:
+    """A single step is all warm-up: nothing is left for the rate to fall over."""
+    tokenizer = build_tokenizer(["a", "b"], context_tokens=32)
+    shape = {"hidden": 32, "layers": 1, "heads": 2, "context_tokens": 32}
+    model = build_model("qwen2", tokenizer=tokenizer, seed=5, **shape)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    seen: list[int] = []
+    pretrain(
+        model,
+        tokenizer,
+        [itertools.repeat(("a", "b"))],
+        [],
+        steps=steps,
+        habit_steps=0,
+        batch_size=2,
+        learning_rate=1e-2,
+        seed=0,
+        on_step=lambda step, loss: seen.append(step),
+    )
+    assert seen == list(range(1, steps + 1))
+    assert any(not torch.equal(value, before[n]) for n, value in model.state_dict().items())

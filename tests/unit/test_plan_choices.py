@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from bridge.analysis.numbers.cells import build_blocks
 from bridge.analysis.numbers.frames import Tidy, TidyError, cautions, load_tidy
 from bridge.analysis.report.building import build_tables
 from bridge.analysis.tables.trials import make_choice, trials_of
+from bridge.collect.caching import cache_suite
+from bridge.collect.collecting import collect_suite
+from bridge.jobs.cli import main
 from bridge.jobs.tuned import trials_first
 from bridge.plan.choices import sealed
 from bridge.plan.grid import Plan, load_plan
 from bridge.store.schema import ConfigError
+from tests.fixtures.run_folders import write_suite
 from tests.fixtures.tidy import make_tidy, write_tidy
 
 BLOCK = {"models": ["tiny-qwen"], "datasets": ["chains"], "methods": ["base", "sft", "mixing"]}
@@ -184,6 +189,41 @@ def test_a_choice_that_was_never_made_is_one_sentence(tuned: Path) -> None:
         compared(tuned, tuned_by={"suite": "laptop", "frozen": False})
 
 
+@pytest.mark.slow
+def test_committed_tables_need_no_tuning(
+    tuned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They hold the choice that set their rows."""
+    monkeypatch.chdir(tuned)
+    Path("suites/compared.yaml").write_text(Path("suites/laptop.yaml").read_text())
+    (tidy := Path("results/laptop/tidy")).mkdir(parents=True)
+    shutil.move("results/cached/laptop/choice.json", tidy)
+
+    def planned(**where: bool) -> Plan:
+        block = BLOCK | {"seeds": [0, 1], "worlds": [1]}
+        overrides = {"tuned_by": {"suite": "laptop", "frozen": False}, "grid": [block]}
+        return load_plan("compared", root=Path(), overrides=overrides, **where)
+
+    plan, own = planned(), Path("results/compared")
+    write_suite(plan, Path("results"))
+    collect_suite(plan, results=Path("results"), folder=own / "tidy")
+    build_tables(own / "tidy", own / "tables")
+    cache_suite(Path("results"), "compared")
+    for folder in (tidy.parent, own):
+        shutil.rmtree(folder)
+    with pytest.raises(ConfigError, match=r"is missing: .* run the tuning suite first"):
+        planned()
+    assert planned(cached=True).hash == plan.hash
+    main(["tables", "--suite", "compared", "--tidy", "results/cached/compared"])
+    assert (own / "tables/main.md").is_file()
+    with pytest.raises(SystemExit):  # drawing them would take long
+        main(["report", "--suite", "compared", "--tidy", "results/cached/compared"])
+    assert "build the figures before the report" in capsys.readouterr().err
+    Path("results/cached/compared/choice.json").unlink()
+    with pytest.raises(ConfigError, match=r"is missing: .* bridge cache --suite compared copies"):
+        planned(cached=True)
+
+
 def test_the_trials_of_a_tuned_suite_run_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     words = ["--cores", "2", "--config", "suite=referee", "source=results"]
@@ -195,6 +235,8 @@ def test_the_trials_of_a_tuned_suite_run_first(root: Path, monkeypatch: pytest.M
         "suite=referee_tune",
     ]
     assert trials_first(["--cores", "2", "--config", "suite=laptop"]) is None
+    frozen = 'overrides={"tuned_by": {"frozen": true}}'
+    assert trials_first(["--cores", "2", "--config", "suite=referee", frozen]) is None
     assert trials_first(["--cores", "2", "--config", "suite=referee", "source=cached"]) is None
 
 

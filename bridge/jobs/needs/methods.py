@@ -115,7 +115,9 @@ def _scored_by_both(method: SRFT, cost: StepCost) -> StepCost:
 
 
 def _distilled(method: SelfDistillation, cost: StepCost) -> StepCost:
-    return replace(cost, scored={"rl": 1})  # the teacher reads every answer
+    terms = 1 + (method.options.rl_weight > 0)  # over the same answers
+    # The teacher reads every answer.
+    return replace(cost, gradients_at_once=terms, passes={"rl": {"rl": terms}}, scored={"rl": 1})
 
 
 def _masked_by_entropy(method: PrefixRFT, cost: StepCost) -> StepCost:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from bridge.jobs.needs.devices import CPU, Device
 from bridge.jobs.needs.hours import hours_of
 from bridge.jobs.needs.memory import GIB, RUNTIME_GIB, MemoryNeeds, memory_of
+from bridge.jobs.needs.own import with_own
 from bridge.jobs.needs.rows import Rows
 from bridge.jobs.needs.shapes import shape_of
 from bridge.jobs.needs.sharded import per_rank
@@ -56,7 +57,7 @@ def predict(spec: RunSpec, device: Device | None = None, rows: Rows | None = Non
     shape = shape_of(spec.model_config, f"models.{spec.model}")
     kind = load_method(spec.method)
     method = kind(kind.Options.model_validate(spec.method_options), spec.training, spec.seed)
-    memory: MemoryNeeds = memory_of(spec, shape, method)
+    memory: MemoryNeeds = with_own(memory_of(spec, shape, method), spec, shape, method)
     sharding = spec.training.sharding
     if sharding.stage != "none":
         compute_bytes = 2 if spec.training.precision == "bfloat16" else 4
