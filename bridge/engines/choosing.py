@@ -6,12 +6,10 @@ A library is imported only where a run asks for it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from bridge.engines.native import NativeEngine
 from bridge.machine.processor import has_bfloat16
@@ -117,51 +115,49 @@ def build_reference(training: TrainingConfig, policy: Weights, base_path: Path) 
 
 def build_engine(training: TrainingConfig, policy: Weights, base_path: Path) -> Engine:
     """What samples the rollouts, from the weights as they are at that step."""
-    sampler = policy.sampler
-    if training.sharding.stage != "none":
-        from bridge.engines.sharding.rollouts import SharedEngine
-
-        native = NativeEngine(
-            sampler.model, end_token_ids=sampler.end_token_ids, pad_token_id=sampler.pad_token_id
-        )
-        config = sampler.model.config
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        width = config.num_hidden_layers * config.num_key_value_heads * head
-        return SharedEngine(
-            native,
-            policy,
-            room_tokens=int(
-                training.kv_cache_gib * 2**30 / (2 * width * sampler.model.dtype.itemsize)
-            ),
-        )
+    sharded = training.sharding.stage != "none"
+    engine: Engine
     if training.engine == "vllm":
         from bridge.engines.vllm import VllmEngine
 
-        return VllmEngine(
+        engine = VllmEngine(
             base_path,
-            end_token_ids=sampler.end_token_ids,
-            dtype=sampler.model.dtype,
+            end_token_ids=policy.sampler.end_token_ids,
+            dtype=policy.sampler.model.dtype,
             kv_cache_gib=training.kv_cache_gib,
-            weights=partial(_current, policy),
+            trained=policy,
         )
-    if decoder_of(sampler.model) is LibraryDecoder:
+    else:
+        engine = _native_engine(training, policy)
+    if not sharded:
+        return engine
+    from bridge.engines.sharding.rollouts import SharedEngine
+
+    return SharedEngine(engine, policy.ranks)
+
+
+def _native_engine(training: TrainingConfig, policy: Weights) -> Engine:
+    sampler, model = policy.sampler, policy.sampler.model
+    draws = partial(
+        NativeEngine, model, end_token_ids=sampler.end_token_ids, pad_token_id=sampler.pad_token_id
+    )
+    if training.sharding.stage != "none":
+        from bridge.engines.sharding.rollouts import GatheringEngine
+
+        config = model.config
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        width = config.num_hidden_layers * config.num_key_value_heads * head
+        room_bytes = training.kv_cache_gib * 2**30
+        return GatheringEngine(
+            draws(), policy, room_tokens=int(room_bytes / (2 * width * model.dtype.itemsize))
+        )
+    if decoder_of(model) is LibraryDecoder:
         print(
-            f"{type(sampler.model).__name__} is not among the models that rollouts have a fast "
+            f"{type(model).__name__} is not among the models that rollouts have a fast "
             "forward pass for; they take transformers' own.",
             file=sys.stderr,
         )
-    return NativeEngine(
-        sampler.model,
-        end_token_ids=sampler.end_token_ids,
-        pad_token_id=sampler.pad_token_id,
-        refresh=policy.refresh,
-    )
-
-
-def _current(policy: Weights) -> Iterator[tuple[str, Tensor]]:
-    """Names and values of the model's weights as they are now."""
-    policy.refresh()
-    return ((name, p.detach()) for name, p in policy.sampler.model.named_parameters())
+    return draws(refresh=policy.refresh)
 
 
 def shared_grader(grader: Grader, ranks: Ranks) -> Grader:

@@ -51,7 +51,7 @@ class Pair:
             end_token_ids=self.policy.end_token_ids,
             dtype=torch.float32,
             kv_cache_gib=0.1,
-            weights=lambda: ((n, p.detach()) for n, p in self.trained.model.named_parameters()),
+            trained=self.trained,
         )
 
     def prompts(self, samples: int = 4) -> list[Prompt]:

@@ -56,7 +56,7 @@ def test_every_consumer_ends_answers_at_the_same_tokens(
     sharded = training.model_copy(
         update={"engine": "native", "sharding": ShardingConfig(stage="zero2")}
     )
-    found["sharded"] = choosing.build_engine(sharded, weights, folder).engine.end_token_ids
+    found["sharded"] = choosing.build_engine(sharded, weights, folder).engine.engine.end_token_ids
     assert {name: set(ids) for name, ids in found.items()} == {name: set(ends) for name in found}
 
     row = demonstration_row(policy, replace(PROBLEM, demonstration="model"))

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -158,6 +159,25 @@ class ShardedModel:
         kept = self._optimizer.persistent_parameters
         if kept:  # small weights that every rank holds whole
             kept[0].all_gather(kept)
+
+    @torch.no_grad()
+    def gathered(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and values of what the model computes with, gathered one by one on the device.
+
+        This holds no tensor longer than until the next one is asked for.
+        """
+        for name, weight in self._weights.items():
+            if self._whole_weights:
+                yield name, weight.detach()
+            else:
+                yield name, self._whole(name)
+
+    def _whole(self, name: str) -> Tensor:
+        own = self._weights[name].ds_tensor
+        chunks = torch.empty(self.ranks.size * own.numel(), dtype=own.dtype, device=own.device)
+        dist.all_gather_into_tensor(chunks, own)
+        shape = self._shapes[name]
+        return chunks[: torch.Size(shape).numel()].view(shape)
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:

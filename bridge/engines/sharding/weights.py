@@ -158,6 +158,12 @@ class ShardedWeights:
         pairs = zip(self.names[ADAPTER], self.parameters[ADAPTER], strict=True)
         yield from ((plain_name(name), delta.detach()) for name, delta in pairs)
 
+    def gathered(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and values of the model's weights as they are now, whole on every rank. Each is
+        gathered when it is asked for, so all ranks ask for all of them."""
+        self.refresh()
+        return self._model.gathered()
+
     @contextlib.contextmanager
     def whole_model(self) -> Iterator[None]:
         """Inside, ``sampler.model`` is a plain model at the current weights, on every rank."""
