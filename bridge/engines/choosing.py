@@ -30,9 +30,8 @@ from bridge.store.settings import TrainingConfig
 def base_dtype(training: TrainingConfig, folder: Path) -> torch.dtype:
     """What a run's base checkpoint is loaded in: float32, which is what is trained.
 
-    Frozen weights are held in what the model computes in. The ranks of a run each load the whole
-    of it and keep a piece in float32, so a file of bfloat16 stays as it is until it is cut, where
-    bfloat16 also computes.
+    Frozen weights are held in what the model computes in. Ranks keep pieces in float32, so a file
+    of bfloat16 stays as it is until it is cut, where bfloat16 also computes.
     """
     if training.trainable == "lora":
         return compute_dtype(training) or torch.float32
@@ -40,6 +39,11 @@ def base_dtype(training: TrainingConfig, folder: Path) -> torch.dtype:
     stored = declared.get("dtype") or declared.get("torch_dtype")
     cut = training.sharding.stage != "none" and training.precision == "bfloat16"
     return torch.bfloat16 if cut and stored == "bfloat16" else torch.float32
+
+
+def load_base(training: TrainingConfig, folder: Path, ranks: Ranks) -> Policy:
+    """A run's base model. The first rank alone reads the weights; it sends the others theirs."""
+    return load_policy(folder, dtype=base_dtype(training, folder), with_weights=ranks.first)
 
 
 def build_weights(spec: RunSpec, base: Policy, method: Method, ranks: Ranks) -> Weights:

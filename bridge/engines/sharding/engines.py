@@ -81,7 +81,8 @@ class ShardedModel:
     """A model in a DeepSpeed engine, and this rank's pieces of its weights and gradients.
 
     Args:
-        model: whole, on the host; its weights are taken over.
+        model: whole, on the host; its weights are taken over. Those of the other ranks than the
+            first are not looked at: DeepSpeed sends them the first one's.
         compute: dtype that the model computes in; the pieces are float32 in any case.
     """
 
@@ -101,6 +102,10 @@ class ShardedModel:
         # Never asked for a step: it only tells DeepSpeed which weights are trained.
         idle = torch.optim.SGD(model.parameters(), lr=0.0)
         settings = _settings(sharding, compute, max(p.numel() for p in model.parameters()))
+        if not ranks.first:  # what is received goes to the device at once
+            device = deepspeed.get_accelerator().current_device_name()
+            for p in model.parameters():
+                p.data = torch.empty(p.shape, dtype=compute, device=device)
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         self.engine: Any = deepspeed.initialize(model=scorer, optimizer=idle, config=settings)[0]
         for name, rounded in model.named_buffers():
