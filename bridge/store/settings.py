@@ -194,8 +194,8 @@ class TrainingConfig(Closed):
     """What draws the rollouts. The engines agree in log-probs, but the same seed draws other
     tokens."""
     kv_cache_gib: float = Field(1.0, gt=0, le=100_000)
-    """Memory for vLLM's keys and values, and with ``sharding`` for those of a rank with either
-    engine; more lets more rows decode at once."""
+    """Memory for vLLM's keys and values, and with ``sharding`` for those of a rank; more lets more
+    rows decode at once."""
     sft_batch_size: Count = 16
     """Demonstrations of an SFT or joint step."""
     lr_sft: float = Field(ge=0)
