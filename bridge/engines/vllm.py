@@ -1,9 +1,15 @@
-"""Rollouts through vLLM, in the trainer's own process.
+"""Rollouts through vLLM, in the trainer's own process. Of several ranks each has an engine.
 
 Weights never go through a file: the engine starts with random ones, and :meth:`VllmEngine.sync`
 pushes the trainer's merged tensors. That is done with vLLM's ``reload_weights``, not with the
 model's ``load_weights``: on a CPU (and for some kernels on a GPU) vLLM multiplies with a packed
-copy of each matrix, which ``load_weights`` alone would leave at the old values.
+copy of each matrix, which ``load_weights`` alone would leave at the old values. It takes one weight
+after another and holds it until its layer of the engine is complete, so weights that are sharded
+are gathered one by one. After each push :mod:`bridge.engines.agreement` compares log-probs.
+
+Ranks under DeepSpeed have a process group already, which vLLM would take for its own and find too
+large for one engine. Its ``external_launcher`` is made for this: engines of one rank each in a
+world of several, which sample independently of each other.
 
 What is sampled is the policy's whole distribution at the temperature: top-p 1, no top-k, no
 penalties, and nothing of the checkpoint's ``generation_config.json``. vLLM's own default is to
@@ -17,13 +23,14 @@ there is no exact entropy and :attr:`Completion.entropies` is None.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from bridge.engines.agreement import check_agreement
+from bridge.step.protocols import Weights
 from bridge.step.rollouts import Completion, Prompt
 from bridge.store.records import RecordError
 
@@ -42,8 +49,7 @@ class VllmEngine:
         end_token_ids: tokens that end an answer.
         dtype: of weights and activations; the trainer's, so that log-probs agree.
         kv_cache_gib: memory for keys and values. More lets more rows decode at once.
-        weights: the trainer's present tensors under their Hugging Face names, for each sync;
-            None: the checkpoint's, for good.
+        trained: weights under training, pushed at each sync; None: the checkpoint's, for good.
 
     Raises:
         RecordError: vLLM is not installed, or cannot start with this checkpoint and memory.
@@ -56,18 +62,19 @@ class VllmEngine:
         end_token_ids: Sequence[int],
         dtype: torch.dtype,
         kv_cache_gib: float,
-        weights: Callable[[], Iterable[tuple[str, Tensor]]] | None = None,
+        trained: Weights | None = None,
     ) -> None:
         self._end_token_ids = list(end_token_ids)
-        self._weights = weights
+        self._trained = trained
         # Of the weights nothing is kept while asleep: they are pushed anew. Without a trainer
         # there is nobody to make room for. vLLM cannot sleep on a CPU.
-        self._can_sleep = weights is not None and torch.cuda.is_available()
+        self._can_sleep = trained is not None and torch.cuda.is_available()
         self._asleep = False
+        several = trained is not None and trained.ranks.size > 1
         self._llm = _start(
             model=str(folder),
             dtype=str(dtype).removeprefix("torch."),
-            load_format="safetensors" if weights is None else "dummy",
+            load_format="safetensors" if trained is None else "dummy",
             kv_cache_memory_bytes=int(kv_cache_gib * 2**30),
             # Beside a given cache size this only says how much must be free: 92 % by default, which
             # a device that also holds a trainer never has.
@@ -75,15 +82,36 @@ class VllmEngine:
             max_model_len=-1,  # the model's context, or what the memory holds of it
             enable_sleep_mode=self._can_sleep,
             enforce_eager=not torch.cuda.is_available(),
+            distributed_executor_backend="external_launcher" if several else None,
         )
+        if several:  # as it goes it would take down the process group, which is the trainer's
+            self._llm.llm_engine.engine_core._finalizer.detach()
         self.context_tokens = int(self._llm.model_config.max_model_len)
         """Longest prompt with its answer."""
         self.sync()
 
     def sync(self) -> None:
-        if self._weights is not None and not self._asleep:
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._weights()})
-            self._llm.apply_model(_repack_head)
+        if self._trained is not None and not self._asleep:
+            self._push(self._trained)
+            check_agreement(self._trained, self._logprobs)
+
+    def _push(self, trained: Weights) -> None:
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": trained.gathered()})
+        self._llm.apply_model(_repack_head)
+
+    def _logprobs(self, ids: Sequence[int]) -> list[float]:
+        """Log-probs [len(ids) - 1] of tokens, each after those before it, at temperature 1."""
+        from vllm import SamplingParams, TokensPrompt
+
+        # prompt_logprobs makes vLLM compute what its cache of prefixes has.
+        asked = SamplingParams(prompt_logprobs=0, max_tokens=1, detokenize=False)
+        (output,) = self._llm.generate(
+            [TokensPrompt(prompt_token_ids=list(ids))], [asked], use_tqdm=False
+        )
+        return [
+            float(at[token].logprob)
+            for at, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)
+        ]
 
     def sleep(self) -> None:
         if self._can_sleep and not self._asleep:
@@ -91,11 +119,12 @@ class VllmEngine:
             self._asleep = True
 
     def wake(self) -> None:
-        if self._asleep:
+        if self._trained is not None and self._asleep:
             self._llm.wake_up(tags=["weights"])
-            self._asleep = False
-            self.sync()
+            self._push(self._trained)
             self._llm.wake_up(tags=["kv_cache"])
+            self._asleep = False
+            check_agreement(self._trained, self._logprobs)
 
     def generate(
         self, prompts: Sequence[Prompt], *, max_new_tokens: int, temperature: float
@@ -107,7 +136,7 @@ class VllmEngine:
         """
         from vllm import SamplingParams, TokensPrompt
 
-        longest = max(len(p.ids) for p in prompts) + max_new_tokens
+        longest = max((len(p.ids) for p in prompts), default=0) + max_new_tokens
         if longest > self.context_tokens:  # vLLM would cut the answer and not say so
             raise RecordError(
                 f"a prompt and its answer of up to {max_new_tokens} tokens need {longest} tokens, "
@@ -115,6 +144,8 @@ class VllmEngine:
                 "kv_cache_gib."
             )
         self.wake()
+        if not prompts:  # of several ranks one may have nothing to draw
+            return []
         # Cached prefixes hold keys and values of older weights; and with an empty cache what is
         # drawn does not depend on what was drawn before, so a resumed run equals its original.
         if not self._llm.reset_prefix_cache():

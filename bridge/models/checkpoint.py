@@ -8,6 +8,7 @@ fetched from a hub without the user's knowledge.
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -124,8 +126,14 @@ def end_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int
     return ends
 
 
-def load_policy(folder: Path, *, dtype: torch.dtype = torch.float32) -> Policy:
+def load_policy(
+    folder: Path, *, dtype: torch.dtype = torch.float32, with_weights: bool = True
+) -> Policy:
     """Load a checkpoint folder.
+
+    Args:
+        with_weights: False: the weights are not read but zeros that take no memory, for a process
+            that is sent its part of them.
 
     Raises:
         CheckpointError: missing, not safetensors, damaged, or without what a chat policy needs.
@@ -133,13 +141,7 @@ def load_policy(folder: Path, *, dtype: torch.dtype = torch.float32) -> Policy:
     check_folder(folder)
     hf_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
+        model = _load_model(folder, dtype) if with_weights else _unread_model(folder, dtype)
         tokenizer = load_tokenizer(folder)
     except CheckpointError:
         raise
@@ -157,6 +159,30 @@ def load_policy(folder: Path, *, dtype: torch.dtype = torch.float32) -> Policy:
         _compute_norms_in_float64(model)
     model.eval()  # No dropout anywhere: the log-probs of sampling and of training must agree.
     return Policy(model, tokenizer, folder, end_token_ids(folder, tokenizer))
+
+
+def _load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
+    )
+    return model
+
+
+def _unread_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    from accelerate import init_empty_weights
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with init_empty_weights(include_buffers=False):  # buffers are computed, not read
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    model.tie_weights()  # parameters made there are no longer those that were tied
+    return hollow(model, dtype)
+
+
+def hollow(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A model of the same layers whose weights are zeros that take no memory."""
+    zero = torch.zeros((), dtype=dtype)
+    weights = {id(p): nn.Parameter(zero.expand(p.shape)) for p in model.parameters()}
+    return copy.deepcopy(model, weights)
 
 
 def _compute_norms_in_float64(model: nn.Module) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from bridge.engines.choosing import (
-    base_dtype,
     build_engine,
     build_reference,
     build_weights,
+    load_base,
     shared_grader,
 )
 from bridge.machine.ranks import Ranks
 from bridge.machine.telemetry import Stopwatch
 from bridge.methods.registry import load_method
 from bridge.models.adapting import prepare_hub_model, prepare_local_model
-from bridge.models.checkpoint import load_policy
 from bridge.plan.grid import RunSpec
 from bridge.plan.questions import checked_dataset
 from bridge.run.experience import Collector
@@ -41,7 +40,7 @@ def build_run(
     method = method_class(
         method_class.Options.model_validate(spec.method_options), spec.training, spec.seed
     )
-    base = load_policy(base_path, dtype=base_dtype(spec.training, base_path))
+    base = load_base(spec.training, base_path, ranks)
     check_lengths(
         base,
         (*dataset.train, *dataset.validation),

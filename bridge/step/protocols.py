@@ -106,6 +106,10 @@ class Weights(Protocol):
         """Make the model compute with the current weights, if they have changed."""
         ...
 
+    def gathered(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and values of the model's weights as they are now, each whole."""
+        ...
+
     def whole_model(self) -> AbstractContextManager[None]:
         """Inside, ``sampler.model`` is a plain model at the current weights."""
         ...

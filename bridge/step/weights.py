@@ -138,6 +138,10 @@ class WholeWeights:
         assert found[1] is not None
         return found[0], found[1]
 
+    def gathered(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and values of the model's weights as they are now."""
+        return ((name, p.detach()) for name, p in self.model.named_parameters())
+
     @contextlib.contextmanager
     def whole_model(self) -> Iterator[None]:
         """Inside, ``sampler.model`` is a plain model at the current weights."""

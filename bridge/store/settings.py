@@ -319,8 +319,6 @@ class TrainingConfig(Closed):
                     f"{name} is {getattr(self, name)}, too few for {ranks} ranks; raise it or "
                     "lower sharding.ranks"
                 )
-        if self.sharding.stage != "none" and self.engine == "vllm":
-            raise ValueError("sharding works with engine native only; set one of the two otherwise")
         if self.sharding.stage != "none" and self.audit:
             raise ValueError("audit works in one process only; leave sharding or audit out")
         if self.sharding.stage != "none" and self.full_determinism:

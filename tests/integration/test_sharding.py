@@ -9,10 +9,7 @@ were saved on.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,16 +20,13 @@ from safetensors.torch import load_file
 
 from bridge.run import loop as run_module
 from bridge.store.records import RunFolder
-from tests.fixtures.sharded_world import gradient_case, train_case
-from tests.fixtures.tiny_run import TextGrader, read_lines
+from tests.fixtures.same_run import RTOL, assert_same_run, folder_in, relative
+from tests.fixtures.sharded_world import gradient_case, start, train_case
+from tests.fixtures.tiny_run import TextGrader
 
 pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.deepspeed
 
-RTOL = 1e-5
-MOVED_RTOL = 1e-4
-"""Of the distance that the weights have gone in five steps, a hundredth of their size: their own
-rounding is 1e-5 of it."""
 METHODS: dict[str, dict[str, Any]] = {
     "sft": {"steps": 5},
     "rl_zero": {"steps": 5},
@@ -73,22 +67,6 @@ def run_case(base: Path, results: Path, method: str, **training: Any) -> dict[st
 
 def gradient(base: Path, file: Path, **settings: Any) -> dict[str, Any]:
     return {"kind": "gradient", "base": str(base), "file": str(file), **settings}
-
-
-def start(cases: list[dict[str, Any]], folder: Path) -> None:
-    """Go through cases on two ranks."""
-    file = folder / "cases.json"
-    file.write_text(json.dumps(cases))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, "-m", "tests.fixtures.sharded_world", str(file)],
-        cwd=Path(__file__).resolve().parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -133,37 +111,6 @@ def world(
         cases.append(begun)
     start(cases, root)
     return root
-
-
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).double().norm() / expected.double().norm())
-
-
-def flat(folder: RunFolder) -> torch.Tensor:
-    weights = load_file(folder.policy / "model.safetensors")
-    return torch.cat([weights[name].reshape(-1) for name in sorted(weights)])
-
-
-def assert_same_run(found: RunFolder, expected: RunFolder, base: Path) -> None:
-    """Every logged number, and the distance the weights have gone, agree."""
-    begun = load_file(base / "model.safetensors")
-    start_at = torch.cat([begun[name].reshape(-1) for name in sorted(begun)])
-    moved = flat(expected) - start_at
-    assert relative(flat(found), flat(expected)) < RTOL
-    assert relative(flat(found) - start_at, moved) < MOVED_RTOL
-    lines, expected_lines = read_lines(found.dynamics), read_lines(expected.dynamics)
-    assert len(lines) == len(expected_lines)
-    for line, wanted in zip(lines, expected_lines, strict=True):
-        assert line.keys() == wanted.keys()
-        for key, value in wanted.items():
-            if isinstance(value, float):
-                assert line[key] == pytest.approx(value, rel=1e-4, abs=2e-6), (key, line["step"])
-            else:
-                assert line[key] == value, (key, line["step"])
-
-
-def folder_in(root: Path, method: str) -> RunFolder:
-    return RunFolder(next(root.glob(f"test/runs/tiny/chains/{method}/seed0")))
 
 
 @pytest.mark.parametrize("stage", STAGES)

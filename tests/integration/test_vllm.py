@@ -35,6 +35,8 @@ from vllm.tokenizers import get_tokenizer
 
 pytestmark = pytest.mark.vllm
 
+STARTED: list[VllmEngine] = []
+"""An engine that is collected takes down the process group, under the others of the process too."""
 LIMIT = 12
 TEXTS = ("mod 10 : a = 3 + 4 ; find a", "find a", "mod 10 : a is 1 plus 2 , find a")
 
@@ -51,8 +53,9 @@ class Pair:
             end_token_ids=self.policy.end_token_ids,
             dtype=torch.float32,
             kv_cache_gib=0.1,
-            weights=lambda: ((n, p.detach()) for n, p in self.trained.model.named_parameters()),
+            trained=self.trained,
         )
+        STARTED.append(self.engine)
 
     def prompts(self, samples: int = 4) -> list[Prompt]:
         return [

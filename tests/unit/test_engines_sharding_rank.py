@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from bridge.engines.choosing import base_dtype
 from bridge.engines.sharding.factors import LoraFactors
-from bridge.engines.sharding.rollouts import SharedEngine
+from bridge.engines.sharding.rollouts import GatheringEngine
 from bridge.machine.ranks import ALONE
 from bridge.step.rollouts import Prompt
 from bridge.store.settings import ShardingConfig, TrainingConfig
@@ -96,9 +96,9 @@ class Drawing:
 )
 def test_a_rank_draws_as_many_rows_at_once_as_have_room(room: int, waves: list[list[int]]) -> None:
     engine = Drawing()
-    policy: Any = SimpleNamespace(ranks=ALONE, whole_model=nullcontext)
+    policy: Any = SimpleNamespace(whole_model=nullcontext)
     prompts = [Prompt(tuple(range(n)), seeds=(1, 2)) for n in (10, 30, 20, 10)]
-    shared = SharedEngine(engine, policy, room)  # type: ignore[arg-type]
-    drawn: Any = shared.generate(prompts, max_new_tokens=10, temperature=1.0)
+    gathering = GatheringEngine(engine, policy, room)  # type: ignore[arg-type]
+    drawn: Any = gathering.generate(prompts, max_new_tokens=10, temperature=1.0)
     assert engine.waves == waves
     assert drawn == [[10], [30], [20], [10]]

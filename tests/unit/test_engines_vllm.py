@@ -20,6 +20,8 @@ from bridge.store.settings import EvaluationConfig
 from tests.fixtures.tiny_run import make_training
 
 END = 3
+SCORE = -2.0
+"""Log-prob of every token, the trainer's as well."""
 Start = Callable[..., tuple[VllmEngine, "Recorder"]]
 
 
@@ -32,12 +34,19 @@ class Recorder:
         self.calls: list[Any] = []
         self.params: list[Any] = []
         self.empties = True
+        self.scores = SCORE
+        shutdown = SimpleNamespace(detach=lambda: self.calls.append("stays"))
+        self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(_finalizer=shutdown))
 
     def generate(self, prompts: Any, params: Any, use_tqdm: bool) -> list[Any]:
         assert not use_tqdm
         self.calls.append("generate")
         if not isinstance(params, list):
             return []
+        if getattr(params[0], "prompt_logprobs", None) is not None:
+            ids = prompts[0]["prompt_token_ids"]
+            scored = [None, *({token: _logprob(self.scores)} for token in ids[1:])]
+            return [SimpleNamespace(prompt_logprobs=scored)]
         self.params = params
         return [
             SimpleNamespace(
@@ -69,6 +78,22 @@ class Recorder:
         self.calls.append(f"wake {tags[0]}")
 
 
+class Trained:
+    """Stands for weights under training."""
+
+    def __init__(self, ranks: int) -> None:
+        self.ranks = SimpleNamespace(size=ranks)
+        model = SimpleNamespace(device=torch.device("cpu"), dtype=torch.bfloat16)
+        self.sampler = SimpleNamespace(model=model, prompt_ids=lambda text: [1, 2, 4])
+
+    def gathered(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return iter([("w", torch.ones(1))])
+
+    def score(self, ids: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
+        assert ids[:, 1:].equal(targets) and temperature == 1.0
+        return torch.full(targets.shape, SCORE)
+
+
 def _logprob(value: float) -> Any:
     return SimpleNamespace(logprob=value)
 
@@ -82,14 +107,16 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL"):
         monkeypatch.setenv(name, "")
 
-    def make(*, cuda: bool = False, trained: bool = True) -> tuple[VllmEngine, Recorder]:
+    def make(
+        *, cuda: bool = False, trained: bool = True, ranks: int = 1
+    ) -> tuple[VllmEngine, Recorder]:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
         engine = VllmEngine(
             Path("base"),
             end_token_ids=[END],
             dtype=torch.bfloat16,
             kv_cache_gib=0.5,
-            weights=(lambda: iter([("w", torch.ones(1))])) if trained else None,
+            trained=Trained(ranks) if trained else None,  # type: ignore[arg-type]
         )
         return engine, engine._llm
 
@@ -98,6 +125,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
 
 PUSH = [("reload_weights", [("w", torch.ones(1))]), "_repack_head"]
+COMPARED = "generate"
 
 
 def draw(engine: VllmEngine, limit: int = 4, temperature: float = 0.7) -> Any:
@@ -122,10 +150,11 @@ def test_the_engine_samples_the_whole_distribution_with_one_seed_per_sample(star
 def test_weights_are_pushed_at_the_start_and_at_each_sync(start: Start) -> None:
     engine, vllm = start()
     assert vllm.options["load_format"] == "dummy" and vllm.options["dtype"] == "bfloat16"
-    assert vllm.calls == ["generate", *PUSH]
+    assert vllm.calls == ["generate", *PUSH, COMPARED]
     engine.sync()
     draw(engine)
-    assert vllm.calls == ["generate", *PUSH, *PUSH, "empty cache", "generate"]
+    pushed = [*PUSH, COMPARED]
+    assert vllm.calls == ["generate", *pushed, *pushed, "empty cache", "generate"]
 
 
 def test_without_a_trainer_the_checkpoint_s_weights_stay(start: Start) -> None:
@@ -146,7 +175,7 @@ def test_on_a_gpu_it_sleeps_until_it_is_needed_and_wakes_with_new_weights(start:
         act()
     assert vllm.calls == ["sleep 2"], "weights that are discarded need no push before the wake-up"
     draw(engine)
-    awake = ["wake weights", *PUSH, "wake kv_cache"]
+    awake = ["wake weights", *PUSH, "wake kv_cache", COMPARED]
     assert vllm.calls == ["sleep 2", *awake, "empty cache", "generate"]
     engine.wake()
     assert vllm.calls[-1] == "generate"
@@ -159,6 +188,36 @@ def test_on_a_cpu_it_does_not_sleep(start: Start) -> None:
     engine.sleep()
     engine.wake()
     assert vllm.calls == []
+
+
+@pytest.mark.parametrize(("off", "stale"), [(0.19, False), (0.21, True), (float("nan"), True)])
+def test_other_log_probs_than_the_trainer_s_after_a_push_end_the_run(
+    start: Start, off: float, stale: bool
+) -> None:
+    engine, vllm = start()
+    vllm.scores = SCORE + off
+    if not stale:
+        engine.sync()
+        return
+    with pytest.raises(RecordError, match=r"differ from the trainer's by .* set engine: native\.$"):
+        engine.sync()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_of_several_ranks_each_starts_an_engine_of_its_own(start: Start, ranks: int) -> None:
+    _, vllm = start(ranks=ranks)
+    launcher = vllm.options["distributed_executor_backend"]
+    assert launcher == (None if ranks == 1 else "external_launcher")
+    assert "tensor_parallel_size" not in vllm.options
+    assert ("stays" in vllm.calls) == (ranks == 2), "its end is not that of the process group"
+
+
+def test_a_rank_without_prompts_wakes_with_the_others_and_draws_nothing(start: Start) -> None:
+    engine, vllm = start(cuda=True, ranks=2)
+    engine.sleep()
+    vllm.calls.clear()
+    assert engine.generate([], max_new_tokens=4, temperature=1.0) == []
+    assert vllm.calls == ["wake weights", *PUSH, "wake kv_cache", COMPARED]
 
 
 def test_a_cache_that_keeps_old_keys_is_an_error(start: Start) -> None:

@@ -63,15 +63,16 @@ def test_what_leaves_the_device_is_in_the_host(spec: RunSpec) -> None:
     assert away.host_gib > here.host_gib
 
 
+@pytest.mark.parametrize("engine", ["native", "vllm"])
 @pytest.mark.parametrize(("ranks", "offload"), [(4, True), (8, False)])
 def test_every_row_of_8b_fits_several_cards_of_80_gib(
-    root: Path, ranks: int, offload: bool
+    root: Path, ranks: int, offload: bool, engine: str
 ) -> None:
     card = device("h100-80gb")
     rows = {s.label: s for s in load_plan("paper", root=root).runs if s.model == "qwen3-8b-base"}
     assert len(rows) == 21
     chosen = {
-        "engine": "native",
+        "engine": engine,
         "cpu_offload": offload,
         "sharding": ShardingConfig(stage="zero3", ranks=ranks),
     }
@@ -81,14 +82,21 @@ def test_every_row_of_8b_fits_several_cards_of_80_gib(
         assert found.host_gib < 256, label
 
 
-def test_the_host_holds_each_rank_s_model_while_it_is_loaded_and_no_checkpoint(
-    spec: RunSpec,
-) -> None:
+def test_the_host_holds_the_model_once_while_it_is_loaded_and_no_checkpoint(spec: RunSpec) -> None:
     weights = 8.190735360e9 * 2 / 2**30  # as stored
     four, eight = (predicted(spec, stage="zero3", ranks=ranks) for ranks in (4, 8))
-    assert four.host_gib == pytest.approx(4 * (4 + weights))
-    assert eight.host_gib == pytest.approx(8 * (4 + weights))
+    assert four.host_gib == pytest.approx(4 * 4 + weights)
+    assert eight.host_gib == pytest.approx(8 * 4 + weights)
     assert eight.host_gib < 256 < eight.disk_gib
+
+
+def test_each_rank_has_a_vllm_of_its_own_beside_its_shard(spec: RunSpec) -> None:
+    with_engine = replace(spec, training=spec.training.model_copy(update={"engine": "vllm"}))
+    alone, four = predicted(with_engine), predicted(with_engine, stage="zero3", ranks=4)
+    for name in ("engine", "kv_cache"):
+        assert four.rollout_gib[name] == alone.rollout_gib[name]
+    assert four.rollout_gib["weights"] == pytest.approx(alone.rollout_gib["weights"] / 4)
+    assert "engine" not in four.update_gib
 
 
 def test_rows_beyond_the_cache_wait_for_the_next_wave(spec: RunSpec) -> None:

@@ -120,7 +120,6 @@ ZERO3 = {"stage": "zero3", "ranks": 2}
         ({"training.sharding": {"ranks": 2}}, "need stage: zero2 or zero3"),
         ({"training.sharding": {"offload_optimizer": True}}, "need stage: zero2 or zero3"),
         ({"training.sharding": {"stage": "zero2", "ranks": 99}}, "too few for 99 ranks"),
-        ({"training.sharding": ZERO3, "training.engine": "vllm"}, "engine native only"),
         ({"training.sharding": ZERO3, "training.full_determinism": True}, "number of ranks"),
     ],
 )

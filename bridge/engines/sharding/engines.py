@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -80,7 +81,8 @@ class ShardedModel:
     """A model in a DeepSpeed engine, and this rank's pieces of its weights and gradients.
 
     Args:
-        model: whole, on the host; its weights are taken over.
+        model: whole, on the host; its weights are taken over. Those of the other ranks than the
+            first are not looked at: DeepSpeed sends them the first one's.
         compute: dtype that the model computes in; the pieces are float32 in any case.
     """
 
@@ -100,6 +102,10 @@ class ShardedModel:
         # Never asked for a step: it only tells DeepSpeed which weights are trained.
         idle = torch.optim.SGD(model.parameters(), lr=0.0)
         settings = _settings(sharding, compute, max(p.numel() for p in model.parameters()))
+        if not ranks.first:  # what is received goes to the device at once
+            device = deepspeed.get_accelerator().current_device_name()
+            for p in model.parameters():
+                p.data = torch.empty(p.shape, dtype=compute, device=device)
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         self.engine: Any = deepspeed.initialize(model=scorer, optimizer=idle, config=settings)[0]
         for name, rounded in model.named_buffers():
@@ -158,6 +164,25 @@ class ShardedModel:
         kept = self._optimizer.persistent_parameters
         if kept:  # small weights that every rank holds whole
             kept[0].all_gather(kept)
+
+    @torch.no_grad()
+    def gathered(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and values of what the model computes with, gathered one by one on the device.
+
+        This holds no tensor longer than until the next one is asked for.
+        """
+        for name, weight in self._weights.items():
+            if self._whole_weights:
+                yield name, weight.detach()
+            else:
+                yield name, self._whole(name)
+
+    def _whole(self, name: str) -> Tensor:
+        own = self._weights[name].ds_tensor
+        chunks = torch.empty(self.ranks.size * own.numel(), dtype=own.dtype, device=own.device)
+        dist.all_gather_into_tensor(chunks, own)
+        shape = self._shapes[name]
+        return chunks[: torch.Size(shape).numel()].view(shape)
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:

@@ -10,24 +10,17 @@ are summed. Each rank updates an equal part of the flattened factors and gathers
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from bridge.engines.sharding.engines import Piece
 from bridge.machine.ranks import Ranks
+from bridge.models.checkpoint import hollow
 from bridge.step.weights import LORA, lora_layers, plain_name, with_lora
-
-
-def _hollow(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same layers in float32 whose weights take no memory: the factors are drawn in
-    the precision of what they are laid beside."""
-    weights = {id(p): nn.Parameter(torch.zeros(()).expand(p.shape)) for p in model.parameters()}
-    return copy.deepcopy(model, weights)
 
 
 class LoraFactors:
@@ -46,7 +39,8 @@ class LoraFactors:
         seed: int,
         ranks: Ranks,
     ) -> None:
-        wrapped = with_lora(_hollow(model), adapter, seed)
+        # Drawn in the precision of what they are laid beside, and that is float32.
+        wrapped = with_lora(hollow(model, torch.float32), adapter, seed)
         named = dict(wrapped.named_parameters())
         self.base_names = [n for n in named if "lora_" not in n]
         self.names = [n for n in named if "lora_" in n]

@@ -21,9 +21,39 @@ class SharedEngine:
     """The :class:`~bridge.step.rollouts.Engine` of all ranks: each draws its share.
 
     Args:
+        engine: this rank's own. A rank whose share is empty asks it all the same, for weights are
+            gathered by all ranks together.
+    """
+
+    def __init__(self, engine: Engine, ranks: Ranks) -> None:
+        self.engine = engine
+        self.ranks = ranks
+
+    def sync(self) -> None:
+        self.engine.sync()
+
+    def sleep(self) -> None:
+        self.engine.sleep()
+
+    def wake(self) -> None:
+        self.engine.wake()
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int, temperature: float
+    ) -> list[list[Completion]]:
+        drawn = self.engine.generate(
+            self.ranks.share(prompts), max_new_tokens=max_new_tokens, temperature=temperature
+        )
+        return self.ranks.join(drawn)
+
+
+class GatheringEngine:
+    """An engine in plain PyTorch that is lent the whole model while it draws.
+
+    Args:
         engine: draws from ``policy.sampler``, of whose model it needs all weights.
-        room_tokens: tokens of all rows that one rank draws at once, prompts included; a prompt
-            alone may take more.
+        room_tokens: tokens of all rows that are drawn at once, prompts included; a prompt alone
+            may take more.
     """
 
     def __init__(self, engine: Engine, policy: Weights, room_tokens: int) -> None:
@@ -43,14 +73,13 @@ class SharedEngine:
     def generate(
         self, prompts: Sequence[Prompt], *, max_new_tokens: int, temperature: float
     ) -> list[list[Completion]]:
-        own = self.policy.ranks.share(prompts)
         drawn: list[list[Completion]] = []
         with self.policy.whole_model():
-            for wave in self._waves(own, max_new_tokens):
+            for wave in self._waves(prompts, max_new_tokens):
                 drawn += self.engine.generate(
                     wave, max_new_tokens=max_new_tokens, temperature=temperature
                 )
-        return self.policy.ranks.join(drawn)
+        return drawn
 
     def _waves(self, prompts: Sequence[Prompt], max_new_tokens: int) -> Iterator[list[Prompt]]:
         """The prompts in groups that have room."""

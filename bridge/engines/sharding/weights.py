@@ -29,7 +29,7 @@ class ShardedWeights:
     """Weights of a run on several ranks and what can be done with them.
 
     Args:
-        policy: the base checkpoint, whole and in float32; taken over.
+        policy: the base checkpoint, taken over; with its weights on the first rank alone.
         adapter: the shape of the adapter, which starts at zero; or None.
         shadow: whether to keep shadow weights.
         seed: decides the adapter's initialisation.
@@ -50,7 +50,7 @@ class ShardedWeights:
         self.sampler = policy
         self.ranks = ranks
         self.compute = compute
-        values = {name: p.detach() for name, p in policy.model.named_parameters()}
+        values = {name: p.detach() for name, p in policy.model.named_parameters()}  # of the file
         self.names: dict[str, list[str]] = {BASE: list(values), ADAPTER: []}
         self._lora: LoraFactors | None = None
         if adapter is not None and adapter != "full":
@@ -67,7 +67,7 @@ class ShardedWeights:
             self.names[ADAPTER] = self.names[BASE]
         self.parameters: dict[str, list[nn.Parameter]] = {
             BASE: [
-                self._own(piece.of(values[plain_name(name)]))
+                self._own(piece.of(self._received(values[plain_name(name)])))
                 for name, piece in zip(self.names[BASE], cut, strict=True)
             ],
             ADAPTER: [],
@@ -76,9 +76,16 @@ class ShardedWeights:
             self.parameters[ADAPTER] = [self._own(part) for part in self._lora.own_parts()]
         elif adapter == "full":
             self.parameters[ADAPTER] = [nn.Parameter(torch.zeros_like(p)) for p in self._base]
+        del values  # the file's, before there is more on the host
         if shadow:
             self._fork()
         self._stale = False
+
+    def _received(self, value: Tensor) -> Tensor:
+        """A whole weight of the first rank, on all ranks."""
+        received = value if self.ranks.first else torch.empty(value.shape, dtype=value.dtype)
+        dist.broadcast(received, src=0)
+        return received
 
     def _own(self, values: Tensor) -> nn.Parameter:
         return nn.Parameter(values.to(self.device, torch.float32, copy=True))
@@ -157,6 +164,12 @@ class ShardedWeights:
             return
         pairs = zip(self.names[ADAPTER], self.parameters[ADAPTER], strict=True)
         yield from ((plain_name(name), delta.detach()) for name, delta in pairs)
+
+    def gathered(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and values of the model's weights as they are now, whole on every rank. Each is
+        gathered when it is asked for, so all ranks ask for all of them."""
+        self.refresh()
+        return self._model.gathered()
 
     @contextlib.contextmanager
     def whole_model(self) -> Iterator[None]:

@@ -29,12 +29,16 @@ def per_rank(
     weights = shape.parameters * compute_bytes / GIB
     held = shape.parameters * HELD / GIB / sharding.ranks
 
+    has_engine = training.engine == "vllm"
+
     def spread(parts: dict[str, float], *, update: bool) -> dict[str, float]:
         out = {n: v / sharding.ranks if n in _SPREAD else v for n, v in parts.items()}
         if "kv_cache" in out:  # rows beyond it wait for the next wave
-            out["kv_cache"] = min(out["kv_cache"], training.kv_cache_gib)
-        # While answers are drawn, every rank has the whole model.
-        whole = sharding.stage == "zero2" or not update
+            wanted = memory.rollout["kv_cache"] if has_engine else out["kv_cache"]
+            out["kv_cache"] = min(wanted, training.kv_cache_gib)
+        # While answers are drawn, every rank has the whole model: vLLM's own beside its shard, or
+        # the trained one. What is gathered for vLLM passes before its cache is there.
+        whole = sharding.stage == "zero2" or not (update or has_engine)
         out["weights"] = weights if whole else weights / sharding.ranks
         out["master"] = 2 * held  # ours, and DeepSpeed's own copy
         if "gradients" in out:
@@ -53,8 +57,11 @@ def per_rank(
         memory,
         update=update,
         rollout=spread(memory.rollout, update=False),
-        # Every rank loads the whole model, as it is stored, before it is cut. The first rank
+        # The first rank loads the whole model, as it is stored, and sends the others theirs. It
         # gathers a checkpoint file by file.
         host_gib=HOST_GIB * sharding.ranks
-        + max(weights * sharding.ranks, memory.on_host_gib + on_host + CHECKPOINT_FILE_GIB),
+        + max(
+            weights + (before["master"] if sharding.offload_optimizer else 0.0),
+            memory.on_host_gib + on_host + CHECKPOINT_FILE_GIB,
+        ),
     )
