@@ -25,6 +25,7 @@ from typing import ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from bridge.store.schema import Count, CountOrZero
 from bridge.tasks.base import Dataset, Problem
 from bridge.tasks.synthetic.family import Synthetic
 from bridge.tasks.synthetic.habits import Writer, exact
@@ -47,9 +48,9 @@ class GeneralPointsOptions(SyntheticOptions):
     lowest_target: int = Field(24, ge=_TARGETS[0], le=_TARGETS[1])
     highest_target: int = Field(24, ge=_TARGETS[0], le=_TARGETS[1])
     """Each problem has a target of its own from this range; 24 alone leaves few problems."""
-    train_size: int = Field(96, ge=1)
-    validation_size: int = Field(24, ge=1)
-    demonstrations: int = Field(96, ge=0)
+    train_size: Count = 96
+    validation_size: Count = 24
+    demonstrations: CountOrZero = 96
     demonstration_max_steps: int = Field(3, ge=2, le=3)
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -17,7 +18,13 @@ from bridge.step.weights import BASE
 from bridge.store.schema import ConfigError
 from bridge.store.settings import AuditConfig, TrainingConfig
 from tests.fixtures.slow_reference import flat_gradient, relative_error, row_logprobs
-from tests.fixtures.tiny_run import load_double, make_rows, make_trainer, make_training
+from tests.fixtures.tiny_run import (
+    load_double,
+    make_method,
+    make_rows,
+    make_trainer,
+    make_training,
+)
 
 SIZE = 2
 """Rows of a micro-batch."""
@@ -94,6 +101,22 @@ def test_the_term_that_comes_first_is_lost(policy: Policy) -> None:
         assert first.abs().max() == 0
         assert relative_error(last, expected) < 1e-12
         assert trainer.scalars["rl_grad_norm"] > 0, "what is logged is what was computed"
+
+
+def test_a_whole_step_of_mixing_loses_its_rl_term(policy: Policy) -> None:
+    rows = tuple(make_rows(len(policy.tokenizer)))
+    moved = {}
+    for accumulate in ("all", "last_term"):
+        trainer = make_trainer(policy, audited(accumulate=accumulate))
+        method = make_method("mixing", trainer.training, rl_weight=0.25)
+        trainer.begin_step()
+        with patch.object(trainer, "descend") as descend:
+            method.update(trainer, StepBatch(rows), 1)
+        moved[accumulate] = descend.call_args.args[1].flat[BASE]
+    right = make_trainer(policy, make_training(micro_batch_rows=SIZE))
+    alone = right.gradient("demonstration", StepBatch(rows)).gradient.flat[BASE]
+    assert relative_error(moved["last_term"], 0.75 * alone) < 1e-12
+    assert relative_error(moved["all"], 0.75 * alone) > 1e-3
 
 
 def test_rl_keeps_its_gradient(policy: Policy) -> None:
