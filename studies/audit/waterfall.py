@@ -39,10 +39,14 @@ def costs(runs: Mapping[str, Array]) -> dict[str, tuple[str, Mean]]:
     """
     found = {}
     for row, accuracy in runs.items():
-        stem, _, end = row.rpartition("_")
-        if f"_{end}" in BUGS:
+        if _bug(row):
+            stem = row.rpartition("_")[0]
             found[row] = (stem, over_worlds((accuracy - runs[stem]).mean(1)))
     return found
+
+
+def _bug(row: str) -> str | None:
+    return BUGS.get("_" + row.rpartition("_")[2])
 
 
 def table(runs: Mapping[str, Array], predictions: Sequence[Mapping[str, Any]]) -> str:
@@ -56,9 +60,12 @@ def table(runs: Mapping[str, Array], predictions: Sequence[Mapping[str, Any]]) -
     ]
     paid = costs(runs)
     for row, accuracy in runs.items():
-        bug = BUGS[f"_{row.rpartition('_')[2]}"] if row in paid else "none"
         cost = str(paid[row][1]) if row in paid else ""
-        lines.append(f"| {row} | {bug} | {accuracy.mean():.1f} | {cost} |")
+        lines.append(f"| {row} | {_bug(row) or 'none'} | {accuracy.mean():.1f} | {cost} |")
+    lines += ["", "| two stages, with | minus mixing |", "|---|---:|"]
+    for row in (row for row in runs if row.startswith("cold_start")):
+        mean = over_worlds((runs[row] - runs["mixing"]).mean(1))
+        lines.append(f"| {_bug(row) or 'no bug'} | {mean} |")
     lines += ["", "| predicted | limit, points | believed | found | |", "|---|---|---:|---:|---|"]
     for prediction in predictions:
         left, right = (runs[row] for row in prediction["rows"])
@@ -76,7 +83,7 @@ def bars(runs: Mapping[str, Array]) -> Figure:
         decided = mean.high < 0 or mean.low > 0
         axes.barh(place, mean.mean, color="#4c72b0", alpha=1.0 if decided else 0.35)
         axes.plot([mean.low, mean.high], [place, place], color="black")
-    names = [f"{stem}, {BUGS['_' + row.rpartition('_')[2]]}" for row, (stem, _) in paid.items()]
+    names = [f"{stem}, {_bug(row)}" for row, (stem, _) in paid.items()]
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.axvline(0, color=GREY)
