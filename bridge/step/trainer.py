@@ -220,7 +220,7 @@ class Trainer:
                 self._other = None
         if config.audit:
             lose_earlier(config.audit, self._earlier)
-            self._earlier = gradient.flat
+            self._earlier = {**gradient.flat}  # a method may take its part out
         return TermResult(gradient, loss_sum, logprobs, sums.clipped / max(1, total_tokens))
 
     def _log_rl(self, rows: list[Row], own: list[Tensor], sums: RlSums, total_tokens: int) -> None:
