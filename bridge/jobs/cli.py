@@ -275,6 +275,14 @@ def tasks(args: argparse.Namespace) -> None:
     print(f"{write_tasks(args.folder)} tasks in {args.folder}")
 
 
+def test_method(args: argparse.Namespace) -> None:
+    """Try on one method what holds for every method."""
+    from bridge.jobs.contract import check_method
+
+    if not check_method(args.method, args.options or {}):
+        sys.exit(1)
+
+
 # -- a suite of one's own --------------------------------------------------------------------------
 
 
@@ -454,6 +462,11 @@ def parser() -> argparse.ArgumentParser:
     sub = commands.add_parser("tasks", help=text, description=text, allow_abbrev=False)
     sub.set_defaults(run=tasks)
     sub.add_argument("folder", type=check.folder, help="for lm_eval --include_path")
+    text = "try on a method what holds for every method, in tiny runs"
+    sub = commands.add_parser("test-method", help=text, description=text, allow_abbrev=False)
+    sub.set_defaults(run=test_method)
+    sub.add_argument("method", metavar="METHOD", help="a name, a module, or its file")
+    sub.add_argument("--options", type=check.json_mapping, metavar="JSON", help="of the method")
     add("pin", pin, "write the hashes of a suite's own data files into the suite")
     text = "make a project folder here or, with a NAME, write a suite for your model and data"
     sub = commands.add_parser("init", help=text, description=text, allow_abbrev=False)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-
 import bridge.methods
 from bridge.methods.base import Method
-from bridge.store.plugins import check_known, plugin_names
+from bridge.store.plugins import load_plugin, plugin_names
 
 
 def method_names() -> tuple[str, ...]:
@@ -14,12 +12,14 @@ def method_names() -> tuple[str, ...]:
     return plugin_names(bridge.methods.__path__[0], "METHOD")
 
 
-def load_method(name: str) -> type[Method]:
-    """The class ``METHOD`` of a method file.
+def load_method(name: str, where: str = "") -> type[Method]:
+    """The class ``METHOD`` of a method file, or of a module of the user's.
+
+    Args:
+        where: how errors begin.
 
     Raises:
         ConfigError: there is no such method.
     """
-    check_known("method", name, method_names())
-    method: type[Method] = importlib.import_module(f"bridge.methods.{name}").METHOD
+    method: type[Method] = load_plugin("method", name, "bridge.methods", "METHOD", where)
     return method

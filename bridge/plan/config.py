@@ -40,7 +40,8 @@ class DatasetConfig(Closed):
     """A problem family with its options."""
 
     family: Name
-    """File in ``bridge/tasks/``."""
+    """File in ``bridge/tasks/``. With a dot, a module of yours; see
+    ``docs/how-to/add-a-method.md``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the family, see the ``Options`` class of its file in ``bridge/tasks/``."""
     reward: str | None = Field(None, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
@@ -55,7 +56,8 @@ class MethodConfig(Closed):
     """One row of the tables: a method with its options, under its own label."""
 
     method: Name | None = None
-    """File in ``bridge/methods/``; the label itself when left out."""
+    """File in ``bridge/methods/``; the label itself when left out. With a dot, a module of yours;
+    see ``docs/how-to/add-a-method.md``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the method, see its page in ``docs/methods/``."""
     training: dict[str, Any] = Field(default_factory=dict)

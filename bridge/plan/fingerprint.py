@@ -25,6 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bridge.store.plugins import is_own
 from bridge.store.records import ROOT, content_hash, file_hash, shipped
 from bridge.store.settings import MadeModel, TinyModel
 
@@ -58,20 +59,25 @@ def prepare_fingerprint(model: MadeModel, root: Path = ROOT) -> str:
 
 def train_fingerprint(spec: RunSpec, root: Path = ROOT) -> str:
     """Code behind a trained policy: the trainer, the run's method and its family."""
-    plugins = (f"bridge.methods.{spec.method}", f"bridge.tasks.{spec.family}")
-    entries = ("bridge.run.loop", GRADER, *plugins)
+    entries = ("bridge.run.loop", GRADER, *_file("methods", spec.method))
+    entries += _file("tasks", spec.family)
     return fingerprint(entries, _data_of(spec.family, root), root=root)
 
 
 def evaluate_fingerprint(spec: RunSpec, root: Path = ROOT) -> str:
     """Code behind a run's scores, given its policy."""
-    entries = ("bridge.evaluation.runner", GRADER, f"bridge.tasks.{spec.family}")
+    entries = ("bridge.evaluation.runner", GRADER, *_file("tasks", spec.family))
     return fingerprint(entries, _data_of(spec.family, root), root=root)
+
+
+def _file(room: str, name: str) -> tuple[str, ...]:
+    """The module of a method or family; one of the user's is in the run's hash instead."""
+    return () if is_own(name) else (f"bridge.{room}.{name}",)
 
 
 def _data_of(family: str, root: Path) -> tuple[str, ...]:
     """The manifest, for a family of real data."""
-    real = "bridge.tasks.real.sources" in closure((f"bridge.tasks.{family}",), root=root)
+    real = "bridge.tasks.real.sources" in closure(_file("tasks", family), root=root)
     return (_MANIFEST,) if real else ()
 
 
@@ -100,7 +106,7 @@ def fingerprint(entries: tuple[str, ...], data: tuple[str, ...] = (), *, root: P
     Raises:
         FileNotFoundError: an entry has no source file.
     """
-    hashes = {name: _module(name, root).hash for name in closure(entries, root=root)}
+    hashes = {name: module_source(name, root).hash for name in closure(entries, root=root)}
     for folder in {root, shipped(root)}:
         for pattern in data:
             for path in folder.glob(pattern):
@@ -120,7 +126,7 @@ def closure(entries: tuple[str, ...], *, root: Path = ROOT) -> frozenset[str]:
         found.add(name)
         # Importing a module runs the __init__ of each package above it that has one.
         waiting += (parent for parent in _parents(name) if _find(parent, root) is not None)
-        waiting += _module(name, root).imports
+        waiting += module_source(name, root).imports
     return frozenset(found)
 
 
@@ -144,7 +150,7 @@ def _source(name: str, root: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class _Module:
+class Module:
     """What a source file says about its module."""
 
     imports: tuple[str, ...]
@@ -154,11 +160,16 @@ class _Module:
 
 
 @cache
-def _module(name: str, root: Path) -> _Module:
+def module_source(name: str, root: Path) -> Module:
+    """A module below a folder.
+
+    Raises:
+        FileNotFoundError: it has no source there.
+    """
     path = _source(name, root)
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     names, code_hash = _read(path.read_text(encoding="utf-8"), package)
-    return _Module(tuple(n for n in names if _find(n, root) is not None), code_hash)
+    return Module(tuple(n for n in names if _find(n, root) is not None), code_hash)
 
 
 @cache

@@ -19,6 +19,7 @@ from bridge.plan.choices import Choices
 from bridge.plan.config import Suite, load_suite, suite_file
 from bridge.plan.fingerprint import train_fingerprint
 from bridge.plan.lengths import check_context
+from bridge.plan.own_code import own_code_hash
 from bridge.plan.parts import DiskHashes, Parts
 from bridge.plan.targets import check_targets
 from bridge.plan.trials import with_trials
@@ -68,6 +69,8 @@ class RunSpec:
     """The user's function that judges answers, see :class:`bridge.plan.config.DatasetConfig`."""
     reward_hash: str | None = None
     """Of its source."""
+    own_code_hash: str | None = None
+    """Of a method or a data set that is a module of the user's."""
 
     def as_dict(self) -> dict[str, Any]:
         """The merged configuration as plain JSON values, as ``spec.json`` holds it."""
@@ -89,6 +92,7 @@ class RunSpec:
             "checkpoint_hash": self.checkpoint_hash,
             "reward": self.reward,
             "reward_hash": self.reward_hash,
+            "own_code_hash": self.own_code_hash,
             "train_hash": self.train_hash,
             "spec_hash": self.spec_hash,
         }
@@ -106,6 +110,7 @@ class RunSpec:
                 "options": self.method_options,
                 "training": self.training.hashed,
                 **({} if self.reward is None else {"reward": [self.reward, self.reward_hash]}),
+                **({} if self.own_code_hash is None else {"own_code": self.own_code_hash}),
             }
         )
 
@@ -309,6 +314,7 @@ def _checked_row(
         checkpoint_hash=found.models.get(model),
         reward=parts.suite.datasets[dataset].reward,
         reward_hash=found.rewards.get(dataset),
+        own_code_hash=own_code_hash(row.method, family),
     )
 
     def run(seed: int, world: int | None) -> RunSpec:

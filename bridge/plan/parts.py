@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from bridge.methods.registry import load_method, method_names
+from bridge.methods.registry import load_method
 from bridge.models import CheckpointError
 from bridge.models.folder import check_folder, checkpoint_hash
 from bridge.plan.choices import Choices
@@ -114,10 +114,8 @@ class Parts:
         return options
 
     def _family_options(self, config: DatasetConfig | WarmUp, where: str) -> BaseModel:
-        check_known(
-            "problem family", config.family, family_names(), f"{self.path}: {where}.family: "
-        )
-        schema: type[BaseModel] = load_family(config.family).Options
+        family = load_family(config.family, f"{self.path}: {where}.family: ")
+        schema: type[BaseModel] = family.Options
         return validate(schema, config.options, self.path, f"{where}.options")
 
     def row(self, label: str, model: str, dataset: str) -> CheckedRow:
@@ -158,8 +156,7 @@ class Parts:
     def _row(self, label: str, config: MethodConfig, longest: int | None = None) -> CheckedRow:
         where = f"methods.{label}"
         name = config.method or label
-        check_known("method", name, method_names(), f"{self.path}: {where}: ")
-        method = load_method(name)
+        method = load_method(name, f"{self.path}: {where}: ")
         raw = self.suite.training.model_dump()
         if longest is not None:
             raw["max_response_tokens"] = longest

@@ -15,9 +15,8 @@ import random
 from typing import Any
 
 from bridge.methods.base import Method, Times
-from bridge.methods.registry import load_method, method_names
+from bridge.methods.registry import load_method
 from bridge.plan.config import MethodConfig, Suite, Trials
-from bridge.store.plugins import check_known
 from bridge.store.schema import ConfigError, merge, validate
 from bridge.store.seeds import derive_seed
 from bridge.store.settings import TrainingConfig
@@ -49,8 +48,8 @@ def with_trials(suite: Suite, where: str) -> Suite:
     for label in rows:
         config = suite.methods.get(label, MethodConfig())
         name = config.method or label
-        check_known("method", name, method_names(), f"{where}: methods.{label}: ")
-        made[label] = _trials_of(label, config, load_method(name), suite, where)
+        kind = load_method(name, f"{where}: methods.{label}: ")
+        made[label] = _trials_of(label, config, kind, suite, where)
     grid = tuple(
         block.model_copy(
             update={"methods": tuple(t for label in block.methods for t in made[label])}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-
 import bridge.tasks
-from bridge.store.plugins import check_known, plugin_names
+from bridge.store.plugins import load_plugin, plugin_names
 from bridge.tasks.base import Family
 
 
@@ -14,12 +12,14 @@ def family_names() -> tuple[str, ...]:
     return plugin_names(bridge.tasks.__path__[0], "FAMILY")
 
 
-def load_family(name: str) -> Family:
-    """The object ``FAMILY`` of a problem-family file.
+def load_family(name: str, where: str = "") -> Family:
+    """The object ``FAMILY`` of a problem-family file, or of a module of the user's.
+
+    Args:
+        where: how errors begin.
 
     Raises:
         ConfigError: there is no such family.
     """
-    check_known("problem family", name, family_names())
-    family: Family = importlib.import_module(f"bridge.tasks.{name}").FAMILY
+    family: Family = load_plugin("problem family", name, "bridge.tasks", "FAMILY", where)
     return family

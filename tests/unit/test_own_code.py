@@ -1,0 +1,128 @@
+"""Methods and data sets of the user's own: found, refused in one sentence, and in the hash."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.jobs.contract import Broken, Contract, module_of
+from bridge.methods.mixing import Mixing
+from bridge.methods.registry import load_method
+from bridge.plan import fingerprint
+from bridge.plan.grid import load_plan
+from bridge.plan.own_code import own_code_hash
+from bridge.store.records import SHIPPED
+from bridge.store.schema import ConfigError
+from bridge.tasks.registry import load_family
+
+METHOD = "from my_rows.helper import Half\n\nMETHOD = Half\n"
+HELPER = "from bridge.methods.mixing import Mixing\n\n\nclass Half(Mixing):\n    SHARE = 0.5\n"
+OPEN = """
+import torch
+from pydantic import BaseModel
+from bridge.methods.mixing import Mixing
+
+
+class Open(Mixing):
+    class Options(BaseModel):
+        steps: int
+
+
+METHOD = Open
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with a package of one method; what it loads is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    folder = tmp_path / "my_rows"
+    folder.mkdir()
+    for name, text in (("__init__", ""), ("half", METHOD), ("helper", HELPER)):
+        (folder / f"{name}.py").write_text(text)
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_rows"]:
+        del sys.modules[name]
+
+
+def row(method: str, **config: Any) -> dict[str, Any]:
+    """Overrides of the smoke suite with one row."""
+    block = {"models": ["tiny-qwen"], "datasets": ["chains"], "methods": ["mine"], "seeds": [0]}
+    config = {"method": method, "options": {"steps": 3}, **config}
+    return {"methods": {"mine": config}, "grid": [block]}
+
+
+def test_a_method_beside_the_configuration_is_a_row(here: Path) -> None:
+    assert issubclass(load_method("my_rows.half"), Mixing)
+    (spec,) = load_plan("smoke", root=SHIPPED, overrides=row("my_rows.half")).runs
+    assert spec.method == "my_rows.half" and spec.own_code_hash
+    assert spec.as_dict()["own_code_hash"] == spec.own_code_hash
+    assert fingerprint.train_fingerprint(spec)
+    (ours,) = load_plan("smoke", root=SHIPPED, overrides=row("mixing")).runs
+    assert ours.own_code_hash is None and ours.train_hash != spec.train_hash
+
+
+def test_an_edit_of_what_it_imports_makes_another_run(here: Path) -> None:
+    load_method("my_rows.half")
+    before = own_code_hash("my_rows.half", "chains")
+    (here / "helper.py").write_text(f'"""Only words."""\n{HELPER}')
+    fingerprint.module_source.cache_clear()
+    assert own_code_hash("my_rows.half") == before
+    (here / "helper.py").write_text(HELPER.replace("0.5", "0.25"))
+    fingerprint.module_source.cache_clear()
+    assert own_code_hash("my_rows.half") != before
+    assert own_code_hash("mixing", "chains") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("my_rows.gone", None, "cannot be imported: No module named 'my_rows.gone'"),
+        ("my_rows.broken", "def (:\n", "cannot be imported: invalid syntax"),
+        ("my_rows.empty", "", "empty.py defines no METHOD"),
+    ],
+)
+def test_what_is_no_method_is_one_sentence(
+    here: Path, name: str, text: str | None, said: str
+) -> None:
+    if text is not None:
+        (here / f"{name.partition('.')[2]}.py").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_plan("smoke", root=SHIPPED, overrides=row(name))
+    words = str(caught.value)
+    assert said in words and "methods.mine" in words and "\n" not in words
+
+
+def test_a_data_set_of_ones_own(here: Path) -> None:
+    (here / "data.py").write_text("from bridge.tasks.chains import FAMILY\n")
+    assert load_family("my_rows.data") is load_family("chains")
+    with pytest.raises(ConfigError, match="defines no FAMILY"):
+        load_family("my_rows.half")
+
+
+def test_a_file_is_its_module(here: Path) -> None:
+    assert module_of("mixing") == "mixing"
+    assert module_of("my_rows/half.py") == "my_rows.half"
+    with pytest.raises(ConfigError, match="is no file below"):
+        module_of("/elsewhere/half.py")
+    (here.parent / "half.py").write_text(METHOD)
+    with pytest.raises(ConfigError, match="lies in a package"):
+        module_of("half.py")
+
+
+def test_the_contract_sees_open_options_and_torch(here: Path) -> None:
+    (here / "open.py").write_text(OPEN)
+    contract = Contract("my_rows.open", {}, here.parent)
+    with pytest.raises(Broken, match="not a subclass"):
+        contract.closed_options()
+    with pytest.raises(Broken, match="loads torch"):
+        contract.planned_without_torch()
+    kept = Contract("my_rows.half", {"rl_weight": 0.3}, here.parent)
+    assert "rl_weight" in kept.closed_options()
+    assert kept.options == {"steps": 6, "rl_weight": 0.3}
+    assert kept.planned_without_torch() == "torch is not imported"
