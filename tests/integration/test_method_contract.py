@@ -1,4 +1,4 @@
-"""``bridge test-method`` on a method of somebody else's that keeps the contract but for one part."""
+"""``bridge test-method`` on the method of somebody else: what holds, and the part that does not."""
 
 from __future__ import annotations
 
