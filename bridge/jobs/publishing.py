@@ -83,11 +83,12 @@ def publish(
         folder = Path(temporary, "folder")
         with writing(folder):
             _copy_sources(folder, tidy, manifest)
-            for name in finished if runs else ():
-                run = RunFolder(runs / "runs" / name)
-                _copy_spec(folder, name, run, manifest["runs"][name]["spec_hash"])
-                if name in wanted:
-                    _copy_policy(folder / "policies" / name, run)
+            if runs is not None:
+                for name in finished:
+                    run = RunFolder(runs / "runs" / name)
+                    _copy_spec(folder, name, run, manifest["runs"][name]["spec_hash"])
+                    if name in wanted:
+                        _copy_policy(folder / "policies" / name, run)
         _draw(folder, title)
         describe(folder, suite, title, citation, commits=manifest["commits"])
         lines = [f"{file_hash(folder / name)}  {name}\n" for name in plain_files(folder)]

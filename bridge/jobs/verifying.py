@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from bridge.analysis.report.building import build_tables
@@ -23,7 +22,7 @@ SUMS = "SHA256SUMS"
 SOURCES = "sources"
 """Beside the tidy tables, all that tables are made of: claims and the papers' numbers."""
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
-ADDED = (".git", ".gitattributes", ".cache")
+_ADDED = (".git", ".gitattributes", ".cache")
 """What git, the hub and its downloads put beside the files."""
 
 
@@ -75,24 +74,28 @@ def read_sums(folder: Path) -> dict[str, str]:
     return sums
 
 
-def plain_files(folder: Path, but: Collection[str] = ADDED) -> Iterator[str]:
-    """Names of all files in a folder, as ``SHA256SUMS`` writes them.
-
-    Args:
-        but: names at the top that are passed over.
+def plain_files(folder: Path) -> list[str]:
+    """Names of all files in a folder, sorted, as ``SHA256SUMS`` writes them.
 
     Raises:
         VerifyError: there is a link, or something else that is neither file nor folder.
     """
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name in but:
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from (f"{entry.name}/{name}" for name in plain_files(Path(entry.path), ()))
-        elif entry.is_file(follow_symlinks=False):
-            yield entry.name
-        else:
-            raise VerifyError(f"{folder}: {shown(entry.name)} is a link or no plain file.")
+    found, waiting = list[str](), [""]
+    while waiting:
+        top = waiting.pop()
+        with os.scandir(folder / top) as there:
+            entries = list(there)
+        for entry in entries:
+            name = top + entry.name
+            if name in _ADDED:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(f"{name}/")
+            elif entry.is_file(follow_symlinks=False):
+                found.append(name)
+            else:
+                raise VerifyError(f"{folder}: {shown(name)} is a link or no plain file; remove it.")
+    return sorted(found)
 
 
 def _is_inside(name: str) -> bool:

@@ -157,10 +157,11 @@ def _link_folder(folder: Path) -> None:
         (lambda f: (f / "tables/main.csv").unlink(), "'tables/main.csv' is in SHA256SUMS, but mis"),
         (lambda f: (f / "report.html").write_text("x"), "'report.html' was changed"),
         (lambda f: (f / "more.txt").write_text("x"), "'more.txt' is not in SHA256SUMS"),
+        (lambda f: (f / "tidy/.cache").write_text("x"), "'tidy/.cache' is not in SHA256SUMS"),
         (lambda f: (f / SUMS).unlink(), "SHA256SUMS is missing"),
         (lambda f: (f / SUMS).write_bytes(b"\xff\n"), "not UTF-8"),
         (lambda f: os.mkfifo(f / "pipe"), "'pipe' is a link or no plain file"),
-        (_link, "'main.csv' is a link"),
+        (_link, "'tables/main.csv' is a link"),
         (_link_folder, "'tables' is a link"),
         (_add_line("0" * 64 + "  /etc/passwd"), "'/etc/passwd' leads elsewhere"),
         (_add_line("0" * 64 + "  ../copy/README.md"), "leads elsewhere"),
@@ -253,6 +254,19 @@ def test_an_unfinished_suite_needs_partial(suite: Path, plan: Plan, tmp_path: Pa
     assert specs == {*ROWS} - {failed.label}
     with pytest.raises(RecordError, match="not empty"):
         publish(tmp_path / "out", "smoke", "", tidy, runs=None, partial=True)
+
+
+@pytest.mark.slow
+def test_committed_tables_can_be_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For once with real figures and the real report."""
+    monkeypatch.chdir(ROOT)
+    cli.main(["publish", "--suite", "tune", "--cached", str(tmp_path / "out")])
+    verify(tmp_path / "out")
+    names = plain_files(tmp_path / "out")
+    assert {"figures/main_scores.svg", "tables/rates.csv", "report.html"} <= {*names}
+    assert not any(name.startswith(("specs/", "policies/")) for name in names)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert 'href="tables/main.csv"' in page and str(ROOT) not in page
 
 
 @pytest.mark.usefixtures("here")
