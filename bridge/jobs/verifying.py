@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from bridge.analysis.report.building import build_tables
 from bridge.collect.caching import check_tidy
 from bridge.store.records import file_hash
-from bridge.store.schema import shown
+from bridge.store.schema import cut, shown
 
 SUMS = "SHA256SUMS"
 SOURCES = "sources"
@@ -35,8 +35,8 @@ def verify(folder: Path) -> int:
 
     Raises:
         VerifyError: a file is missing, changed, extra or no plain file, the list of files is
-            damaged or leads out of the folder, or a table is not what the tidy tables give.
-        RecordError: the tidy tables do not fit their manifest; they may also raise a TidyError.
+            damaged or leads out of the folder, or the tables are not what the tidy tables give.
+        RecordError: the tidy tables do not fit their manifest.
     """
     listed, there = read_sums(folder), set(plain_files(folder)) - {SUMS}
     if missing := sorted(listed.keys() - there):
@@ -115,7 +115,12 @@ def make_tables(folder: Path, out: Path) -> None:
 def _check_tables(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary)
-        make_tables(folder, made)
+        try:
+            make_tables(folder, made)
+        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+            # Anybody's files: what readers of parquet and CSV make of them is not foreseen.
+            cause = cut(str(error), 300)
+            raise VerifyError(f"{folder}: no tables can be made of tidy/: {cause}") from error
         names = {path.name for path in (*made.iterdir(), *(folder / "tables").glob("*"))}
         for name in sorted(names):
             mine, theirs = made / name, folder / "tables" / name

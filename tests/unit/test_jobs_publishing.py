@@ -202,6 +202,20 @@ def test_hashes_written_anew_hide_no_change_of_a_tidy_table(copy: Path) -> None:
             verify(copy)
 
 
+@pytest.mark.parametrize(
+    "name", ["tidy/answers.parquet", "tidy/runs.parquet", "sources/published.csv"]
+)
+def test_files_that_no_reader_can_read_are_refused(copy: Path, name: str) -> None:
+    (copy / name).write_bytes(b"\xff\x00PAR1")
+    record = read_json(copy / "tidy" / "manifest.json")
+    for table in record["tables"]:
+        record["tables"][table] = file_hash(copy / "tidy" / f"{table}.parquet")
+    write_json(copy / "tidy" / "manifest.json", record)
+    _seal(copy)
+    with pytest.raises(VerifyError, match="no tables can be made of tidy/"):
+        verify(copy)
+
+
 def test_the_command_says_one_sentence_and_fails(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
