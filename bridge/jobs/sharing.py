@@ -56,7 +56,7 @@ def add_sharing(add: Callable[..., Any], commands: Any) -> None:
         type=check.name,
         default=["none"],
         metavar="ROW",
-        help="rows whose checkpoints go with it: none (the default), all, or names",
+        help="after OUT: rows whose checkpoints go with it; none (the default), all, or names",
     )
     sub.set_defaults(tidy=None)
     for name, run, text in (
