@@ -14,7 +14,9 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator
 
 from bridge.plan.choices import CHOICE
 from bridge.store.records import (
@@ -25,7 +27,7 @@ from bridge.store.records import (
     write_json,
     writing,
 )
-from bridge.store.schema import Name
+from bridge.store.schema import Name, check_name
 from bridge.store.shapes import Shape, read_record
 
 LIMIT_BYTES = 5_000_000
@@ -33,9 +35,29 @@ LATER_FILES = ("claims", "rates")
 """Tables that also read claims.yaml or the committed grid of learning rates."""
 
 
+def _check_run_name(name: str) -> str:
+    *names, seed = name.split("/")
+    if len(names) != 3:
+        raise ValueError("it should be like model/dataset/method/seed0")
+    for part in (*names, seed):
+        check_name(part)
+    return name
+
+
+RunName = Annotated[str, AfterValidator(_check_run_name)]
+
+
+class _Collected(Shape):
+    spec_hash: str
+    status: str
+
+
 class _Manifest(Shape):
     remedy: ClassVar[str] = "run bridge collect again"
+    suite: str
     tables: dict[Name, str]
+    commits: list[str]
+    runs: dict[RunName, _Collected]
 
 
 def cache_suite(results: Path, suite: str) -> int:
@@ -46,14 +68,10 @@ def cache_suite(results: Path, suite: str) -> int:
             than what is committed, or the folder holds a table that would not be replaced.
     """
     tidy, shown = (suite_folder(results, suite) / name for name in ("tidy", "tables"))
-    manifest = read_record(tidy / "manifest.json", _Manifest)
+    manifest = check_tidy(tidy)
     tables = sorted(shown.glob("*.*"))
     if not tables:
         raise RecordError(f"{shown} has no tables; run snakemake --cores all figures first.")
-    for name, expected in manifest["tables"].items():
-        path = tidy / f"{name}.parquet"
-        if not path.is_file() or file_hash(path) != expected:
-            raise RecordError(f"{path} is not what was collected; run bridge collect again.")
     size = sum((tidy / f"{name}.parquet").stat().st_size for name in manifest["tables"])
     if size > LIMIT_BYTES:
         raise RecordError(
@@ -75,6 +93,20 @@ def cache_suite(results: Path, suite: str) -> int:
             _copy(tidy / CHOICE, folder / CHOICE)
     write_json(folder / "manifest.json", manifest | {"shown": hashes})
     return size
+
+
+def check_tidy(tidy: Path) -> dict[str, Any]:
+    """The manifest of a folder of tidy tables, all of which are as they were collected.
+
+    Raises:
+        RecordError: a table is missing or was changed, or the manifest is damaged.
+    """
+    manifest = read_record(tidy / "manifest.json", _Manifest)
+    for name, expected in manifest["tables"].items():
+        path = tidy / f"{name}.parquet"
+        if not path.is_file() or file_hash(path) != expected:
+            raise RecordError(f"{path} is not what was collected; run bridge collect again.")
+    return manifest
 
 
 def _copy(source: Path, target: Path) -> None:

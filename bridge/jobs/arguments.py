@@ -49,6 +49,16 @@ def suite(text: str) -> str:
     return _said(check_suite_name, text)
 
 
+def repository(text: str) -> str:
+    """A repository of the Hugging Face hub."""
+    from bridge.store.schema import check_name
+
+    owner, slash, own = text.partition("/")
+    if not slash:
+        raise argparse.ArgumentTypeError(f"expected OWNER/NAME (got {_shown(text)})")
+    return f"{_said(check_name, owner)}/{_said(check_name, own)}"
+
+
 def seed(text: str) -> int:
     """A seed of the grid."""
     from bridge.store.schema import LAST_SEED

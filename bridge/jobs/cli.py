@@ -9,6 +9,7 @@
     bridge compare --samples A.jsonl B.jsonl     two files of lm_eval --log_samples
     bridge doctor              versions, machine, disk, and the plan of the suite
     bridge init mine --model FOLDER --train a.jsonl --test b.jsonl     a suite of one's own
+    bridge publish FOLDER      a folder of a suite that others check by bridge verify FOLDER
     bridge train --model tiny-qwen --dataset chains --method sft --seed 0     one job by hand
 
 Run it where ``config.yaml`` is: in the repository, or in a folder of ``bridge init``. A problem
@@ -32,6 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from bridge.jobs import arguments as check
+from bridge.jobs.places import figures_folder, shown_folder, suite_name, suite_title, tidy_folder
+from bridge.jobs.sharing import add_sharing
 from bridge.machine.interruption import EXIT_INTERRUPTED, Interrupted
 
 WATCH_EVERY_S = 5.0
@@ -319,44 +322,7 @@ def pin(args: argparse.Namespace) -> None:
     print("\n".join(pin_suite(path)))
 
 
-# -- shared ----------------------------------------------------------------------------------------
-
-
-def suite_name(args: argparse.Namespace) -> str:
-    """The suite asked for, else the one in config.yaml."""
-    from bridge.plan.config import config_path, load_user_config
-
-    return str(args.suite or load_user_config(config_path()).suite)
-
-
-def suite_title(args: argparse.Namespace) -> str:
-    """Title in the suite's file; empty where only its results are here."""
-    from bridge.plan.config import load_suite, suite_file
-
-    path = suite_file(suite_name(args), Path())
-    return load_suite(path).title if path.is_file() else ""
-
-
-def shown_folder(args: argparse.Namespace) -> Path:
-    """Where tables and report go.
-
-    What is made from an unfinished grid stays out of the workflow's own folders: Snakemake would
-    take it for the finished thing.
-    """
-    from bridge.store.records import suite_folder
-
-    folder = suite_folder(args.results, suite_name(args))
-    return folder / "partial" if args.partial else folder
-
-
-def figures_folder(args: argparse.Namespace) -> Path:
-    """Where figures go."""
-    return shown_folder(args) / "figures" if args.partial else Path("figures") / suite_name(args)
-
-
-def tidy_folder(args: argparse.Namespace) -> Path:
-    """Where the tidy tables are read from."""
-    return args.tidy or shown_folder(args) / "tidy"
+# -- the parser -----------------------------------------------------------------------------------
 
 
 def parser() -> argparse.ArgumentParser:
@@ -468,6 +434,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("method", metavar="METHOD", help="a name, a module, or its file")
     sub.add_argument("--options", type=check.json_mapping, metavar="JSON", help="of the method")
     add("pin", pin, "write the hashes of a suite's own data files into the suite")
+    add_sharing(add, commands)
     text = "make a project folder here or, with a NAME, write a suite for your model and data"
     sub = commands.add_parser("init", help=text, description=text, allow_abbrev=False)
     sub.set_defaults(run=init)

@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from bridge.models.checkpoint import names_generic_tokenizer
-from bridge.store.records import CARD, RunFolder, write_text
+from bridge.store.records import CARD, RunFolder, without_places, write_text
 
 OWN_LICENCE = "apache-2.0"
 """Licence of models that the harness makes itself."""
@@ -98,7 +98,7 @@ def write_card(
         prompts=made.get("prompts"),
         demonstrated=made.get("demonstrated"),
         data=hashes.get("data"),
-        options=_yaml(_without_places(spec["dataset_options"])),
+        options=_yaml(without_places(spec["dataset_options"])),
         scores=_scores(benchmarks),
         tokenizer=(
             "PreTrainedTokenizerFast" if names_generic_tokenizer(folder.policy) else "AutoTokenizer"
@@ -179,15 +179,6 @@ def _result(name: str, counts: Mapping[str, Any]) -> EvalResult:
         metric_value=counts["correct"] / counts["n"],
         metric_args={"n": counts["n"]},
     )
-
-
-def _without_places(value: Any) -> Any:
-    """``value`` with the last part of each absolute path only: a path says where somebody works."""
-    if isinstance(value, Mapping):
-        return {key: _without_places(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_places(inner) for inner in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _yaml(values: Mapping[str, Any]) -> str:

@@ -267,6 +267,15 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def without_places(value: Any) -> Any:
+    """``value`` with the last part of each absolute path only: a path says where somebody works."""
+    if isinstance(value, Mapping):
+        return {key: without_places(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_places(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
 def sync_folder(path: Path) -> None:
     """Make renames inside a folder durable; of a file, its content."""
     descriptor = os.open(path, os.O_RDONLY)
