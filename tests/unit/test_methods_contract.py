@@ -22,7 +22,7 @@ from bridge.engines import choosing
 from bridge.methods.base import Method, StepStats
 from bridge.methods.registry import load_method, method_names
 from bridge.plan import questions
-from bridge.run import building, loop
+from bridge.run import loop
 from bridge.run import state as session_module
 from bridge.run.loop import train_run
 from bridge.run.probes import Probes
@@ -95,8 +95,7 @@ def test_split_order_and_padding_do_not_change_a_run(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """In float64 four whole runs end with the same weights, up to rounding."""
-    for module in (building, choosing):
-        monkeypatch.setattr(module, "load_policy", lambda path, **_: load_double(path))
+    monkeypatch.setattr(choosing, "load_policy", lambda path, **_: load_double(path))
     options = make_options(name, 2)
 
     def end(label: str, rows: int = 1000) -> tuple[dict[str, Tensor], list[Any]]:
