@@ -171,7 +171,7 @@ def test_a_reward_function_is_in_the_hashes_with_its_source(
     check_differs(plain, first, "a reward", trains=True)
     for file in ("mine/helpers.py", "mine/rewards.py"):
         fingerprint.cache_clear()
-        for cached in (fingerprinting.closure, fingerprinting._find, fingerprinting._module):
+        for cached in (fingerprinting.closure, fingerprinting._find, fingerprinting.module_source):
             cached.cache_clear()
         with (tmp_path / file).open("a") as stream:
             stream.write("more = 2\n")

@@ -395,7 +395,7 @@ def test_a_new_field_of_a_run_has_to_be_thought_about() -> None:
     assert set(RunSpec.__dataclass_fields__) == {
         *("suite", "model", "dataset", "label", "seed", "world", "model_config", "family"),
         *("dataset_options", "method", "method_options", "training", "evaluation"),
-        *("train_on_benchmarks", "checkpoint_hash", "reward", "reward_hash"),
+        *("train_on_benchmarks", "checkpoint_hash", "reward", "reward_hash", "own_code_hash"),
     }
 
 
