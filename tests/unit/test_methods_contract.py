@@ -24,7 +24,6 @@ from bridge.methods.registry import load_method, method_names
 from bridge.plan import questions
 from bridge.run import loop
 from bridge.run import state as session_module
-from bridge.run.loop import train_run
 from bridge.run.probes import Probes
 from bridge.run.state import Run
 from bridge.step import trainer as trainer_module
@@ -36,6 +35,7 @@ from tests.fixtures.method_runs import (
     SHARED,
     assert_same_run,
     curve,
+    kill_before_last_step,
     make_group,
     same_weights,
     train,
@@ -120,22 +120,12 @@ def test_split_order_and_padding_do_not_change_a_run(
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_run_that_was_killed_ends_like_one_that_was_not(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    base: Path, tmp_path: Path, name: str
 ) -> None:
     """Byte for byte: the state of the method comes back with everything else."""
     spec = make_spec(base, name, checkpoint_every=1, probe_every=100)
     undisturbed = train(spec, tmp_path / "undisturbed")
-    original = Run.step
-    last = make_method(name).n_steps
-
-    def killed(self: Run) -> dict[str, Any]:
-        if self.counters.step == last - 1:
-            raise KeyboardInterrupt
-        return original(self)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Run, "step", killed)
-        train_run(spec, results=tmp_path / "killed", threads=1)
+    kill_before_last_step(spec, tmp_path / "killed")
     resumed = train(spec, tmp_path / "killed")
     assert resumed.dynamics.read_bytes() == undisturbed.dynamics.read_bytes()
     assert same_weights(resumed, undisturbed)

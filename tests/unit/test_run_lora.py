@@ -16,15 +16,13 @@ from torch import Tensor
 from bridge.engines.factors import LoraWeights
 from bridge.methods.registry import method_names
 from bridge.models.checkpoint import load_policy
-from bridge.run.loop import train_run
-from bridge.run.state import Run
 from bridge.step.batches import StepBatch
 from bridge.step.rows import Term
 from bridge.step.weights import ADAPTER, BASE, SHADOW, WholeWeights
 from bridge.store.records import read_json
 from bridge.store.schema import ConfigError
 from tests.fixtures.bridge_steps import batch_of, build, disturb, flat, relative_error, run
-from tests.fixtures.method_runs import same_weights, train, weights
+from tests.fixtures.method_runs import kill_before_last_step, same_weights, train, weights
 from tests.fixtures.tiny_run import (
     MethodTrainer,
     load_double,
@@ -212,20 +210,11 @@ def test_every_method_trains_factors_and_nothing_else(
 
 @pytest.mark.parametrize("name", ["sft", "cold_start", "phases", "sdft", "bridge"])
 def test_a_run_that_was_killed_ends_like_one_that_was_not(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    base: Path, tmp_path: Path, name: str
 ) -> None:
     spec = make_spec(base, name, checkpoint_every=1, probe_every=100, **LORA)
     undisturbed = train(spec, tmp_path / "undisturbed")
-    original, last = Run.step, make_method(name).n_steps
-
-    def killed(self: Run) -> dict[str, Any]:
-        if self.counters.step == last - 1:
-            raise KeyboardInterrupt
-        return original(self)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Run, "step", killed)
-        train_run(spec, results=tmp_path / "killed", threads=1)
+    kill_before_last_step(spec, tmp_path / "killed")
     (checkpoint, *_) = sorted(spec.folder(tmp_path / "killed").resume.glob("step*"))[::-1]
     held = load_file(checkpoint / "tensors.safetensors")
     assert not [n for n in held if n.startswith("base|") and ".lora_" not in n]

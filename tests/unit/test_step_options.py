@@ -23,7 +23,7 @@ from bridge.step.rl_loss import sampler_gap
 from bridge.step.rows import Phase, Row
 from bridge.step.schedules import lr_factor
 from bridge.step.weights import BASE
-from tests.fixtures.method_runs import make_group, same_weights, train
+from tests.fixtures.method_runs import kill_before_last_step, make_group, same_weights, train
 from tests.fixtures.slow_reference import (
     disturbed,
     flat_gradient,
@@ -285,21 +285,12 @@ def test_one_mini_batch_and_one_epoch_is_the_default(base: Path, tmp_path: Path,
 @pytest.mark.usefixtures("no_workers")
 @pytest.mark.parametrize("name", ["rl_zero", "bridge", "hpt", "cold_start"])
 def test_a_killed_run_with_several_updates_ends_like_one_that_was_not(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    base: Path, tmp_path: Path, name: str
 ) -> None:
     settings: dict[str, Any] = {"ppo_mini_batch_size": 4, "ppo_epochs": 2, "checkpoint_every": 1}
     spec = make_spec(base, name, **settings)
     undisturbed = train(spec, tmp_path / "undisturbed")
-    original, last = Run.step, make_method(name).n_steps
-
-    def killed(self: Run) -> dict[str, Any]:
-        if self.counters.step == last - 1:
-            raise KeyboardInterrupt
-        return original(self)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Run, "step", killed)
-        train(spec, tmp_path / "killed")
+    kill_before_last_step(spec, tmp_path / "killed")
     resumed = train(spec, tmp_path / "killed")
     assert resumed.dynamics.read_bytes() == undisturbed.dynamics.read_bytes()
     assert same_weights(resumed, undisturbed)
