@@ -161,7 +161,7 @@ def test_a_pass_is_recorded_anew_when_shapes_change() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_recorded_pass_gives_the_logits_of_one_that_is_issued() -> None:
     model = MODELS["qwen2"]().float().cuda()
     pairs = zip(walk(GraphedDecoder, model), walk(LibraryDecoder, model), strict=True)
