@@ -35,8 +35,8 @@ class Broken(Exception):
     """A part of the contract does not hold; one sentence."""
 
 
-def module_of(method: str) -> str:
-    """The name of a method: itself, or the module that a file below the working folder is.
+def name_of(method: str) -> str:
+    """How a suite calls a method: by its name, or the name of a file below the working folder.
 
     Raises:
         ConfigError: there is no such file, or it lies elsewhere.
@@ -47,12 +47,9 @@ def module_of(method: str) -> str:
     if not path.is_file() or not path.is_relative_to(Path.cwd()):
         raise ConfigError(f"{method} is no file below {Path.cwd()}; go to the folder above it.")
     parts = path.relative_to(Path.cwd()).with_suffix("").parts
-    if len(parts) == 1 or not all(part.isidentifier() for part in parts):
-        raise ConfigError(
-            f"{method}: a method of your own lies in a package, say my_methods/{path.name}, whose "
-            "names are Python's; suites then call it my_methods.NAME."
-        )
-    return ".".join(parts)
+    if not all(part.isidentifier() for part in parts):
+        raise ConfigError(f"{method}: Python cannot import a file or folder of such a name.")
+    return ".".join(parts) if len(parts) > 1 else path.name
 
 
 class Contract:
@@ -177,7 +174,7 @@ def check_method(method: str, options: dict[str, Any], say: Callable[[str], None
         ConfigError: there is no such method, or its options are refused.
     """
     with tempfile.TemporaryDirectory(prefix="test-method-") as text:
-        contract = Contract(module_of(method), options, Path(text))
+        contract = Contract(name_of(method), options, Path(text))
         contract._spec()
         kept = True
         for check in (

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import bridge.methods
 from bridge.methods.base import Method
-from bridge.store.plugins import load_plugin, plugin_names
+from bridge.store.plugins import METHODS
 
 
 def method_names() -> tuple[str, ...]:
     """Names of the method files."""
-    return plugin_names(bridge.methods.__path__[0], "METHOD")
+    return METHODS.names()
 
 
 def load_method(name: str, where: str = "") -> type[Method]:
@@ -21,5 +20,5 @@ def load_method(name: str, where: str = "") -> type[Method]:
     Raises:
         ConfigError: there is no such method.
     """
-    method: type[Method] = load_plugin("method", name, "bridge.methods", "METHOD", where)
+    method: type[Method] = METHODS.load(name, where)
     return method

@@ -40,7 +40,7 @@ class DatasetConfig(Closed):
     """A problem family with its options."""
 
     family: Name
-    """File in ``bridge/tasks/``. With a dot, a module of yours; see
+    """File in ``bridge/tasks/``, or a file, module or entry point of yours; see
     ``docs/how-to/add-a-method.md``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the family, see the ``Options`` class of its file in ``bridge/tasks/``."""
@@ -56,8 +56,8 @@ class MethodConfig(Closed):
     """One row of the tables: a method with its options, under its own label."""
 
     method: Name | None = None
-    """File in ``bridge/methods/``; the label itself when left out. With a dot, a module of yours;
-    see ``docs/how-to/add-a-method.md``."""
+    """File in ``bridge/methods/``; the label itself when left out. Or a file, module or
+    entry point of yours; see ``docs/how-to/add-a-method.md``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the method, see its page in ``docs/methods/``."""
     training: dict[str, Any] = Field(default_factory=dict)

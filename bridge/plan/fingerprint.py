@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.store.plugins import is_own
+from bridge.store.plugins import FAMILIES, METHODS, Room
 from bridge.store.records import ROOT, content_hash, file_hash, shipped
 from bridge.store.settings import MadeModel, TinyModel
 
@@ -59,25 +59,25 @@ def prepare_fingerprint(model: MadeModel, root: Path = ROOT) -> str:
 
 def train_fingerprint(spec: RunSpec, root: Path = ROOT) -> str:
     """Code behind a trained policy: the trainer, the run's method and its family."""
-    entries = ("bridge.run.loop", GRADER, *_file("methods", spec.method))
-    entries += _file("tasks", spec.family)
+    entries = ("bridge.run.loop", GRADER, *_file(METHODS, spec.method))
+    entries += _file(FAMILIES, spec.family)
     return fingerprint(entries, _data_of(spec.family, root), root=root)
 
 
 def evaluate_fingerprint(spec: RunSpec, root: Path = ROOT) -> str:
     """Code behind a run's scores, given its policy."""
-    entries = ("bridge.evaluation.runner", GRADER, *_file("tasks", spec.family))
+    entries = ("bridge.evaluation.runner", GRADER, *_file(FAMILIES, spec.family))
     return fingerprint(entries, _data_of(spec.family, root), root=root)
 
 
-def _file(room: str, name: str) -> tuple[str, ...]:
+def _file(room: Room, name: str) -> tuple[str, ...]:
     """The module of a method or family; one of the user's is in the run's hash instead."""
-    return () if is_own(name) else (f"bridge.{room}.{name}",)
+    return () if room.own_module(name) else (f"{room.package}.{name}",)
 
 
 def _data_of(family: str, root: Path) -> tuple[str, ...]:
     """The manifest, for a family of real data."""
-    real = "bridge.tasks.real.sources" in closure(_file("tasks", family), root=root)
+    real = "bridge.tasks.real.sources" in closure(_file(FAMILIES, family), root=root)
     return (_MANIFEST,) if real else ()
 
 

@@ -6,24 +6,21 @@ import importlib.util
 from pathlib import Path
 
 from bridge.plan.fingerprint import module_source
-from bridge.store.plugins import is_own
+from bridge.store.plugins import FAMILIES, METHODS
 from bridge.store.records import content_hash
 
 
-def own_code_hash(*names: str) -> str | None:
+def own_code_hash(method: str, family: str) -> str | None:
     """Hash of the modules that are the user's, and of what they import from where they lie.
 
     This package is left out: an edit of it makes runs stale, but not other runs. Of a module beside
     ``config.yaml`` everything below that folder counts, of an installed one its own package.
 
-    Args:
-        names: of a method or a problem family; those without a dot are this package's own.
-
     Returns:
-        None where all are.
+        None where both are this package's own.
     """
     hashes: dict[str, str] = {}
-    for name in filter(is_own, names):
+    for name in filter(None, (METHODS.own_module(method), FAMILIES.own_module(family))):
         root = _root(name)
         beside, waiting = root == Path.cwd(), [name]
         while waiting:

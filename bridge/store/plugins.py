@@ -1,6 +1,7 @@
 """Files that are found by name: a method and a data set are one file each, listed nowhere else.
 
-A name with a dot is a module of the user's, beside ``config.yaml`` or installed.
+The user's own have a name with a dot, that of a module or of a lone file beside ``config.yaml``, or
+the name of an entry point that an installed package declares.
 """
 
 from __future__ import annotations
@@ -11,27 +12,14 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from bridge.store.schema import ConfigError
-
-
-@cache
-def plugin_names(folder: str, marker: str) -> tuple[str, ...]:
-    """Names of a folder's files that define ``marker`` at their top level.
-
-    Told from the text: a file that is not asked for may import what is not installed here.
-    """
-    defines = re.compile(rf"^{marker}\b", re.MULTILINE)
-    return tuple(
-        sorted(
-            path.stem
-            for path in Path(folder).glob("*.py")
-            if defines.search(path.read_text(encoding="utf-8"))
-        )
-    )
 
 
 def check_known(what: str, name: str, valid: Iterable[str], where: str = "") -> None:
@@ -47,34 +35,87 @@ def check_known(what: str, name: str, valid: Iterable[str], where: str = "") -> 
         raise ConfigError(f"{where}unknown {what} '{name}'; {hint}")
 
 
-def is_own(name: str) -> bool:
-    """Whether a method's or data set's name is a module of the user's."""
-    return "." in name
+@dataclass(frozen=True)
+class Room:
+    """A folder of this package whose files are found by name."""
+
+    what: str
+    """In errors."""
+    package: str
+    """Its name; entry points are declared in the group of that name."""
+    marker: str
+    """What each file defines at its top level."""
+
+    def names(self) -> tuple[str, ...]:
+        """Names of its files."""
+        return _names(self.package, self.marker)
+
+    def own_module(self, name: str) -> str | None:
+        """The module of a name that is the user's; None for this package's own and unknown ones.
+
+        Raises:
+            ConfigError: two installed packages declare the name.
+        """
+        if "." in name:
+            return name.removesuffix(".py")
+        points = () if name in self.names() else entry_points(group=self.package, name=name)
+        modules = sorted({point.module for point in points})
+        if len(modules) > 1:
+            raise ConfigError(
+                f"{self.what} '{name}' is declared by {' and '.join(modules)}; name the module."
+            )
+        return modules[0] if modules else None
+
+    def load(self, name: str, where: str = "") -> Any:
+        """The object ``marker`` of a file, or of a module of the user's.
+
+        Args:
+            where: how errors begin.
+
+        Raises:
+            ConfigError: there is no such file or module, or it has no such object; one sentence.
+        """
+        own = self.own_module(name)
+        if own is None:
+            points = (point.name for point in entry_points(group=self.package))
+            check_known(self.what, name, {*self.names(), *points}, where)
+        module = _import_own(f"{where}{self.what} '{name}'", name, own) if own else None
+        module = module or importlib.import_module(f"{self.package}.{name}")
+        if not hasattr(module, self.marker):
+            raise ConfigError(
+                f"{where}{self.what} '{name}': {module.__file__} defines no {self.marker}."
+            )
+        return getattr(module, self.marker)
 
 
-def load_plugin(what: str, name: str, package: str, marker: str, where: str = "") -> Any:
-    """The object ``marker`` of a file of ``package``, or of a module of the user's.
+METHODS = Room("method", "bridge.methods", "METHOD")
+FAMILIES = Room("problem family", "bridge.tasks", "FAMILY")
 
-    Args:
-        what: "method" or "problem family".
-        where: how errors begin.
 
-    Raises:
-        ConfigError: there is no such file or module, or it has no such object; one sentence.
-    """
-    if not is_own(name):
-        folder = importlib.import_module(package).__path__[0]
-        check_known(what, name, plugin_names(folder, marker), where)
-        return getattr(importlib.import_module(f"{package}.{name}"), marker)
+@cache
+def _names(package: str, marker: str) -> tuple[str, ...]:
+    """Told from the text: a file that is not asked for may import what is not installed here."""
+    defines = re.compile(rf"^{marker}\b", re.MULTILINE)
+    folder = Path(importlib.import_module(package).__path__[0])
+    return tuple(
+        sorted(
+            path.stem
+            for path in folder.glob("*.py")
+            if defines.search(path.read_text(encoding="utf-8"))
+        )
+    )
+
+
+def _import_own(what: str, name: str, module: str) -> ModuleType:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: its files shadow nothing that a library imports
     try:
-        module = importlib.import_module(name)
+        found = importlib.import_module(module)
     except (ImportError, SyntaxError) as error:
         raise ConfigError(
-            f"{where}{what} '{name}' cannot be imported: {error}; a name with a dot is a module "
-            "beside config.yaml or an installed one."
+            f"{what} cannot be imported: {error}; a name with a dot is a file or module beside "
+            "config.yaml, or an installed module."
         ) from None
-    if not hasattr(module, marker):
-        raise ConfigError(f"{where}{what} '{name}': {module.__file__} defines no {marker}.")
-    return getattr(module, marker)
+    if name.endswith(".py") and Path(str(found.__file__)) != Path.cwd() / name:
+        raise ConfigError(f"{what}: Python finds {found.__file__} first; rename the file.")
+    return found

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import bridge.tasks
-from bridge.store.plugins import load_plugin, plugin_names
+from bridge.store.plugins import FAMILIES
 from bridge.tasks.base import Family
 
 
 def family_names() -> tuple[str, ...]:
     """Names of the problem-family files."""
-    return plugin_names(bridge.tasks.__path__[0], "FAMILY")
+    return FAMILIES.names()
 
 
 def load_family(name: str, where: str = "") -> Family:
@@ -21,5 +20,5 @@ def load_family(name: str, where: str = "") -> Family:
     Raises:
         ConfigError: there is no such family.
     """
-    family: Family = load_plugin("problem family", name, "bridge.tasks", "FAMILY", where)
+    family: Family = FAMILIES.load(name, where)
     return family

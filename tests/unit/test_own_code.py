@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bridge.jobs.contract import Broken, Contract, module_of
+from bridge.jobs.contract import Broken, Contract, name_of
 from bridge.methods.mixing import Mixing
 from bridge.methods.registry import load_method
 from bridge.plan import fingerprint
@@ -46,7 +46,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name, text in (("__init__", ""), ("half", METHOD), ("helper", HELPER)):
         (folder / f"{name}.py").write_text(text)
     yield folder
-    for name in [name for name in sys.modules if name.partition(".")[0] == "my_rows"]:
+    for name in [name for name in sys.modules if name.partition(".")[0].startswith("my_rows")]:
         del sys.modules[name]
 
 
@@ -72,10 +72,10 @@ def test_an_edit_of_what_it_imports_makes_another_run(here: Path) -> None:
     before = own_code_hash("my_rows.half", "chains")
     (here / "helper.py").write_text(f'"""Only words."""\n{HELPER}')
     fingerprint.module_source.cache_clear()
-    assert own_code_hash("my_rows.half") == before
+    assert own_code_hash("my_rows.half", "chains") == before
     (here / "helper.py").write_text(HELPER.replace("0.5", "0.25"))
     fingerprint.module_source.cache_clear()
-    assert own_code_hash("my_rows.half") != before
+    assert own_code_hash("my_rows.half", "chains") != before
     assert own_code_hash("mixing", "chains") is None
 
 
@@ -105,14 +105,72 @@ def test_a_data_set_of_ones_own(here: Path) -> None:
         load_family("my_rows.half")
 
 
-def test_a_file_is_its_module(here: Path) -> None:
-    assert module_of("mixing") == "mixing"
-    assert module_of("my_rows/half.py") == "my_rows.half"
+def test_how_a_suite_calls_a_file(here: Path) -> None:
+    assert name_of("mixing") == "mixing"
+    assert name_of("my_rows/half.py") == "my_rows.half"
     with pytest.raises(ConfigError, match="is no file below"):
-        module_of("/elsewhere/half.py")
-    (here.parent / "half.py").write_text(METHOD)
-    with pytest.raises(ConfigError, match="lies in a package"):
-        module_of("half.py")
+        name_of("/elsewhere/half.py")
+    (here.parent / "two words.py").write_text(METHOD)
+    with pytest.raises(ConfigError, match="Python cannot import"):
+        name_of("two words.py")
+
+
+def test_a_lone_file_beside_the_configuration(here: Path) -> None:
+    """Without a package around it; what it imports there counts in the hash."""
+    lone = here.parent / "my_rows_lone.py"
+    lone.write_text(METHOD)
+    assert name_of("my_rows_lone.py") == "my_rows_lone.py"
+    (spec,) = load_plan("smoke", root=SHIPPED, overrides=row("my_rows_lone.py")).runs
+    assert spec.own_code_hash and fingerprint.train_fingerprint(spec)
+    (here / "helper.py").write_text(HELPER.replace("0.5", "0.25"))
+    fingerprint.module_source.cache_clear()
+    assert own_code_hash("my_rows_lone.py", "chains") != spec.own_code_hash
+
+
+def test_a_lone_file_with_the_name_of_a_module_is_refused(here: Path) -> None:
+    (here.parent / "json.py").write_text(METHOD)
+    with pytest.raises(ConfigError, match=r"Python finds .*json.* first; rename the file"):
+        load_method("json.py")
+
+
+def declare(folder: Path, package: str, lines: str) -> None:
+    """What installing a package with entry points leaves behind."""
+    info = folder / f"{package}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(lines)
+
+
+@pytest.fixture
+def installed(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package is installed and declares a method and a data set; nothing is beside it."""
+    (here / "data.py").write_text("from bridge.tasks.chains import FAMILY\n")
+    declare(
+        tmp_path,
+        "my_rows",
+        "[bridge.methods]\nhalf = my_rows.half:METHOD\nmixing = my_rows.half\n"
+        "[bridge.tasks]\nlinks = my_rows.data\n",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    return tmp_path
+
+
+def test_entry_points_of_an_installed_package(installed: Path) -> None:
+    (spec,) = load_plan("smoke", root=SHIPPED, overrides=row("half")).runs
+    assert spec.method == "half" and fingerprint.train_fingerprint(spec)
+    assert spec.own_code_hash == own_code_hash("my_rows.half", "chains")
+    assert load_family("links") is load_family("chains")
+    assert load_method("mixing") is Mixing, "the name of a method of ours stays ours"
+    with pytest.raises(ConfigError, match="did you mean 'half'"):
+        load_method("hal")
+
+
+def test_two_packages_that_declare_one_name_are_refused(installed: Path) -> None:
+    declare(installed, "theirs", "[bridge.methods]\nhalf = theirs.half\n")
+    with pytest.raises(ConfigError, match=r"declared by my_rows\.half and theirs\.half"):
+        load_method("half")
 
 
 def test_the_contract_sees_open_options_and_torch(here: Path) -> None:
