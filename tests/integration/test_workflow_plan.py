@@ -7,10 +7,13 @@ collecting, tables, figures and the report are the real ones.
 from __future__ import annotations
 
 import ast
+import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bridge.analysis.figures.captions import CAPTIONS
 from bridge.plan.grid import load_plan
@@ -120,6 +123,19 @@ def test_a_run_outside_the_grid_is_not_made(fresh: Workspace, run: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_what_the_workflow_catalog_is_told(root: Path) -> None:
+    """It lists a repository with a Snakefile in its root, rules beside it, and a README."""
+    usage = yaml.safe_load((root / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    assert set(usage) == {"mandatory-flags", "software-stack-deployment", "report"}
+    assert usage["mandatory-flags"]["flags"] == "--software-deployment-method conda"
+    assert usage["software-stack-deployment"]["conda"] is True
+    for path in (root / "rules").glob("*.smk"):
+        rules = re.split(r"^rule \w+:$", path.read_text(), flags=re.MULTILINE)[1:]
+        assert all("conda:" in rule for rule in rules if "shell:" in rule), path
+    assert usage["report"] is True
+    assert (root / "README.md").is_file() and (root / "Snakefile").is_file()
+
+
 def test_the_workflow_is_lint_clean(fresh: Workspace) -> None:
     done = fresh.snakemake("--lint")
     assert done.returncode == 0
@@ -213,6 +229,27 @@ def test_all_results_are_there(finished: Workspace) -> None:
     ):
         assert names <= {p.name for p in (finished.path / folder).iterdir()}
     assert "3 runs: 3 done" in finished.bridge("status", "--suite", "few").stdout
+
+
+def test_snakemakes_own_report_has_every_figure_table_and_caption(finished: Workspace) -> None:
+    """What the workflow catalog is told of (``report: true``)."""
+    done = finished.snakemake("--report", "report.zip", *FEW)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(finished.path / "report.zip") as archive:
+        names = {Path(name).name for name in archive.namelist()}
+        page = archive.read("report/report.html").decode()
+    assert {f"{name}.png" for name in CAPTIONS} | {"main.html", "report.html"} <= names
+    assert "of the suite <tt" in page, "the description of the workflow"
+    assert "numbers in columns of their own" in page, "the caption of the main table"
+
+
+def test_every_table_and_figure_has_a_caption(root: Path) -> None:
+    """A table that a small suite lacks must not stop the report of a large one."""
+    listed = (root / "rules/common.smk").read_text().partition("def table_names")[2]
+    tables = set(re.findall(r'"(\w+)"(?:\]|,|\))', listed.partition("TABLE_NAMES")[0]))
+    assert {"main", "ranks", "sampled", "rates"} <= tables
+    captions = {path.stem for path in (root / "report").glob("*.rst")}
+    assert captions == tables | set(CAPTIONS) | {"report", "workflow"}
 
 
 def test_results_that_were_copied_are_not_made_again(finished: Workspace, tmp_path: Path) -> None:
