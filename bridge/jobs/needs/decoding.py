@@ -30,14 +30,15 @@ class Decoder:
 
     Args:
         width: bytes of a weight, and of a key or value.
-        room_gib: memory of vLLM's cache; None: an engine that launches kernel by kernel and
-            decodes all answers at once.
+        room_gib: memory of vLLM's cache; None: an engine that decodes all answers at once.
+        layer_s: what the host takes for a layer and token of such an engine.
     """
 
     shape: ModelShape
     device: Device
     width: int
     room_gib: float | None
+    layer_s: float = LAUNCH_LAYER_S
 
     def draw_s(
         self, answers: float, *, prompt: float, mean: float, longest: int, batch: int | None = None
@@ -86,10 +87,9 @@ class Decoder:
         rate = self.device.float32_tflops or self.device.bf16_tflops
         compute_s = rows * forward_flops(self.shape, context) / (SCORE_UTILISATION * rate * 1e12)
         work_s = max(read / (DECODE_UTILISATION * self.device.bandwidth_gbs * 1e9), compute_s)
-        launched = self.room_gib is None
-        return work_s + (
-            self.shape.num_hidden_layers * LAUNCH_LAYER_S if launched else DECODE_STEP_S
-        )
+        if self.room_gib is None:
+            return work_s + self.shape.num_hidden_layers * self.layer_s
+        return work_s + DECODE_STEP_S
 
 
 def forward_flops(shape: ModelShape, length: float) -> float:

@@ -7,13 +7,15 @@ from __future__ import annotations
 from math import prod
 
 from bridge.jobs.needs.decoding import Decoder, forward_flops
-from bridge.jobs.needs.devices import Device
+from bridge.jobs.needs.devices import CPU, Device
 from bridge.jobs.needs.methods import StepCost, cost_of
 from bridge.jobs.needs.moving import checkpoint_s, gather_s, offload_s, optimizer_s
 from bridge.jobs.needs.phases import expected_steps
 from bridge.jobs.needs.rates import (
     ENGINE_START_S,
     GRADE_S,
+    LAUNCH_LAYER_S,
+    RECORDED_LAYER_S,
     SCORE_UTILISATION,
     SYNC_S,
     TRAIN_UTILISATION,
@@ -50,7 +52,10 @@ def hours_of(
     ranks = training.sharding.ranks
     answers = training.prompts_per_step * training.n
     cache_gib = training.kv_cache_gib if training.engine == "vllm" else None
-    decoder = Decoder(shape, device, width, cache_gib)
+    # A GPU that holds the whole model records the native engine's pass (bridge.models.decoding).
+    recorded = training.sharding.stage == "none" and device.name != CPU
+    layer_s = RECORDED_LAYER_S if recorded else LAUNCH_LAYER_S
+    decoder = Decoder(shape, device, width, cache_gib, layer_s)
     seconds = dict.fromkeys(("rollout", "grade", "sync", "score", "update", "move"), 0.0)
 
     def draw_s(n: float) -> float:

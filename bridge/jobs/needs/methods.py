@@ -14,6 +14,7 @@ from bridge.jobs.needs.phases import expected_steps
 from bridge.methods.asft import ASFT
 from bridge.methods.base import Method
 from bridge.methods.bridge import Bridge
+from bridge.methods.mifo import MIFO
 from bridge.methods.prefix_rft import PrefixRFT
 from bridge.methods.relift import ReLIFT
 from bridge.methods.sasr import WarmUpSwitch
@@ -120,7 +121,7 @@ def _distilled(method: SelfDistillation, cost: StepCost) -> StepCost:
     return replace(cost, gradients_at_once=terms, passes={"rl": {"rl": terms}}, scored={"rl": 1})
 
 
-def _masked_by_entropy(method: PrefixRFT, cost: StepCost) -> StepCost:
+def _masked_by_entropy(method: PrefixRFT | MIFO, cost: StepCost) -> StepCost:
     return replace(cost, scored={"demonstration": 1})
 
 
@@ -139,4 +140,5 @@ _OTHERS: dict[type[Method], Callable[..., StepCost]] = {
     ReLIFT: _buffered,
     SelfDistillation: _distilled,
     PrefixRFT: _masked_by_entropy,
+    MIFO: _masked_by_entropy,
 }
