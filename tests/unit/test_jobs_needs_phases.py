@@ -75,6 +75,8 @@ def test_many_steps_are_estimated_from_a_few() -> None:
         (made("asft", steps=3), 2, 1, 2, {"demonstration": 1}),
         (made("asft", steps=3, anchor=0.0), 1, 1, 1, {"demonstration": 1}),
         (made("relift", steps=3), 1, 2, 1, {}),
+        (made("mifo", steps=3), 1, 2, 1, {"demonstration": 1}),
+        (made("mifo", steps=3, rho=1.0), 1, 2, 1, {"demonstration": 0}),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Method) else None,
 )

@@ -121,8 +121,12 @@ def _distilled(method: SelfDistillation, cost: StepCost) -> StepCost:
     return replace(cost, gradients_at_once=terms, passes={"rl": {"rl": terms}}, scored={"rl": 1})
 
 
-def _masked_by_entropy(method: PrefixRFT | MIFO, cost: StepCost) -> StepCost:
+def _masked_by_entropy(method: PrefixRFT, cost: StepCost) -> StepCost:
     return replace(cost, scored={"demonstration": 1})
+
+
+def _chosen_by_entropy(method: MIFO, cost: StepCost) -> StepCost:
+    return replace(cost, scored={"demonstration": int(method.options.rho < 1)})
 
 
 def _buffered(method: ReLIFT, cost: StepCost) -> StepCost:
@@ -140,5 +144,5 @@ _OTHERS: dict[type[Method], Callable[..., StepCost]] = {
     ReLIFT: _buffered,
     SelfDistillation: _distilled,
     PrefixRFT: _masked_by_entropy,
-    MIFO: _masked_by_entropy,
+    MIFO: _chosen_by_entropy,
 }
