@@ -21,7 +21,7 @@ from bridge.jobs.needs.rows import rows_of
 from bridge.jobs.needs.shapes import shape_of
 from bridge.plan.grid import Plan, load_plan
 from bridge.store.records import file_hash
-from bridge.store.settings import LocalModel
+from bridge.store.settings import LocalModel, ShardingConfig
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,8 @@ def test_a_refusal_names_the_run_its_need_and_a_remedy(paper: Plan) -> None:
     sentence = said["qwen3-8b-base/math8k/bridge"]
     assert "GiB in its update (" in sentence and "but h100-80gb gives 75.6 GiB" in sentence
     assert sentence.endswith(
-        "it fits 4 of them with training: {engine: native, activation_checkpointing: true, "
-        "cpu_offload: true, sharding: {stage: zero3, ranks: 4}}, or one with training: {trainable: "
-        "lora}."
+        "it fits 4 of them with training: {activation_checkpointing: true, cpu_offload: true, "
+        "sharding: {stage: zero3, ranks: 4}}, or one with training: {trainable: lora}."
     )
     (tiny,) = (
         s for s in refusals(paper, device("l4")) if s.startswith("qwen3-8b-base/math8k/bridge ")
@@ -62,9 +61,16 @@ def test_a_refusal_names_the_run_its_need_and_a_remedy(paper: Plan) -> None:
     # Where all weights take several cards, factors on one are told beside it; not what has none.
     on_a10 = {s.split(" ")[0]: s for s in refusals(paper, device("a10"))}
     assert on_a10["qwen2.5-3b/limr/bridge"].endswith(
-        "ranks: 8}}, or one with training: {trainable: lora, kv_cache_gib: 2}, and evaluation: "
-        "{kv_cache_gib: 13}."
+        "cpu_offload: true, kv_cache_gib: 2, sharding: {stage: zero3, ranks: 8}}, or one with "
+        "training: {trainable: lora, kv_cache_gib: 2}, and evaluation: {kv_cache_gib: 13}."
     )
+    # vLLM samples beside ZeRO, so the suite's engine stays; with these settings the run does fit.
+    assert not [s for s in on_a10.values() if "engine: native" in s]
+    spec, small = paper.run("qwen2.5-3b", "limr", "bridge", 0), device("a10")
+    spread = {"kv_cache_gib": 2.0, "sharding": ShardingConfig(stage="zero3", ranks=8)}
+    training = spec.training.model_copy(update=spread)
+    smaller = spec.evaluation.model_copy(update={"kv_cache_gib": 13.0})
+    assert predict(replace(spec, training=training, evaluation=smaller), small).fits(small)
     assert not [s for s in on_a10.values() if "/mifo " in s and "trainable: lora" in s]
     assert all("\n" not in s for s in said.values())
 
@@ -78,6 +84,19 @@ def test_the_remedy_is_a_setting_with_which_it_fits(root: Path) -> None:
     cured = {"training": {"activation_checkpointing": True, "micro_batch_tokens": 65536}}
     plan = load_plan("paper", root=root, overrides=cured)
     assert predict(plan.run("qwen2.5-3b", "limr", "rl_zero", 0), small).fits(small)
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"), [("asft", {}), ("sft", {"optimizer": "adamw_8bit"})]
+)
+def test_several_devices_are_no_remedy_for_what_needs_one_process(
+    paper: Plan, method: str, setting: dict[str, str]
+) -> None:
+    spec = paper.run("qwen2.5-3b", "limr", "sft", 0)
+    training = spec.training.model_copy(update=setting)
+    alone = replace(spec, method=method, method_options={"steps": 4}, training=training)
+    (sentence,) = refusals(replace(paper, runs=(alone,)), device("a10"))
+    assert "sharding" not in sentence and "trainable: lora" in sentence
 
 
 def test_the_suite_of_the_page_on_24_gb_fits_such_a_card(root: Path) -> None:

@@ -4,32 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from typing import Any
+
+from pydantic import ValidationError
 
 from bridge.jobs.needs.devices import CPU, Device
 from bridge.jobs.needs.prediction import USABLE, Prediction, predict
 from bridge.methods.registry import load_method
 from bridge.plan.grid import Plan, RunSpec
 from bridge.store.schema import ConfigError
-from bridge.store.settings import ShardingConfig
+from bridge.store.settings import ShardingConfig, TrainingConfig
 
 _PARTS = ("weights", "master", "optimizer", "gradients", "shadow", "reference", "adapter")
 _MOMENT = ("activations", "working", "engine", "kv_cache", "runtime")
 _SHORT = {"optimizer": "optim", "gradients": "grads", "reference": "ref", "activations": "activ"}
 _SEVERAL = (2, 4, 8)
 """Devices of one machine that are tried where one is too small."""
-_SPREAD = {"engine": "native", "activation_checkpointing": True, "cpu_offload": True}
-"""What goes with them."""
-_SAVING: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("activation_checkpointing: true", {"activation_checkpointing": True}),
-    ("cpu_offload: true", {"cpu_offload": True}),
+_Change = tuple[str, dict[str, Any]]
+"""Settings of ``training`` in words, and as they are set."""
+_RECOMPUTE: _Change = ("activation_checkpointing: true", {"activation_checkpointing": True})
+_OFFLOAD: _Change = ("cpu_offload: true", {"cpu_offload": True})
+_CACHE: _Change = ("kv_cache_gib: 2", {"kv_cache_gib": 2.0})
+_SAVING: tuple[_Change, ...] = (
+    _RECOMPUTE,
+    _OFFLOAD,
     ("micro_batch_tokens: 1", {"micro_batch_tokens": 1}),
-    ("kv_cache_gib: 2", {"kv_cache_gib": 2.0}),
+    _CACHE,
     ("precision: bfloat16", {"precision": "bfloat16"}),
     ("optimizer: adamw_8bit", {"optimizer": "adamw_8bit"}),
 )
 """From the cheapest in time to what changes results."""
-_LORA: tuple[str, dict[str, Any]] = ("trainable: lora", {"trainable": "lora"})
+_SPREADING: tuple[tuple[_Change, ...], ...] = (
+    (_RECOMPUTE, _OFFLOAD),
+    (_RECOMPUTE, _OFFLOAD, _CACHE),
+)
+"""What goes with several devices: the engine stays, with a smaller cache where it has to."""
+_LORA: _Change = ("trainable: lora", {"trainable": "lora"})
 """Another thing to train, so it is told beside what trains all weights."""
 
 
@@ -116,7 +127,7 @@ def _remedy(wanted: RunSpec, device: Device) -> str:
     ways += [] if lora is None else [f"one with training: {{{lora}}}"]
     if ways:
         return f"it fits {', or '.join(ways)}" + (f", and {cache}" if cache else "")
-    return f"at least it needs {_number(least)} GiB: take a larger device"
+    return f"it needs at least {_number(least)} GiB: take a larger device"
 
 
 def _smaller_evaluation(spec: RunSpec, device: Device) -> tuple[RunSpec, str]:
@@ -144,14 +155,13 @@ def _savings(spec: RunSpec, device: Device, chosen: tuple[str, ...]) -> tuple[st
 
 def _several(wanted: RunSpec, device: Device) -> str | None:
     """How many devices hold the run, with what settings."""
-    for ranks in _SEVERAL:
-        sharding = ShardingConfig(stage="zero3", ranks=ranks)
-        if predict(_with(wanted, {**_SPREAD, "sharding": sharding}), device).fits(device):
-            told = ", ".join(f"{name}: {str(value).lower()}" for name, value in _SPREAD.items())
-            return (
-                f"{ranks} of them with training: {{{told}, sharding: {{stage: zero3, "
-                f"ranks: {ranks}}}}}"
-            )
+    for ranks, changes in product(_SEVERAL, _SPREADING):
+        spread = _with(wanted, {"sharding": ShardingConfig(stage="zero3", ranks=ranks)})
+        for _, change in changes:
+            spread = _with(spread, change)
+        if _accepted(spread) and predict(spread, device).fits(device):
+            told = [*(words for words, _ in changes), f"sharding: {{stage: zero3, ranks: {ranks}}}"]
+            return f"{ranks} of them with training: {{{', '.join(told)}}}"
     return None
 
 
@@ -159,10 +169,16 @@ def may_train_factors(spec: RunSpec) -> bool:
     """Whether a run that trains all weights could train factors."""
     if spec.training.sharding.stage != "none" or spec.training.trainable == "lora":
         return False
-    kind, training = load_method(spec.method), spec.training.model_copy(update=_LORA[1])
+    return _accepted(_with(spec, _LORA[1]))
+
+
+def _accepted(spec: RunSpec) -> bool:
+    """Whether a suite could have these settings and the run's method can work with them."""
+    kind = load_method(spec.method)
     try:
+        training = TrainingConfig.model_validate(spec.training.model_dump())
         kind(kind.Options.model_validate(spec.method_options), training).check(spec.label)
-    except ConfigError:
+    except (ConfigError, ValidationError):
         return False
     return True
 
