@@ -35,6 +35,8 @@ def picture(browser: Any, page: Path, section: str, width: int, dark: bool, heig
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
     size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    # A picture has no scroll bars; with them lines are shorter and sections lie lower.
+    browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
     browser.get("about:blank")
     browser.get(page.as_uri())
     top = browser.execute_script(PLACE, section)
