@@ -50,7 +50,7 @@ STYLES: dict[str, Style] = {
     "bridge_beta_50": Style("BRIDGE, β × 50", "#8E5BBF", "s"),
     "bridge_beta_200": Style("BRIDGE, β × 200", "#1B1B3A", "D"),
     "bridge_lookahead": Style("BRIDGE, lookahead", "#B5179E", "^", DASHED),
-    "bridge_m_step": Style("BRIDGE, m steps", "#3A5A40", "v"),
+    "bridge_m_step": Style("BRIDGE, m steps", "#7CB518", "v", DASH_DOT),
     "bridge_gauss_seidel": Style("BRIDGE, Gauss-Seidel", "#9C6644", "<", DASHED),
     "bridge_own_rollouts": Style("BRIDGE, own rollouts", "#3D5A80", ">"),
     "bridge_lambda_0.3": Style("BRIDGE, λ = 0.3", "#A37B00", "d", DASHED),
