@@ -1,6 +1,6 @@
 """The jobs of the coupling study with real generation; the workflow runs them between trainings.
 
-    make coupling       all of it: snakemake --cores all coupling --config suite=coupling
+    make coupling       all of it, by studies/coupling/Snakefile
 
 1. ``check`` refuses what the suite promises and does not keep, and writes J(D) (``expert.csv``),
 2. the workflow trains every run that is a first phase,

@@ -22,7 +22,7 @@ FOLDERS = ("benchmarks", "bridge", "docs", "envs", "examples", "profiles", "rule
 FOLDERS += ("suites", "tests")
 FILES = [p for folder in FOLDERS for p in (ROOT / folder).rglob("*.*")] + [*ROOT.glob("*.*")]
 NOT_HERE = re.compile(
-    r"my_hpt\.|tasks/sums\.py|suites/mine\.|^rewards\.py|^results/|^figures/|^tables/"
+    r"my_hpt\.|^half\.|tasks/sums\.py|suites/mine\.|^rewards\.py|^results/|^figures/|^tables/"
 )
 """What a how-to page lets its reader write, and what runs make."""
 PARENTS = ("", "bridge", "bridge/analysis", "studies/coupling")
