@@ -118,10 +118,7 @@ def grid_text(plan: Plan, *, results: Path, colour: bool = False) -> str:
         lines.append(f"base model {model}: {text}")
     for block in dict.fromkeys((s.model, s.dataset) for s, _ in states):
         lines += ["", " x ".join(block)]
-        members = [(s, state) for s, state in states if (s.model, s.dataset) == block]
-        for label in dict.fromkeys(s.label for s, _ in members):
-            row = {s.seed: state for s, state in members if s.label == label}
-            lines += _row(label, row, colour)
+        lines += _rows([m for m in states if (m[0].model, m[0].dataset) == block], colour)
     for word in (
         "running",
         "interrupted",
@@ -158,18 +155,22 @@ def doctor_text(plan: Plan, *, results: Path) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)
 
 
-def _row(label: str, row: dict[int, State], colour: bool) -> Iterator[str]:
-    """Cells of one method; seeds that do not fit go to the next line."""
-    cells = [(f"seed{seed} {s.word} {s.progress}".rstrip(), s.word) for seed, s in row.items()]
-    width = max(len(text) for text, _ in cells) + 2
+def _rows(members: list[tuple[RunSpec, State]], colour: bool) -> Iterator[str]:
+    """Cells of a block, a line for each method; seeds that do not fit go to the next line."""
+    cells: dict[str, list[tuple[str, str]]] = {}
+    for spec, state in members:
+        text = f"seed{spec.seed} {state.word} {state.progress}".rstrip()
+        cells.setdefault(spec.label, []).append((text, state.word))
+    width = max(len(text) for row in cells.values() for text, _ in row) + 2
     per_line = max(1, (WIDTH - 22) // width)
-    for start in range(0, len(cells), per_line):
-        head = label[:20] if start == 0 else ""
-        line = "".join(
-            _coloured(text, word, colour) + " " * (width - len(text))
-            for text, word in cells[start : start + per_line]
-        )
-        yield f"{head:<22}{line}".rstrip()
+    for label, row in cells.items():
+        for start in range(0, len(row), per_line):
+            head = label[:20] if start == 0 else ""
+            line = "".join(
+                _coloured(text, word, colour) + " " * (width - len(text))
+                for text, word in row[start : start + per_line]
+            )
+            yield f"{head:<22}{line}".rstrip()
 
 
 def _details(word: str, states: list[tuple[RunSpec, State]]) -> list[str]:
