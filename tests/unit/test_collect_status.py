@@ -160,7 +160,7 @@ def test_the_grid_counts_and_explains(plan: Plan, mixed: Path) -> None:
     assert "base model tiny-qwen: ready" in lines
     cold_start = next(line for line in lines if line.startswith("cold_start"))
     assert re.sub(" +", " ", cold_start) == "cold_start seed0 waiting seed1 running 45/200"
-    seconds = {line.index("seed1") for line in lines if "seed0" in line}
+    seconds = {line.index("seed1") for line in lines if " seed1 " in line}
     assert len(seconds) == 1, "the columns of a block are aligned"
     assert "  tiny-qwen/chains/cold_start/seed1: step 45 of 200, 1:32 left" in lines
     assert "  tiny-qwen/chains/rl_zero/seed0: step 3: the loss is NaN" in lines
