@@ -14,5 +14,7 @@ if [ "$kind" != gpu ]; then
     pip install --no-deps --index-url "$torch_index" "$(grep '^torch==' "$pins")"
 fi
 pip install -r "$pins"
-# A wheel, so that the image needs no checkout; the workflow lies in it.
+# A wheel, so that the image needs no checkout; the workflow lies in it. What .dockerignore left out is no edit: without this
+# the version would call the clone dirty.
+git ls-files --deleted -z | xargs -0 --no-run-if-empty git update-index --skip-worktree
 pip install --no-deps --no-build-isolation .
