@@ -116,7 +116,12 @@ def fingerprint(entries: tuple[str, ...], data: tuple[str, ...] = (), *, root: P
 
 @cache
 def closure(entries: tuple[str, ...], *, root: Path = ROOT) -> frozenset[str]:
-    """Return the names of all modules of the package that the entries import, with themselves."""
+    """Return the names of all modules that the entries import, with themselves.
+
+    Those of the entries' own packages and of this one; beside an installed one lie other libraries,
+    whose versions are in the records.
+    """
+    ours = {"bridge", *(name.partition(".")[0] for name in entries)}
     found: set[str] = set()
     waiting = list(entries)
     while waiting:
@@ -126,7 +131,8 @@ def closure(entries: tuple[str, ...], *, root: Path = ROOT) -> frozenset[str]:
         found.add(name)
         # Importing a module runs the __init__ of each package above it that has one.
         waiting += (parent for parent in _parents(name) if _find(parent, root) is not None)
-        waiting += module_source(name, root).imports
+        imports = module_source(name, root).imports
+        waiting += (other for other in imports if other.partition(".")[0] in ours)
     return frozenset(found)
 
 

@@ -217,6 +217,15 @@ def package(tmp_path: Path) -> Callable[..., set[str]]:
     return build
 
 
+def test_libraries_beside_an_installed_package_do_not_count(
+    package: Callable[..., set[str]], tmp_path: Path
+) -> None:
+    """Nor are they read: some nest deeper than ``ast`` can print."""
+    library = tmp_path / "numpy.py"
+    library.write_text("total = " + " + ".join(["1"] * 2000) + "\n")
+    assert package(entry="import numpy, bridge.other", other="") == {"bridge.other"}
+
+
 @pytest.mark.parametrize(
     "statement",
     [
