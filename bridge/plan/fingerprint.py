@@ -129,8 +129,6 @@ def closure(entries: tuple[str, ...], *, root: Path = ROOT) -> frozenset[str]:
         if name in found:
             continue
         found.add(name)
-        # Importing a module runs the __init__ of each package above it that has one.
-        waiting += (parent for parent in _parents(name) if _find(parent, root) is not None)
         imports = module_source(name, root).imports
         waiting += (other for other in imports if other.partition(".")[0] in ours)
     return frozenset(found)
@@ -160,7 +158,7 @@ class Module:
     """What a source file says about its module."""
 
     imports: tuple[str, ...]
-    """Modules of the package that it imports."""
+    """Modules of the package that are run when it is imported."""
     hash: str
     """Of the code, without docstrings."""
 
@@ -175,6 +173,7 @@ def module_source(name: str, root: Path) -> Module:
     path = _source(name, root)
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     names, code_hash = _read(path.read_text(encoding="utf-8"), package)
+    names = (*_parents(name), *names)  # each package above it that has an __init__ runs that
     return Module(tuple(n for n in names if _find(n, root) is not None), code_hash)
 
 

@@ -79,6 +79,29 @@ def test_an_edit_of_what_it_imports_makes_another_run(here: Path) -> None:
     assert own_code_hash("mixing", "chains") is None
 
 
+def test_an_edit_of_the_package_around_it_makes_another_run(here: Path) -> None:
+    """Its __init__ runs when the method is imported, though nothing names it."""
+    load_method("my_rows.half")
+    before = own_code_hash("my_rows.half", "chains")
+    (here / "__init__.py").write_text("import bridge.methods.mixing as m\nm.Mixing.n = 1\n")
+    fingerprint.module_source.cache_clear()
+    assert own_code_hash("my_rows.half", "chains") != before
+
+
+def test_a_method_of_ours_is_not_named_by_its_module(here: Path) -> None:
+    """Its file would be in no hash: neither among ours nor among the user's."""
+    with pytest.raises(ConfigError, match=r"'bridge\.methods\.sft' is not the user's"):
+        load_method("bridge.methods.sft")
+
+
+def test_a_base_model_is_not_warmed_up_on_a_data_set_of_ones_own(here: Path) -> None:
+    """Its code would not be in the hash of the base model."""
+    (here / "data.py").write_text("from bridge.tasks.arithmetic import FAMILY\n")
+    warm = {"models": {"smollm2-135m-warm": {"warm_up": {"family": "my_rows.data"}}}}
+    with pytest.raises(ConfigError, match=r"warm_up\.family: unknown problem family"):
+        load_plan("pocket_smoke", root=SHIPPED, overrides=warm)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
