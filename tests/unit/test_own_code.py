@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from bridge.jobs.contract import Broken, Contract, name_of
+from bridge.jobs.contract import Broken, Contract, has_checkpoint, name_of
 from bridge.methods.mixing import Mixing
 from bridge.methods.registry import load_method
 from bridge.plan import fingerprint
 from bridge.plan.grid import load_plan
 from bridge.plan.own_code import own_code_hash
-from bridge.store.records import SHIPPED
+from bridge.store.records import SHIPPED, RunFolder, jsonl
 from bridge.store.schema import ConfigError
 from bridge.tasks.registry import load_family
 
@@ -133,6 +133,8 @@ def test_how_a_suite_calls_a_file(here: Path) -> None:
     assert name_of("my_rows/half.py") == "my_rows.half"
     with pytest.raises(ConfigError, match="is no file below"):
         name_of("/elsewhere/half.py")
+    with pytest.raises(ConfigError, match="is no name"):
+        name_of("..half")
     (here.parent / "two words.py").write_text(METHOD)
     with pytest.raises(ConfigError, match="Python cannot import"):
         name_of("two words.py")
@@ -207,3 +209,32 @@ def test_the_contract_sees_open_options_and_torch(here: Path) -> None:
     assert "rl_weight" in kept.closed_options()
     assert kept.options == {"steps": 6, "rl_weight": 0.3}
     assert kept.planned_without_torch() == "torch is not imported"
+
+
+def test_the_contract_kills_a_run_that_has_a_whole_checkpoint(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for name, whole in ((".step00000001.tmp", False), ("step00000001", True)):
+        (folder.resume / name).mkdir(parents=True)
+        (folder.resume / name / "manifest.json").touch()
+        assert has_checkpoint(folder) is whole
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([], r"steps \[\] of 0"),
+        ([1.0, None], r"steps \[2\] of 2"),
+        ([1.0, ...], r"steps \[2\] of 2"),
+    ],
+)
+def test_the_contract_sees_steps_without_a_gradient(
+    here: Path, steps: list[Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(here.parent)
+    lines = [{"step": 0}, *({} if norm is ... else {"grad_norm": norm} for norm in steps)]
+    folder.dynamics.write_text(jsonl(lines))
+    contract = Contract("my_rows.half", {}, here.parent)
+    monkeypatch.setattr(contract, "_run", lambda *_, **__: folder)
+    for check in (contract.trains, contract.counts_globally):
+        with pytest.raises(Broken, match=said):
+            check()
