@@ -108,6 +108,7 @@ def test_a_base_model_is_not_warmed_up_on_a_data_set_of_ones_own(here: Path) -> 
         ("my_rows.gone", None, "cannot be imported: No module named 'my_rows.gone'"),
         ("my_rows.broken", "def (:\n", "cannot be imported: invalid syntax"),
         ("my_rows.empty", "", "empty.py defines no METHOD"),
+        ("my_rows.name", "METHOD = 'half'\n", "METHOD is no subclass of Method"),
     ],
 )
 def test_what_is_no_method_is_one_sentence(
@@ -126,6 +127,9 @@ def test_a_data_set_of_ones_own(here: Path) -> None:
     assert load_family("my_rows.data") is load_family("chains")
     with pytest.raises(ConfigError, match="defines no FAMILY"):
         load_family("my_rows.half")
+    (here / "kind.py").write_text("from bridge.tasks.chains import Chains as FAMILY\n")
+    with pytest.raises(ConfigError, match="FAMILY is not an object"):
+        load_family("my_rows.kind")
 
 
 def test_how_a_suite_calls_a_file(here: Path) -> None:
