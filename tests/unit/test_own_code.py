@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from bridge.methods.registry import load_method
 from bridge.plan import fingerprint
 from bridge.plan.grid import load_plan
 from bridge.plan.own_code import own_code_hash
-from bridge.store.records import SHIPPED, RunFolder, jsonl
+from bridge.store.records import ROOT, SHIPPED, RunFolder, jsonl
 from bridge.store.schema import ConfigError
 from bridge.tasks.registry import load_family
 
@@ -86,6 +87,21 @@ def test_an_edit_of_the_package_around_it_makes_another_run(here: Path) -> None:
     (here / "__init__.py").write_text("import bridge.methods.mixing as m\nm.Mixing.n = 1\n")
     fingerprint.module_source.cache_clear()
     assert own_code_hash("my_rows.half", "chains") != before
+
+
+def test_an_edit_of_ours_that_it_imports_makes_its_runs_stale(here: Path, tmp_path: Path) -> None:
+    """A method that is built on another's file needs that file as the other does."""
+    (spec,) = load_plan("smoke", root=SHIPPED, overrides=row("my_rows.half")).runs
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "bridge", copy / "bridge")
+    before = fingerprint.train_fingerprint(spec, copy)
+    assert before == fingerprint.train_fingerprint(spec)
+    for name, counts in (("chord", False), ("mixing", True)):
+        path = copy / "bridge" / "methods" / f"{name}.py"
+        path.write_text(f"{path.read_text()}\nEDITED = 1\n")
+        for cached in (fingerprint.module_source, fingerprint.closure, fingerprint.fingerprint):
+            cached.cache_clear()
+        assert (fingerprint.train_fingerprint(spec, copy) != before) is counts
 
 
 def test_a_method_of_ours_is_not_named_by_its_module(here: Path) -> None:
