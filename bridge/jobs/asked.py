@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.plan.config import config_path, load_user_config
-from bridge.store.schema import merge
+from bridge.store.schema import merge, shown
 from bridge.store.strict import strict_yaml
 
 
@@ -30,5 +30,8 @@ def asked_of(arguments: Sequence[str]) -> Asked:
     said = dict(word.partition("=")[::2] for word in arguments if "=" in word)
     user = load_user_config(config_path())
     overrides = dict(user.overrides)
-    merge(overrides, strict_yaml(said.get("overrides", "{}")) or {})
+    given = strict_yaml(said.get("overrides", "{}")) or {}
+    if not isinstance(given, dict):
+        raise ValueError(f"overrides have to be a mapping (got {shown(given)})")
+    merge(overrides, given)
     return Asked(said.get("suite", user.suite), said.get("source", user.source), overrides)

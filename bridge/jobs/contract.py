@@ -21,7 +21,7 @@ from bridge.models.preparing import prepare_base
 from bridge.plan.grid import RunSpec, load_plan
 from bridge.run.loop import train_run
 from bridge.store.records import SHIPPED, RunFolder, base_folder, file_hash, read_jsonl
-from bridge.store.schema import Closed, ConfigError
+from bridge.store.schema import Closed, ConfigError, check_name
 from bridge.store.settings import TinyModel
 
 _STEPS = 6
@@ -39,10 +39,10 @@ def name_of(method: str) -> str:
     """How a suite calls a method: by its name, or the name of a file below the working folder.
 
     Raises:
-        ConfigError: there is no such file, or it lies elsewhere.
+        ConfigError: there is no such file, it lies elsewhere, or the name is none.
     """
     if not method.endswith(".py"):
-        return method
+        return check_name(method)
     path = Path(method).resolve()
     if not path.is_file() or not path.is_relative_to(Path.cwd()):
         raise ConfigError(f"{method} is no file below {Path.cwd()}; go to the folder above it.")
@@ -50,6 +50,11 @@ def name_of(method: str) -> str:
     if not all(part.isidentifier() for part in parts):
         raise ConfigError(f"{method}: Python cannot import a file or folder of such a name.")
     return ".".join(parts) if len(parts) > 1 else path.name
+
+
+def has_checkpoint(folder: RunFolder) -> bool:
+    """Whether a run has written a checkpoint; one that is being written begins with a dot."""
+    return any(folder.resume.glob("step*/manifest.json"))
 
 
 class Contract:
@@ -78,9 +83,6 @@ class Contract:
     def trains(self) -> str:
         """Each step has a gradient, and it is a number."""
         norms = self._norms(self._run("whole"))
-        bad = [i for i, norm in enumerate(norms, 1) if not math.isfinite(norm)]
-        if not norms or bad:
-            raise Broken(f"steps {bad} of {len(norms)} have no finite grad_norm")
         if not any(norms):
             raise Broken(f"all {len(norms)} gradients are zero")
         return f"{len(norms)} steps"
@@ -100,7 +102,7 @@ class Contract:
         with subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         ) as job:
-            while job.poll() is None and not any(folder.resume.glob("*/manifest.json")):
+            while job.poll() is None and not has_checkpoint(folder):
                 if time.monotonic() - begin > _KILL_S:
                     break
                 time.sleep(0.01)
@@ -156,7 +158,17 @@ class Contract:
         return spec.folder(self.folder / name)
 
     def _norms(self, folder: RunFolder) -> list[float]:
-        return [float(line["grad_norm"]) for line in read_jsonl(folder.dynamics)[1:]]
+        """The norm of each step's gradient.
+
+        Raises:
+            Broken: there is no step, or one without such a number.
+        """
+        found = [line.get("grad_norm") for line in read_jsonl(folder.dynamics)[1:]]
+        norms = [math.nan if norm is None else float(norm) for norm in found]
+        bad = [i for i, norm in enumerate(norms, 1) if not math.isfinite(norm)]
+        if not norms or bad:
+            raise Broken(f"steps {bad} of {len(norms)} have no finite grad_norm")
+        return norms
 
     def _compare(self, found: RunFolder, what: str) -> None:
         whole = self._run("whole")

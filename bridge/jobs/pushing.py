@@ -7,6 +7,7 @@ it is opened to others on its page. One that holds anything else is left alone. 
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 
@@ -39,7 +40,6 @@ def push(folder: Path, repo: str, *, confirmed: bool) -> str:
         raise PushError(f"{TOKEN} is not set; set it to a token that may write to {repo}.")
     # Here and not above: to be told what would be done must not need this library.
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     api = HfApi(token=token)
     try:
@@ -47,10 +47,13 @@ def push(folder: Path, repo: str, *, confirmed: bool) -> str:
         held = set(api.list_repo_files(repo, repo_type="dataset"))
         if others := sorted(held - names - {".gitattributes"}):
             raise PushError(f"{repo} holds {others[0]}, which {folder} has not; name a new one.")
+        patterns = [glob.escape(name) for name in sorted(names)]
         api.upload_folder(
-            repo_id=repo, folder_path=folder, repo_type="dataset", allow_patterns=sorted(names)
+            repo_id=repo, folder_path=folder, repo_type="dataset", allow_patterns=patterns
         )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except PushError:
+        raise
+    except Exception as error:  # also what its client raises, which is another in each version
         cause = " ".join(str(error).split())[:200]
         raise PushError(f"{repo}: the hub did not take the files ({cause}).") from None
     return f"{what} are in the data set {repo}"

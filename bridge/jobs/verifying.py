@@ -34,10 +34,18 @@ def verify(folder: Path) -> int:
     """Check a published folder; return the number of its files.
 
     Raises:
-        VerifyError: a file is missing, changed, extra or no plain file, the list of files is
-            damaged or leads out of the folder, or the tables are not what the tidy tables give.
+        VerifyError: a file is missing, changed, extra, no plain file or cannot be read, the list of
+            files is damaged or leads out of the folder, or the tables are not what the tidy tables
+            give.
         RecordError: the tidy tables do not fit their manifest.
     """
+    try:
+        return _verify(folder)
+    except OSError as error:
+        raise VerifyError(f"{folder} cannot be read: {cut(str(error), 300)}") from error
+
+
+def _verify(folder: Path) -> int:
     listed, there = read_sums(folder), set(plain_files(folder)) - {SUMS}
     if missing := sorted(listed.keys() - there):
         raise VerifyError(f"{folder}: {shown(missing[0])} is in {SUMS}, but missing; get it again.")
@@ -117,7 +125,7 @@ def _check_tables(folder: Path) -> None:
         made = Path(temporary)
         try:
             make_tables(folder, made)
-        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        except Exception as error:
             # Anybody's files: what readers of parquet and CSV make of them is not foreseen.
             cause = cut(str(error), 300)
             raise VerifyError(f"{folder}: no tables can be made of tidy/: {cause}") from error

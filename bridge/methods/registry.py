@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bridge.methods.base import Method
 from bridge.store.plugins import METHODS
+from bridge.store.schema import ConfigError
 
 
 def method_names() -> tuple[str, ...]:
@@ -18,7 +19,9 @@ def load_method(name: str, where: str = "") -> type[Method]:
         where: how errors begin.
 
     Raises:
-        ConfigError: there is no such method.
+        ConfigError: there is no such method, or it is no class of one.
     """
-    method: type[Method] = METHODS.load(name, where)
+    method = METHODS.load(name, where)
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise ConfigError(f"{where}method '{name}': METHOD is no subclass of Method.")
     return method

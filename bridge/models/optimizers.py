@@ -45,10 +45,11 @@ def make_adamw(
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         from bitsandbytes.optim import AdamW8bit
 
-        eight: torch.optim.Optimizer = AdamW8bit(
-            parameters, lr=lr, betas=betas, weight_decay=weight_decay
-        )
-        return eight
+        eight = AdamW8bit(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
+        # Else its first step brings all moments to the device, those that wait on the host too.
+        eight.initialized = True
+        made: torch.optim.Optimizer = eight
+        return made
     return torch.optim.AdamW(
         parameters,
         lr=lr,

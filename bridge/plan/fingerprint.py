@@ -5,7 +5,8 @@ Snakemake does not see edits in a package behind a ``shell:`` rule, so each rule
 package, transitively. The graph is read from the source with ``ast``: nothing is imported, so it
 works without torch. Imports inside functions count; imports under ``if TYPE_CHECKING`` do not, for
 they never run. Method and family files are loaded by name and would be invisible, so a run names
-its own ones as further entries; the files of other methods stay out.
+its own ones as further entries (of the user's, what they import of this package); the files of
+other methods stay out.
 
 Sources are read once per process: a workflow that is under way keeps the fingerprints it began
 with, and an edit made meanwhile shows as a change the next time.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -59,25 +61,30 @@ def prepare_fingerprint(model: MadeModel, root: Path = ROOT) -> str:
 
 def train_fingerprint(spec: RunSpec, root: Path = ROOT) -> str:
     """Code behind a trained policy: the trainer, the run's method and its family."""
-    entries = ("bridge.run.loop", GRADER, *_file(METHODS, spec.method))
-    entries += _file(FAMILIES, spec.family)
+    entries = ("bridge.run.loop", GRADER, *_files(METHODS, spec.method, root))
+    entries += _files(FAMILIES, spec.family, root)
     return fingerprint(entries, _data_of(spec.family, root), root=root)
 
 
 def evaluate_fingerprint(spec: RunSpec, root: Path = ROOT) -> str:
     """Code behind a run's scores, given its policy."""
-    entries = ("bridge.evaluation.runner", GRADER, *_file(FAMILIES, spec.family))
+    entries = ("bridge.evaluation.runner", GRADER, *_files(FAMILIES, spec.family, root))
     return fingerprint(entries, _data_of(spec.family, root), root=root)
 
 
-def _file(room: Room, name: str) -> tuple[str, ...]:
-    """The module of a method or family; one of the user's is in the run's hash instead."""
-    return () if room.own_module(name) else (f"{room.package}.{name}",)
+def _files(room: Room, name: str, root: Path) -> tuple[str, ...]:
+    """The module of a method or family; of one of the user's, which is itself in the run's hash,
+    what it imports of this package."""
+    if (own := room.own_module(name)) is None:
+        return (f"{room.package}.{name}",)
+    named = (imported for module in own_modules(own).values() for imported in module.named)
+    ours = {n for n in named if n.partition(".")[0] == "bridge" and _find(n, root) is not None}
+    return tuple(sorted(ours))
 
 
 def _data_of(family: str, root: Path) -> tuple[str, ...]:
     """The manifest, for a family of real data."""
-    real = "bridge.tasks.real.sources" in closure(_file(FAMILIES, family), root=root)
+    real = "bridge.tasks.real.sources" in closure(_files(FAMILIES, family, root), root=root)
     return (_MANIFEST,) if real else ()
 
 
@@ -129,8 +136,6 @@ def closure(entries: tuple[str, ...], *, root: Path = ROOT) -> frozenset[str]:
         if name in found:
             continue
         found.add(name)
-        # Importing a module runs the __init__ of each package above it that has one.
-        waiting += (parent for parent in _parents(name) if _find(parent, root) is not None)
         imports = module_source(name, root).imports
         waiting += (other for other in imports if other.partition(".")[0] in ours)
     return frozenset(found)
@@ -159,8 +164,10 @@ def _source(name: str, root: Path) -> Path:
 class Module:
     """What a source file says about its module."""
 
+    named: tuple[str, ...]
+    """All names that it imports, from wherever."""
     imports: tuple[str, ...]
-    """Modules of the package that it imports."""
+    """Modules of the package that are run when it is imported."""
     hash: str
     """Of the code, without docstrings."""
 
@@ -174,8 +181,30 @@ def module_source(name: str, root: Path) -> Module:
     """
     path = _source(name, root)
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    names, code_hash = _read(path.read_text(encoding="utf-8"), package)
-    return Module(tuple(n for n in names if _find(n, root) is not None), code_hash)
+    named, code_hash = _read(path.read_text(encoding="utf-8"), package)
+    run = (*_parents(name), *named)  # each package above it that has an __init__ runs that
+    return Module(named, tuple(n for n in run if _find(n, root) is not None), code_hash)
+
+
+def own_modules(name: str) -> dict[str, Module]:
+    """A module of the user's that has been imported, and what it imports from where it lies.
+
+    Of a module beside ``config.yaml`` everything below that folder counts, of an installed one its
+    own package; nothing of this package does.
+    """
+    spec = importlib.util.find_spec(name)
+    assert spec is not None and spec.origin is not None
+    path = Path(spec.origin).resolve()
+    root = path.parents[name.count(".") + (path.name == "__init__.py")]
+    beside, found, waiting = root == Path.cwd(), dict[str, Module](), [name]
+    while waiting:
+        module = waiting.pop()
+        top = module.partition(".")[0]
+        if module in found or top == "bridge" or not (beside or top == name.partition(".")[0]):
+            continue
+        found[module] = module_source(module, root)
+        waiting += found[module].imports
+    return found
 
 
 @cache

@@ -98,6 +98,8 @@ class Parts:
                 here = f"{path}: {where}.families: "
                 check_known("problem family", family, family_names(), here)
             if isinstance(model, PackageModel) and model.warm_up is not None:
+                here = f"{path}: {where}.warm_up.family: "
+                check_known("problem family", model.warm_up.family, family_names(), here)
                 self._family_options(model.warm_up, f"{where}.warm_up")
         known = [
             benchmark

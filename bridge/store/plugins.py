@@ -54,8 +54,11 @@ class Room:
         """The module of a name that is the user's; None for this package's own and unknown ones.
 
         Raises:
-            ConfigError: two installed packages declare the name.
+            ConfigError: two installed packages declare the name, or it is a module of this package,
+                whose code would be in no hash.
         """
+        if name.startswith(f"{self.package}."):
+            raise ConfigError(f"{self.what} '{name}' is not the user's; name its file alone.")
         if "." in name:
             return name.removesuffix(".py")
         points = () if name in self.names() else entry_points(group=self.package, name=name)

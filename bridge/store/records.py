@@ -268,12 +268,16 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def without_places(value: Any) -> Any:
-    """``value`` with the last part of each absolute path only: a path says where somebody works."""
+    """``value`` with the last part of each absolute path only: a path says where somebody works.
+
+    A path has two parts at least: ``/no_think`` is an instruction that some models know.
+    """
     if isinstance(value, Mapping):
         return {key: without_places(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [without_places(inner) for inner in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    is_path = isinstance(value, str) and value.startswith("/") and len(Path(value).parts) > 2
+    return Path(value).name if is_path else value
 
 
 def sync_folder(path: Path) -> None:

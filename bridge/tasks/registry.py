@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bridge.store.plugins import FAMILIES
+from bridge.store.schema import ConfigError
 from bridge.tasks.base import Family
 
 
@@ -18,7 +19,11 @@ def load_family(name: str, where: str = "") -> Family:
         where: how errors begin.
 
     Raises:
-        ConfigError: there is no such family.
+        ConfigError: there is no such family, or it is no object.
     """
     family: Family = FAMILIES.load(name, where)
+    if isinstance(family, type) or not hasattr(family, "Options"):
+        raise ConfigError(
+            f"{where}problem family '{name}': FAMILY is not an object of a family's class."
+        )
     return family

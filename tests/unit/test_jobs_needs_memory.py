@@ -55,15 +55,27 @@ def test_moments_of_8_bits_too(tmp_path: Path) -> None:
     assert eight.measured_gib < 0.75 * plain.measured_gib
 
 
-@pytest.mark.parametrize(("form", "rl_weight"), [("sampled", 0.0), ("reverse", 0.0), ("js", 1.0)])
+@pytest.mark.parametrize(
+    ("form", "rl_weight", "training"),
+    [
+        ("sampled", 0.0, {}),
+        ("reverse", 0.0, {}),
+        ("js", 1.0, {}),
+        ("reverse", 0.0, {"trainable": "lora", "micro_batch_rows": 1}),
+    ],
+)
 def test_the_chunks_of_distillation_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, rl_weight: float
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    form: str,
+    rl_weight: float,
+    training: dict[str, Any],
 ) -> None:
     for module in (scoring, memory, own, divergences):
         monkeypatch.setattr(module, "LOGITS_AT_ONCE", 2**20)
     folder = write_config(tmp_path / "model", "qwen2", **{**SIZES["0.1M"], "vocab_size": 20_000})
     options = {"steps": 2, "n": 2, "divergence": form, "rl_weight": rl_weight}
-    found = compare("chunks", make_spec(folder, "opsd", options))
+    found = compare("chunks", make_spec(folder, "opsd", options, **training))
     assert abs(found.error) < 0.08, found
 
 

@@ -99,6 +99,16 @@ def test_several_devices_are_no_remedy_for_what_needs_one_process(
     assert "sharding" not in sentence and "trainable: lora" in sentence
 
 
+def test_no_saving_is_a_setting_that_the_method_refuses(paper: Plan) -> None:
+    """A moving average needs full precision."""
+    spec = paper.run("qwen2.5-3b", "limr", "sft", 0)
+    changes = {"precision": "float32", "engine": "native", "kl_coef": 0.0}
+    training = spec.training.model_copy(update=changes)
+    distilled = replace(spec, method="sdft", method_options={"steps": 4}, training=training)
+    (sentence,) = refusals(replace(paper, runs=(distilled,)), device("h100-80gb"))
+    assert "precision" not in sentence
+
+
 def test_the_suite_of_the_page_on_24_gb_fits_such_a_card(root: Path) -> None:
     page = (root / "docs" / "how-to" / "24gb.md").read_text()
     found = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)

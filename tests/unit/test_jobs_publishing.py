@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -216,6 +218,31 @@ def test_files_that_no_reader_can_read_are_refused(copy: Path, name: str) -> Non
         verify(copy)
 
 
+def test_numbers_that_no_table_can_hold_are_refused(copy: Path) -> None:
+    path = copy / "tidy" / "contamination.parquet"
+    table = pd.read_parquet(path)
+    table["n_training"] = float("inf")
+    table.to_parquet(path)
+    record = read_json(copy / "tidy" / "manifest.json")
+    record["tables"]["contamination"] = file_hash(path)
+    write_json(copy / "tidy" / "manifest.json", record)
+    _seal(copy)
+    with pytest.raises(VerifyError, match="no tables can be made of tidy/: cannot convert float"):
+        verify(copy)
+
+
+def test_folders_too_deep_to_be_looked_into_are_refused(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(copy)
+    for _ in range(20):  # 5000 characters, where a path may have 4096
+        Path("a" * 250).mkdir()
+        os.chdir("a" * 250)
+    monkeypatch.chdir(copy)
+    with pytest.raises(VerifyError, match=r"cannot be read: .*File name too long"):
+        verify(copy)
+
+
 def test_the_command_says_one_sentence_and_fails(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -339,6 +366,30 @@ def test_push_asks_nothing_of_the_hub_without_yes(
     _push(published)
     assert "add --yes" in capsys.readouterr().out
     assert hub.asked == []
+
+
+def test_push_sends_a_file_whose_name_looks_like_a_pattern(copy: Path, hub: FakeHub) -> None:
+    (copy / "figures" / "pass[1].svg").write_text("<svg/>")
+    _seal(copy)
+    _push(copy, "--yes")
+    assert hub.files.keys() == {*plain_files(copy)}
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(
+    published: Path,
+    hub: FakeHub,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from huggingface_hub import constants
+
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        with pytest.raises(SystemExit, match="2"):
+            _push(published, "--yes")
+    said = capsys.readouterr().err
+    assert "did not take the files" in said and "refused" in said and said.count("\n") == 1
 
 
 def test_push_refuses(

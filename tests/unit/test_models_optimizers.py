@@ -131,6 +131,16 @@ def test_eight_bits_are_near_float32_and_a_quarter_of_its_memory() -> None:
     assert sizes[1] - tables < 0.26 * sizes[0]
 
 
+def test_after_a_restart_moments_of_8_bits_wait_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package would bring all of them to the device in the first step."""
+    parameters = weights()
+    optimizer = made("adamw_8bit", parameters)
+    brought: list[Any] = []
+    monkeypatch.setattr(type(optimizer), "to_gpu", brought.append)
+    steps(optimizer, parameters, waiting=True)
+    assert not brought
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_checkpoint_keeps_goes_on_as_if_nothing_had_been(kind: Kind) -> None:
     parameters = weights()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from bridge.jobs.contract import Broken, Contract, name_of
+from bridge.jobs.contract import Broken, Contract, has_checkpoint, name_of
 from bridge.methods.mixing import Mixing
 from bridge.methods.registry import load_method
 from bridge.plan import fingerprint
 from bridge.plan.grid import load_plan
 from bridge.plan.own_code import own_code_hash
-from bridge.store.records import SHIPPED
+from bridge.store.records import ROOT, SHIPPED, RunFolder, jsonl
 from bridge.store.schema import ConfigError
 from bridge.tasks.registry import load_family
 
@@ -79,12 +80,51 @@ def test_an_edit_of_what_it_imports_makes_another_run(here: Path) -> None:
     assert own_code_hash("mixing", "chains") is None
 
 
+def test_an_edit_of_the_package_around_it_makes_another_run(here: Path) -> None:
+    """Its __init__ runs when the method is imported, though nothing names it."""
+    load_method("my_rows.half")
+    before = own_code_hash("my_rows.half", "chains")
+    (here / "__init__.py").write_text("import bridge.methods.mixing as m\nm.Mixing.n = 1\n")
+    fingerprint.module_source.cache_clear()
+    assert own_code_hash("my_rows.half", "chains") != before
+
+
+def test_an_edit_of_ours_that_it_imports_makes_its_runs_stale(here: Path, tmp_path: Path) -> None:
+    """A method that is built on another's file needs that file as the other does."""
+    (spec,) = load_plan("smoke", root=SHIPPED, overrides=row("my_rows.half")).runs
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "bridge", copy / "bridge")
+    before = fingerprint.train_fingerprint(spec, copy)
+    assert before == fingerprint.train_fingerprint(spec)
+    for name, counts in (("chord", False), ("mixing", True)):
+        path = copy / "bridge" / "methods" / f"{name}.py"
+        path.write_text(f"{path.read_text()}\nEDITED = 1\n")
+        for cached in (fingerprint.module_source, fingerprint.closure, fingerprint.fingerprint):
+            cached.cache_clear()
+        assert (fingerprint.train_fingerprint(spec, copy) != before) is counts
+
+
+def test_a_method_of_ours_is_not_named_by_its_module(here: Path) -> None:
+    """Its file would be in no hash: neither among ours nor among the user's."""
+    with pytest.raises(ConfigError, match=r"'bridge\.methods\.sft' is not the user's"):
+        load_method("bridge.methods.sft")
+
+
+def test_a_base_model_is_not_warmed_up_on_a_data_set_of_ones_own(here: Path) -> None:
+    """Its code would not be in the hash of the base model."""
+    (here / "data.py").write_text("from bridge.tasks.arithmetic import FAMILY\n")
+    warm = {"models": {"smollm2-135m-warm": {"warm_up": {"family": "my_rows.data"}}}}
+    with pytest.raises(ConfigError, match=r"warm_up\.family: unknown problem family"):
+        load_plan("pocket_smoke", root=SHIPPED, overrides=warm)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
         ("my_rows.gone", None, "cannot be imported: No module named 'my_rows.gone'"),
         ("my_rows.broken", "def (:\n", "cannot be imported: invalid syntax"),
         ("my_rows.empty", "", "empty.py defines no METHOD"),
+        ("my_rows.name", "METHOD = 'half'\n", "METHOD is no subclass of Method"),
     ],
 )
 def test_what_is_no_method_is_one_sentence(
@@ -103,6 +143,9 @@ def test_a_data_set_of_ones_own(here: Path) -> None:
     assert load_family("my_rows.data") is load_family("chains")
     with pytest.raises(ConfigError, match="defines no FAMILY"):
         load_family("my_rows.half")
+    (here / "kind.py").write_text("from bridge.tasks.chains import Chains as FAMILY\n")
+    with pytest.raises(ConfigError, match="FAMILY is not an object"):
+        load_family("my_rows.kind")
 
 
 def test_how_a_suite_calls_a_file(here: Path) -> None:
@@ -110,6 +153,8 @@ def test_how_a_suite_calls_a_file(here: Path) -> None:
     assert name_of("my_rows/half.py") == "my_rows.half"
     with pytest.raises(ConfigError, match="is no file below"):
         name_of("/elsewhere/half.py")
+    with pytest.raises(ConfigError, match="is no name"):
+        name_of("..half")
     (here.parent / "two words.py").write_text(METHOD)
     with pytest.raises(ConfigError, match="Python cannot import"):
         name_of("two words.py")
@@ -184,3 +229,32 @@ def test_the_contract_sees_open_options_and_torch(here: Path) -> None:
     assert "rl_weight" in kept.closed_options()
     assert kept.options == {"steps": 6, "rl_weight": 0.3}
     assert kept.planned_without_torch() == "torch is not imported"
+
+
+def test_the_contract_kills_a_run_that_has_a_whole_checkpoint(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for name, whole in ((".step00000001.tmp", False), ("step00000001", True)):
+        (folder.resume / name).mkdir(parents=True)
+        (folder.resume / name / "manifest.json").touch()
+        assert has_checkpoint(folder) is whole
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([], r"steps \[\] of 0"),
+        ([1.0, None], r"steps \[2\] of 2"),
+        ([1.0, ...], r"steps \[2\] of 2"),
+    ],
+)
+def test_the_contract_sees_steps_without_a_gradient(
+    here: Path, steps: list[Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(here.parent)
+    lines = [{"step": 0}, *({} if norm is ... else {"grad_norm": norm} for norm in steps)]
+    folder.dynamics.write_text(jsonl(lines))
+    contract = Contract("my_rows.half", {}, here.parent)
+    monkeypatch.setattr(contract, "_run", lambda *_, **__: folder)
+    for check in (contract.trains, contract.counts_globally):
+        with pytest.raises(Broken, match=said):
+            check()

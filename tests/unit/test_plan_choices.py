@@ -235,6 +235,8 @@ def test_the_trials_of_a_tuned_suite_run_first(root: Path, monkeypatch: pytest.M
         "suite=referee_tune",
     ]
     assert trials_first(["--cores", "2", "--config", "suite=laptop"]) is None
+    said = ["--config", "suite=referee", "overrides=5"]
+    assert trials_first(said) is None, "Snakemake says what is wrong"
     frozen = 'overrides={"tuned_by": {"frozen": true}}'
     assert trials_first(["--cores", "2", "--config", "suite=referee", frozen]) is None
     assert trials_first(["--cores", "2", "--config", "suite=referee", "source=cached"]) is None

@@ -28,6 +28,7 @@ from bridge.store.records import (
     read_jsonl,
     run_folder,
     suite_folder,
+    without_places,
     write_json,
     write_text,
 )
@@ -269,3 +270,8 @@ def test_no_folder_lies_outside_the_results(tmp_path: Path, name: str) -> None:
 def test_folders_of_committed_files_are_no_suite_s(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="holds what is committed"):
         suite_folder(tmp_path, name)
+
+
+def test_only_paths_lose_their_places() -> None:
+    options = {"instruction": "/no_think", "answer_after": "/", "source": ["/home/me/data.jsonl"]}
+    assert without_places(options) == {**options, "source": ["data.jsonl"]}

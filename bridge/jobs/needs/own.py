@@ -11,7 +11,7 @@ from dataclasses import replace
 from bridge.jobs.needs.memory import GIB, HOST_GIB, LOGITS_AT_ONCE, MemoryNeeds
 from bridge.jobs.needs.rows import rows_of
 from bridge.jobs.needs.shapes import ModelShape
-from bridge.jobs.needs.weights import HELD, width_of
+from bridge.jobs.needs.weights import HELD, trained_parameters, width_of
 from bridge.methods.base import Method
 from bridge.methods.mifo import MIFO
 from bridge.methods.self_distillation import SelfDistillation
@@ -67,8 +67,10 @@ def _chunk_bytes(spec: RunSpec, shape: ModelShape, method: SelfDistillation) -> 
     tensor = chunk * shape.vocab_size * HELD
     worked_on = int(_TENSORS[method.options.divergence] * tensor)
     if scored > chunk:
-        # The output layer's gradient is there then; a chunk's is added to it when most is free.
-        weight = shape.embedding_parameters * width_of(training)
+        # The output layer's gradient is there then, unless it is frozen; a chunk's is added to it
+        # when most is free.
+        head = 0 if training.trainable == "lora" else shape.embedding_parameters
+        weight = head * width_of(training)
         worked_on = max(worked_on + weight, 2 * tensor + 3 * weight)
     # The first micro-batch's is done before there is a gradient of the weights.
-    return worked_on - (shape.parameters * HELD if at_once == answers else 0)
+    return worked_on - (trained_parameters(training, shape) * HELD if at_once == answers else 0)

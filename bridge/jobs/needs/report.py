@@ -147,9 +147,10 @@ def _savings(spec: RunSpec, device: Device, chosen: tuple[str, ...]) -> tuple[st
     for words, change in _SAVING:
         if found.fits(device):
             break
-        smaller = predict(_with(spec, change), device)
-        if smaller.memory_gib != found.memory_gib:
-            spec, found, chosen = _with(spec, change), smaller, (*chosen, words)
+        changed = _with(spec, change)
+        smaller = predict(changed, device)
+        if smaller.memory_gib != found.memory_gib and _accepted(changed):
+            spec, found, chosen = changed, smaller, (*chosen, words)
     return (", ".join(chosen) if found.fits(device) else None), found.memory_gib["total"]
 
 
