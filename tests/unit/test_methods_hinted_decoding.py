@@ -63,9 +63,9 @@ def problems(n: int = 8) -> list[Problem]:
     """With demonstrations of three lengths."""
     out = []
     for i in range(n):
-        shown = "a = 3 + 4 = 7 ; " * (i % 3) + f"\\boxed{{ {i} }}"
-        question = f"mod 10 : a = {i} + 4 ; find a"
-        out.append(Problem(f"p{i}", question, str(i), 1, demonstration=shown))
+        shown = "a = 3 + 4 = 7 ; " * (i % 3) + f"\\boxed{{ {i % 10} }}"
+        question = f"mod 10 : a = {i % 10} + 4 ; find a"
+        out.append(Problem(f"p{i}", question, str(i % 10), 1, demonstration=shown))
     return out
 
 
@@ -175,28 +175,26 @@ def test_with_the_same_prompt_twice_it_is_plain_sampling(rough: Path, beta: floa
     assert rewritten(policy, pairs, beta) == sampled(policy, [q for _, q in pairs], 0.9)
 
 
-@pytest.mark.parametrize("at_once", [32, 3])
+@pytest.mark.parametrize(("at_once", "beta"), [(64, 0.0), (64, 1.0), (3, 0.0)])
 def test_each_token_follows_from_two_full_passes(
-    rough: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+    rough: Path, monkeypatch: pytest.MonkeyPatch, at_once: int, beta: float
 ) -> None:
     """Whatever ended beside it, and after the box from the plain one alone."""
     monkeypatch.setattr(rewriting, "ROWS_AT_ONCE", at_once)
-    policy, mixture = load_double(rough), Mixture(1.0, 0.9, 0.9)
-    pairs = pairs_of(policy)
+    policy, mixture = load_double(rough), Mixture(beta, 3.0, 0.9)
+    pairs = pairs_of(policy, n=48)
     answers = rewrite(policy, pairs, range(len(pairs)), mixture, LIMIT)
-    assert len({len(answer) for answer in answers}) > 1
-    after_box = 0
-    for seed, (pair, answer) in enumerate(zip(pairs, answers, strict=True)):
+    boxed = [len(up_to_box(policy, answer)) for answer in answers]
+    first_end = min(map(len, answers))
+    assert any(first_end < n < len(answer) for n, answer in zip(boxed, answers, strict=True))
+    for seed, (pair, answer, n_before) in enumerate(zip(pairs, answers, boxed, strict=True)):
         rows = [Row("rollout", problems()[0], prompt, answer) for prompt in pair]
         hinted, plain = (row_distributions(policy, row) for row in rows)
-        n_before = len(up_to_box(policy, answer))
         is_hinted = torch.arange(len(answer)) < n_before
         numbers = uniforms([seed], LIMIT)[0, : len(answer)]
         assert mixture.draw(hinted, plain, is_hinted, numbers).tolist() == list(answer)
-        after_box += len(answer) - n_before
         ends = [i for i, token in enumerate(answer) if token in policy.end_token_ids]
         assert ends == [len(answer) - 1] or (not ends and len(answer) == LIMIT)
-    assert after_box > 0
 
 
 def test_rewrites_are_closer_to_what_the_model_would_write(rough: Path) -> None:
