@@ -102,13 +102,13 @@ class HintedDecoding(ColdStart):
 
         from bridge.methods.rewriting import Mixture, rewrite
 
-        o = self.options
-        mixture = Mixture(o.beta, o.temperature, o.top_p)
+        o, ranks = self.options, trainer.ranks
+        mixture, limit = Mixture(o.beta, o.temperature, o.top_p), self.training.max_response_tokens
         # Like a data set: the same for all seeds of the suite.
         seeds = [derive_seed("rewrite", problem.id) for problem in pool]
         with trainer.policy.whole_model():
-            policy = trainer.policy.sampler
-            answers = rewrite(policy, prompts, seeds, mixture, self.training.max_response_tokens)
+            mine = ranks.share(prompts), ranks.share(seeds)
+            answers = ranks.join(rewrite(trainer.policy.sampler, *mine, mixture, limit))
         return {p.id: torch.tensor(ids) for p, ids in zip(pool, answers, strict=True)}
 
     def _learn(self, pool: Sequence[Problem], rewrites: Mapping[str, tuple[int, ...]]) -> None:
