@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bridge.models.decoding import decoder_of
+from bridge.models.sampling import draw, left_pad, uniforms
 from bridge.step.rollouts import Completion, Prompt
 
 _COMPACT_BELOW = 0.6
@@ -61,12 +62,12 @@ class NativeEngine:
         self, prompts: Sequence[Prompt], *, max_new_tokens: int, temperature: float
     ) -> list[list[Completion]]:
         device = self.model.device
-        ids, mask = _left_pad([p.ids for p in prompts], self.pad_token_id, device)
+        ids, mask = left_pad([p.ids for p in prompts], self.pad_token_id, device)
         seeds = [s for p in prompts for s in p.seeds]
         owner = torch.tensor([i for i, p in enumerate(prompts) for _ in p.seeds], device=device)
         decoder = decoder_of(self.model)(self.model, mask, owner, max_new_tokens)
         logits = decoder.start(ids)
-        uniforms = _uniforms(seeds, max_new_tokens).to(device)
+        numbers = uniforms(seeds, max_new_tokens).to(device)
         ends = torch.tensor(self.end_token_ids, device=device)
 
         tokens = torch.full((len(seeds), max_new_tokens), self.pad_token_id, device=device)
@@ -76,7 +77,7 @@ class NativeEngine:
         running = torch.ones_like(active, dtype=torch.bool)
         drawn: list[tuple[Tensor, Tensor, Tensor]] = []  # since rows were last dropped
         for t in range(max_new_tokens):
-            drawn.append(_draw(logits, uniforms[:, t], temperature))
+            drawn.append(draw(logits, numbers[:, t], temperature))
             token = drawn[-1][0]
             running &= (token[:, None] != ends).all(-1)
             left = int(running.sum())
@@ -88,51 +89,13 @@ class NativeEngine:
                 if last:
                     break
                 keep = running.nonzero().squeeze(-1)
-                active, running, token, uniforms = (
-                    x[keep] for x in (active, running, token, uniforms)
+                active, running, token, numbers = (
+                    x[keep] for x in (active, running, token, numbers)
                 )
                 decoder.keep(keep)
                 drawn = []
             logits = decoder.step(token)
         return _collect(prompts, tokens, logprobs, entropies, ends)
-
-
-def _draw(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw one token per row by inverting the cumulative distribution at ``uniform``."""
-    if temperature == 0:
-        logprobs = logits.log_softmax(-1)
-        p, token = logprobs.exp(), logits.argmax(-1)
-    else:
-        logprobs = (logits / temperature).log_softmax(-1)
-        p = logprobs.exp()
-        # In units of 2^-40, since sums of integers do not depend on their order: on a GPU the sum
-        # of floats does, or costs the square of the vocabulary in memory.
-        cumulative = (p * 2.0**40).long().cumsum(-1)
-        # Scaling by the last entry takes care of what was rounded off. A uniform number is at most
-        # 1 - 2^-24, so the product is less than the sum.
-        target = (uniform * cumulative[:, -1].double()).long()[:, None]
-        token = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-        token = token.clamp_max(logits.shape[-1] - 1)  # only where the logits are not numbers
-    entropy = -(p * logprobs).nan_to_num(0.0).sum(-1)
-    return token, logprobs.gather(-1, token[:, None]).squeeze(-1), entropy
-
-
-def _uniforms(seeds: Sequence[int], n: int) -> Tensor:
-    """Return [len(seeds), n] uniform numbers, each row from its own seed."""
-    generator = torch.Generator()
-    return torch.stack([torch.rand(n, generator=generator.manual_seed(s)) for s in seeds])
-
-
-def _left_pad(
-    rows: Sequence[Sequence[int]], pad_token_id: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    length = max(len(r) for r in rows)
-    ids = torch.full((len(rows), length), pad_token_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, length - len(row) :] = torch.tensor(row)
-        mask[i, length - len(row) :] = 1
-    return ids.to(device), mask.to(device)
 
 
 def _collect(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from bridge.models.checkpoint import Policy
     from bridge.step.batches import MicroBatch, StepBatch
+    from bridge.step.protocols import Grader
     from bridge.step.trainer import Trainer
     from bridge.store.records import RunFolder
     from bridge.tasks.base import Dataset
@@ -89,6 +90,8 @@ class Method:
     """Whether a rollout may begin with a part of its demonstration, so that both need room."""
     policy: Policy
     """Tokens and texts of the model that is trained; there once a run has been built."""
+    grader: Grader
+    """Of the run; there as early."""
 
     def __init__(self, options: Any, training: TrainingConfig, seed: int = 0) -> None:
         self.options = options

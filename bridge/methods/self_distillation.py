@@ -10,7 +10,6 @@ No reward and no verifier unless a > 0.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -18,11 +17,12 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from bridge.methods.base import StepStats, refuse
+from bridge.methods.hints import TEMPLATE, check_length, check_template, hinted_prompt
 from bridge.methods.own_demonstrations import PromptMethod, PromptOptions
 from bridge.step.rows import Group, Phase, Request, Row
 from bridge.store.schema import Count, CountOrZero
 from bridge.store.settings import TrainingConfig
-from bridge.tasks.base import Dataset, Problem, ProblemError
+from bridge.tasks.base import Dataset, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,14 +31,6 @@ if TYPE_CHECKING:
     from bridge.step.reference import Reference
     from bridge.step.trainer import Trainer
     from bridge.store.records import RunFolder
-
-TEMPLATE = (
-    "{question}\n\nHere is an example of an answer to this question:\n\n{demonstration}\n\n"
-    "Now write an answer of your own, with its reasoning."
-)
-
-
-_PLACES = re.compile(r"\{question\}|\{demonstration\}")
 
 
 class DistillationOptions(PromptOptions):
@@ -88,8 +80,7 @@ class SelfDistillation(PromptMethod):
 
     def check(self, where: str) -> None:
         o, t = self.options, self.training
-        if "{question}" not in o.teacher_template:
-            raise refuse(where, "options.teacher_template must hold {question}.")
+        check_template(o.teacher_template, where)
         if o.rl_weight > 0 and o.n == 1:
             raise refuse(where, "options.rl_weight needs options.n of two or more for a baseline.")
         wrong = {
@@ -106,17 +97,12 @@ class SelfDistillation(PromptMethod):
             )
 
     def before_run(self, trainer: Trainer, dataset: Dataset, folder: RunFolder) -> None:
-        pool, limit = dataset.demonstrations, self.policy.model.config.max_position_embeddings
+        pool = dataset.demonstrations
         longest = max((p.demonstration or "" for p in pool), key=len, default="")
         for problem in pool:
             shown = {"own": problem.demonstration or "", "other": longest, "none": ""}
             asked = self._teacher_prompt(problem, shown[self.options.shown])
-            needed = len(asked) + self.training.max_response_tokens
-            if needed > limit:  # to cut the prompt would drop the question
-                raise ProblemError(
-                    f"problem '{problem.id}' needs {needed} tokens behind the teacher's prompt, "
-                    f"but the model's context is {limit}; remove it or shorten teacher_template."
-                )
+            check_length(self.policy, problem, asked, self.training.max_response_tokens)
 
     def phase(self, step: int) -> Phase:
         return Phase("rl")
@@ -198,9 +184,7 @@ class SelfDistillation(PromptMethod):
         return replace(row, teacher_prompt_ids=ids, skipped_tokens=self.options.skip_tokens)
 
     def _teacher_prompt(self, problem: Problem, shown: str) -> tuple[int, ...]:
-        found = {"{question}": problem.question, "{demonstration}": shown}
-        text = _PLACES.sub(lambda place: found[place[0]], self.options.teacher_template)
-        return tuple(self.policy.prompt_ids(text))
+        return hinted_prompt(self.policy, self.options.teacher_template, problem, shown)
 
 
 def _reference(trainer: Trainer) -> Reference:

@@ -48,7 +48,7 @@ def build_run(
         context_tokens=base.model.config.max_position_embeddings,
         with_prefixes=method.gives_prefixes,
     )
-    method.policy = base
+    method.policy, method.grader = base, shared_grader(grader, ranks)
     policy = build_weights(spec, base, method, ranks)
     has_reference = spec.training.kl_coef > 0 or method.uses_reference
     reference = build_reference(spec.training, policy, base_path) if has_reference else None
@@ -58,7 +58,7 @@ def build_run(
     collector = Collector(
         policy.sampler,
         build_engine(spec.training, policy, base_path),
-        shared_grader(grader, ranks),
+        method.grader,
         spec.training,
         seed=spec.seed,
         stopwatch=stopwatch,

@@ -143,6 +143,7 @@ DYNAMICS = (
     Column("taught_rows", "sdft, opsd: answers that a teacher has read"),
     Column("teacher_prompt_tokens", "sdft, opsd: mean length of its prompt", "tokens"),
     Column("teacher_agreement", "sdft, opsd: share of tokens with the policy's likeliest"),
+    Column("rewrites_kept_share", "hinted_decoding: share of rewrites that are learnt"),
     Column("mu_optimum", "GAC: the mu that its measurements ask for"),
     Column("gac_rl", "GAC: variance of the rollouts' advantages"),
     Column("gac_sft", "GAC: variance of the demonstrations' mean NLL"),

@@ -33,6 +33,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "cold_start": {"sft_steps": 2, "rl_steps": 3},
     "psft": {"steps": 3, "rl_steps": 2, "refresh_every": 2},
     "sed_sft": {"steps": 3, "rl_steps": 2},
+    "hinted_decoding": {
+        "sft_steps": 2,
+        "rl_steps": 3,
+        "teacher_template": "{question} ; {demonstration}",
+    },
     "bridge": {"steps": 5, "rank": 4, "alpha": 8},
 }
 STAGES = ("zero2", "zero3")

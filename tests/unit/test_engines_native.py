@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridge.engines.native import _COMPACT_BELOW, NativeEngine, _draw
+from bridge.engines.native import _COMPACT_BELOW, NativeEngine
 from bridge.models.checkpoint import Policy, load_policy
 from bridge.models.decoding import PlainDecoder
+from bridge.models.sampling import draw
 from bridge.step.rollouts import Completion, Prompt
 from bridge.store.seeds import derive_seed
 from tests.fixtures.tiny_run import load_double, make_base
@@ -192,7 +193,7 @@ def test_sampled_frequencies_are_those_of_the_softmax(temperature: float) -> Non
     n = 20_000
     logits = torch.tensor([0.3, -1.0, 1.5, 0.0, -2.0])
     generator = torch.Generator().manual_seed(11)
-    token, logprob, _ = _draw(logits.expand(n, -1), torch.rand(n, generator=generator), temperature)
+    token, logprob, _ = draw(logits.expand(n, -1), torch.rand(n, generator=generator), temperature)
     p = (logits / temperature).softmax(-1)
     counts = torch.bincount(token, minlength=len(p)).double()
     chi_square = float(((counts - n * p) ** 2 / (n * p)).sum())
@@ -247,13 +248,13 @@ def test_a_token_of_probability_zero_is_never_drawn(uniform: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2000, 30, generator=generator)
     logits[:, [0, -1]] = -torch.inf
-    token, logprob, entropy = _draw(logits, torch.full((2000,), uniform), 1.0)
+    token, logprob, entropy = draw(logits, torch.full((2000,), uniform), 1.0)
     assert set(token.tolist()).isdisjoint({0, 29})
     assert torch.isfinite(logprob).all() and torch.isfinite(entropy).all()
 
 
 def test_logits_that_are_not_numbers_are_passed_on_not_hidden() -> None:
-    token, logprob, _ = _draw(torch.full((2, 5), torch.nan), torch.tensor([0.2, 0.9]), 1.0)
+    token, logprob, _ = draw(torch.full((2, 5), torch.nan), torch.tensor([0.2, 0.9]), 1.0)
     assert torch.isnan(logprob).all() and (token < 5).all()
 
 

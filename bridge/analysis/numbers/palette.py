@@ -76,6 +76,8 @@ STYLES: dict[str, Style] = {
     "asft": Style("ASFT", "#9E4A06", "h", DASH_DOT),
     "sed_sft": Style("SED-SFT", "#D2853B", "p", DASH_DOT, 1.1),
     "pear": Style("PEAR", "#6E8B3D", "d", DOTTED),
+    "hinted_decoding": Style("Hinted decoding", "#A65E2E", "X", DOTTED),
+    "hinted_none": Style("Hinted decoding, no hint", "#6E7F80", "X", DASHED),
     "srft": Style("SRFT", "#4B0082", "P", DASHED, 1.15),
     "relift": Style("ReLIFT", "#2F6B5E", "<", DASH_DOT),
     "uft": Style("UFT", "#4F7942", "o", DASH_DOT),
