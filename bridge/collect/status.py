@@ -157,7 +157,7 @@ def doctor_text(plan: Plan, *, results: Path) -> str:
 
 def _rows(members: list[tuple[RunSpec, State]], colour: bool) -> Iterator[str]:
     """Cells of a block, a line for each method; seeds that do not fit go to the next line."""
-    cells: dict[str, list[tuple[str, str]]] = {}
+    cells: dict[str, list[tuple[str, Word]]] = {}
     for spec, state in members:
         text = f"seed{spec.seed} {state.word} {state.progress}".rstrip()
         cells.setdefault(spec.label, []).append((text, state.word))
