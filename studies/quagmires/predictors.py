@@ -1,6 +1,7 @@
-"""Predictors of accuracy after RL over SFT checkpoints: the tables of docs/studies/quagmires.md.
+"""Predictors of accuracy after RL over SFT checkpoints: tables and figure of
+docs/studies/quagmires.md.
 
-    python -m studies.quagmires.predictors results/quagmires/tidy
+    python -m studies.quagmires.predictors results/quagmires/tidy --figures figures
 
 A checkpoint is a row of studies/quagmires/suites/quagmires.yaml on a data set; its outcome is the
 row with ``_rl`` behind its name, which goes on from it. Both are means over seeds. Predictors are
@@ -18,8 +19,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
+from bridge.analysis.figures.canvas import PAGE_IN, look, new_figure, save
 from bridge.analysis.numbers.frames import Tidy, load_tidy
 from bridge.analysis.numbers.statistics import average_at_n, pass_at_k
 from bridge.store.schema import read_yaml
@@ -112,7 +115,10 @@ def bootstrap(columns: Columns, statistic: Callable[[Columns], float], draws: in
 
 
 def r_squared(values: Array, after: Array) -> float:
-    """Share of the outcomes' variance that a straight line in the predictor explains."""
+    """Share of the outcomes' variance that a straight line in the predictor explains; 0 where one
+    side is constant."""
+    if np.ptp(values) == 0 or np.ptp(after) == 0:
+        return 0.0
     return float(np.corrcoef(values, after)[0, 1] ** 2)
 
 
@@ -131,16 +137,17 @@ def tables(frame: pd.DataFrame, predictions: Sequence[Mapping[str, Any]]) -> str
             f"| {dataset} | {row} | {100 * pass_1:.1f} | {-loss:.3f} | {100 * pass_k:.1f} | "
             f"{100 * end:.1f} |"
         )
-    lines += ["", "| predictor | Spearman | minus pass@1's | R² | error, leave one out |"]
-    lines += ["|---|---|---|---:|---:|"]
+    head = ["predictor", "Spearman", "minus pass@1's", "R²", "minus pass@1's"]
+    lines += ["", "| " + " | ".join([*head, "error, leave one out"]) + " |"]
+    lines += ["|---|---|---|---|---|---:|"]
     for name, title in NAMES.items():
-        values = predicted(columns, name)
-        error = 100 * float(np.abs(left_out(values, after) - after).mean())
-        better = "" if name == "pass_1" else _two(correlation(columns, name, "pass_1"))
-        lines.append(
-            f"| {title} | {_two(correlation(columns, name))} | {better} | "
-            f"{r_squared(values, after):.2f} | {error:.1f} |"
-        )
+        error = 100 * float(np.abs(left_out(predicted(columns, name), after) - after).mean())
+        cells = []
+        for statistic in (rho, r_squared):
+            cells.append(_two(correlation(columns, name, statistic=statistic)))
+            better = correlation(columns, name, "pass_1", statistic)
+            cells.append("" if name == "pass_1" else _two(better))
+        lines.append(f"| {title} | {' | '.join(cells)} | {error:.1f} |")
     lines += ["", "| predicted | limit | believed | found | |", "|---|---|---:|---:|---|"]
     for p in predictions:
         mean = correlation(columns, p["left"], p.get("right"))
@@ -148,14 +155,36 @@ def tables(frame: pd.DataFrame, predictions: Sequence[Mapping[str, Any]]) -> str
     return "\n".join(lines) + "\n"
 
 
-def correlation(columns: Columns, name: str, other: str | None = None) -> Mean:
-    """Spearman's rho of a predictor with the outcomes, or how much higher it is than another's."""
+def correlation(
+    columns: Columns,
+    name: str,
+    other: str | None = None,
+    statistic: Callable[[Array, Array], float] = rho,
+) -> Mean:
+    """Of a predictor with the outcomes, or how much higher it is than another predictor's."""
 
-    def statistic(drawn: Columns) -> float:
-        own = rho(predicted(drawn, name), drawn["after"])
-        return own if other is None else own - rho(predicted(drawn, other), drawn["after"])
+    def value(drawn: Columns) -> float:
+        own = statistic(predicted(drawn, name), drawn["after"])
+        return own if other is None else own - statistic(predicted(drawn, other), drawn["after"])
 
-    return bootstrap(columns, statistic)
+    return bootstrap(columns, value)
+
+
+def scatter(frame: pd.DataFrame) -> Figure:
+    """Each checkpoint by its score before RL and its accuracy after, a panel for each predictor."""
+    shown = {"pass_1": ("pass@1 before RL, points", 100), "pass_k": (f"pass@{K} before RL", 100)}
+    shown["loss"] = ("loss on held-out demonstrations", -1)
+    figure = new_figure(PAGE_IN, 2.3)
+    panels = figure.subplots(1, len(shown), sharey=True)
+    for axes, (name, (title, unit)) in zip(panels, shown.items(), strict=True):
+        for dataset, own in frame.groupby("dataset", sort=False):
+            axes.plot(unit * own[name], 100 * own["after"], "o", label=dataset)
+        axes.set_xlabel(title)
+        found = rho(frame[name].to_numpy(float), frame["after"].to_numpy(float))
+        axes.set_title(f"rho {found:.2f}", loc="left")
+    figure.axes[0].set_ylabel("accuracy after RL, points")
+    figure.axes[0].legend(frameon=False, loc="upper left")
+    return figure
 
 
 def _two(mean: Mean) -> str:
@@ -163,12 +192,16 @@ def _two(mean: Mean) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the tables."""
+    """Print the tables and draw the figure."""
     parser = argparse.ArgumentParser(description="What foretells accuracy after RL.")
     parser.add_argument("tidy", type=Path)
+    parser.add_argument("--figures", type=Path, help="folder for the figure")
     chosen = parser.parse_args(arguments)
     frame = checkpoints(load_tidy(chosen.tidy))
     print(tables(frame, read_yaml(PREDICTIONS)["quagmires"]), end="")
+    if chosen.figures:
+        with look():
+            save(scatter(frame), chosen.figures, "quagmires")
 
 
 if __name__ == "__main__":
