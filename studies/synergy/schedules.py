@@ -8,7 +8,8 @@ additive model says that a schedule gains what SFT and RL gain alone, together:
     points    base + (SFT - base) + (RL - base)
     log-odds  the same sum of logits, turned back; it cannot leave 0 to 100
 
-Which of the two is the better one alone is decided by their means over worlds. Difficulty is the
+Which of the two is the better one alone is decided by their means over worlds; p-values of the
+schedules against it are of paired t tests, adjusted by Holm. Difficulty is the
 number of steps of a question, known before any run: levels made from a model's own answers would
 regress to the mean.
 """
@@ -22,8 +23,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import ttest_1samp
 
 from bridge.analysis.numbers.frames import Tidy, load_tidy
+from bridge.analysis.numbers.paired import holm
 from bridge.store.schema import read_yaml
 from studies.worlds import Array, over_worlds, prediction_line, run_accuracies
 
@@ -84,9 +87,9 @@ def tables(tidy: Tidy, predictions: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         f"{len(rows[BASE])} worlds. The better one alone is {better(rows)}.",
         "",
-        "| row | accuracy | over the better one alone | over the sum of gains, points "
+        "| row | accuracy | over the better one alone | p | over the sum of gains, points "
         "| over it, log-odds | FLOPs (10^9) | trained tokens (k) |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in (BASE, SFT, RL, *SCHEDULES):
         cells = [f"{rows[row].mean():.1f}", *_differences(rows, row)]
@@ -110,11 +113,19 @@ def quantity(prediction: Mapping[str, Any], rows: Mapping[str, Array]) -> Array:
     return rows[schedule] - additive(rows, str(prediction.get("scale", "points")))
 
 
+def adjusted(rows: Mapping[str, Array]) -> dict[str, float]:
+    """p-value of each schedule against the better one alone, adjusted by Holm."""
+    gaps = [over_better(rows, row) for row in SCHEDULES]
+    raw = [ttest_1samp(gap, 0.0).pvalue if gap.any() else 1.0 for gap in gaps]
+    return dict(zip(SCHEDULES, map(float, holm(raw)), strict=True))
+
+
 def _differences(rows: Mapping[str, Array], row: str) -> list[str]:
     if row not in SCHEDULES:
-        return ["", "", ""]
-    gaps = [over_better(rows, row), *(rows[row] - additive(rows, s) for s in ("points", "odds"))]
-    return [str(over_worlds(gap)) for gap in gaps]
+        return ["", "", "", ""]
+    alone = str(over_worlds(over_better(rows, row)))
+    sums = [str(over_worlds(rows[row] - additive(rows, s))) for s in ("points", "odds")]
+    return [alone, f"{adjusted(rows)[row]:.3f}", *sums]
 
 
 def _levels(table: pd.DataFrame) -> list[str]:

@@ -16,6 +16,7 @@ from studies.synergy.schedules import (
     SCHEDULES,
     SFT,
     additive,
+    adjusted,
     better,
     by_world,
     levels,
@@ -92,7 +93,18 @@ def test_tables(tidy: Tidy) -> None:
     assert "2 worlds. The better one alone is rl_zero." in text
     assert "foretells 70.0 in points" in text
     assert "| cold_start | 100 (10) | 40 (11) |" in text
-    assert "| mixing | 60.0 | +10.0 [+10.0, +10.0] | -10.0" in text
+    assert "| mixing | 60.0 | +10.0 [+10.0, +10.0] | 0.000 | -10.0" in text
+
+
+def test_p_values_are_of_paired_tests_and_adjusted_for_three_schedules() -> None:
+    """With one degree of freedom p is 1 - 2 atan(t) / pi."""
+    better_alone = np.array([40.0, 60.0])
+    gaps = {"cold_start": [1.0, 3.0], "mixing": [4.0, 6.0], "alternating": [0.0, 0.0]}
+    rows = ROWS | {row: better_alone + gap for row, gap in gaps.items()}
+    first, second = (1 - 2 * np.arctan(t) / np.pi for t in (5.0, 2.0))
+    assert adjusted(rows) == pytest.approx(
+        {"mixing": 3 * first, "cold_start": 2 * second, "alternating": 1.0}
+    )
 
 
 def test_every_prediction_is_about_a_schedule_of_the_suite() -> None:
