@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from bridge.methods.registry import method_names
+from bridge.methods.registry import load_method, method_names
 from bridge.models import resuming as checkpoints
 from bridge.models.checkpoint import writing_tensors
 from bridge.models.resuming import find_checkpoint, read_checkpoint, save_checkpoint
@@ -37,7 +37,8 @@ class Killed(BaseException):
 
 def spec_of(base: Path, method: str, **training: Any) -> RunSpec:
     # Joint methods take 5 steps, those of two stages or kinds more; checkpoints at 2, 4, ...
-    options = {"sft_steps": 3, "rl_steps": 3} if method == "cold_start" else {"steps": 5}
+    one_stage = "steps" in load_method(method).Options.model_fields
+    options = {"steps": 5} if one_stage else {"sft_steps": 3, "rl_steps": 3}
     if method == "alternating":
         options = {"steps": 3}
     return make_spec(base, method, options=options, **({"kl_coef": 0.01} | training))
