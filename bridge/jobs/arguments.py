@@ -78,6 +78,22 @@ def tokens(text: str) -> int:
     return _whole(text, 1, 1_000_000)
 
 
+def count(text: str) -> int:
+    """Cards of one machine."""
+    return _whole(text, 1, 64)
+
+
+def rate(text: str) -> float:
+    """Of events a day."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 24:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 24 (got {_shown(text)})")
+    return value
+
+
 def side(text: str) -> str:
     """One side of a comparison: a suite, a method, or a run by its folder's names."""
     parts = text.split("/")

@@ -8,6 +8,7 @@
     bridge claims A B ...      verdicts on claims over several suites
     bridge compare --samples A.jsonl B.jsonl     two files of lm_eval --log_samples
     bridge doctor              versions, machine, disk, and the plan of the suite
+    bridge plan                the suite on several GPUs as a calendar, with costs of claims
     bridge init mine --model FOLDER --train a.jsonl --test b.jsonl     a suite of one's own
     bridge publish FOLDER      a folder of a suite that others check by bridge verify FOLDER
     bridge train --model tiny-qwen --dataset chains --method sft --seed 0     one job by hand
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.jobs import arguments as check
+from bridge.jobs.calendar.command import add_plan
 from bridge.jobs.places import figures_folder, shown_folder, suite_name, suite_title, tidy_folder
 from bridge.jobs.sharing import add_sharing
 from bridge.machine.interruption import EXIT_INTERRUPTED, Interrupted
@@ -435,6 +437,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--options", type=check.json_mapping, metavar="JSON", help="of the method")
     add("pin", pin, "write the hashes of a suite's own data files into the suite")
     add_sharing(add, commands)
+    add_plan(add)
     text = "make a project folder here or, with a NAME, write a suite for your model and data"
     sub = commands.add_parser("init", help=text, description=text, allow_abbrev=False)
     sub.set_defaults(run=init)

@@ -116,7 +116,7 @@ def quantity(prediction: Mapping[str, Any], rows: Mapping[str, Array]) -> Array:
 def adjusted(rows: Mapping[str, Array]) -> dict[str, float]:
     """p-value of each schedule against the better one alone, adjusted by Holm."""
     gaps = [over_better(rows, row) for row in SCHEDULES]
-    raw = [ttest_1samp(gap, 0.0).pvalue if gap.any() else 1.0 for gap in gaps]
+    raw = [float(ttest_1samp(gap, 0.0).pvalue) if gap.any() else 1.0 for gap in gaps]
     return dict(zip(SCHEDULES, map(float, holm(raw)), strict=True))
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from bridge.analysis.numbers.frames import TidyError, load_tidy
+from bridge.analysis.numbers.sequential import e_value
 from bridge.analysis.report.compare import compare, config_difference, run_compare
 from bridge.jobs.cli import main
 from bridge.store.records import run_folder
@@ -41,6 +42,31 @@ def test_methods_are_compared_right_minus_left_with_ratio_and_interval(results):
     cost = {row["quantity"]: row for row in _json(results, "sft", "bridge")["pairs"][0]["costs"]}
     assert cost["seconds_train"]["ratio"] == pytest.approx(60 / 14)
     assert cost["seconds_train"]["low"] < 60 / 14 < cost["seconds_train"]["high"]
+
+
+def test_after_each_world_there_is_an_interval_that_holds_whenever_one_stops(root):
+    """At its ends the e-value, from the tables of answers, is 20."""
+    tidy = load_tidy(root / "results" / "cached" / "pair")
+    (pair,) = compare(tidy, "mixing", "bridge").pairs
+    scores = tidy.scores.merge(tidy.runs[["method", "seed", "world"]], on=["method", "seed"])
+    by = ["method", "world", "benchmark", "question_id"]
+    answers = scores.astype({"method": str, "benchmark": str}).groupby(by, observed=True)
+    means = answers["greedy_correct"].mean().groupby(["method", "world", "benchmark"]).mean()
+    rows = 100 * means.groupby(["method", "world"]).mean()
+    gaps = (rows["bridge"] - rows["mixing"]).to_numpy()
+    assert pair.look.n == 8 and pair.look.decision == "different"
+    assert pair.look.mean == pytest.approx(gaps.mean())
+    for side in (-1, 1):
+        assert e_value(gaps, pair.look.mean + side * pair.look.half_width) == pytest.approx(20)
+    assert "Looked at after each of 8: -7.5..-1.1; different" in compare(
+        tidy, "mixing", "bridge"
+    ).text().replace("\n", " ")
+
+
+def test_few_seeds_are_no_reason_to_stop_and_single_runs_have_no_looks(results):
+    (pair,) = _json(results, "rl_zero", "bridge")["pairs"]
+    assert pair["look"]["half_width"] is None and pair["look"]["decision"] == "go on"
+    assert _json(results, *RUNS)["pairs"][0]["look"] is None
 
 
 def test_runs_are_compared_without_an_interval_on_their_cost(results):

@@ -22,6 +22,8 @@ import pandas as pd
 from bridge.analysis.numbers.cells import Block, build_blocks
 from bridge.analysis.numbers.frames import DONE, Tidy, TidyError, block_of, cautions, load_tidy
 from bridge.analysis.numbers.paired import Refused, log_ratio
+from bridge.analysis.numbers.sequential import Look, look
+from bridge.analysis.numbers.uncertainty import MARGINS
 from bridge.analysis.report.compare_text import COSTS, ComparedMetric, ComparedPair, CostRatio
 from bridge.analysis.tables.differences import (
     Side,
@@ -180,7 +182,21 @@ def _pair(
         means[column] = (low, high)
     costs = [_costs(left_tidy, left_block, left), _costs(right_tidy, right_block, right)]
     ratios = tuple(_cost_ratios(*costs))
-    return ComparedPair(title, tuple(contrasts), means, ratios)
+    seen = _look(left_block, left, right) if left_block is right_block else None
+    return ComparedPair(title, tuple(contrasts), means, ratios, look=seen)
+
+
+def _look(block: Block, left: str, right: str) -> Look | None:
+    """The confidence sequence of a difference over its seeds, or worlds, in points; None with one
+    of them, or where a side is the same in all."""
+    if not all(block.varies(method, block.overall) for method in (left, right)):
+        return None
+    sides = [
+        pd.concat([table.mean(axis=1) for table in block.answers[method, block.overall]], axis=1)
+        for method in (left, right)
+    ]
+    gaps = 100 * (sides[1].mean(axis=1) - sides[0].mean(axis=1)).dropna().to_numpy(float)
+    return look(gaps, 100 * max(MARGINS)) if len(gaps) > 1 else None
 
 
 def _named(block: Block, method: str, column: str) -> Side:

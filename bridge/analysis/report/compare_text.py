@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from math import isinf
 
 from bridge.analysis.numbers.palette import benchmark_label
+from bridge.analysis.numbers.sequential import Look
+from bridge.analysis.numbers.uncertainty import MARGINS
 from bridge.analysis.tables.differences import Contrast, contrast_numbers, p_text, signed
 from bridge.analysis.tables.render import Sheet, Value, columns, printable
 
@@ -26,6 +29,7 @@ NOTE = (
     "its methods); p adjusted by Holm over this table; won and lost count questions; gap: "
     "smallest difference found with 80 % power after the adjustment."
 )
+LOOK_NOTE = f"holds whenever one stops; equivalent: within {100 * max(MARGINS):.0f} points"
 COST_NOTE = "Costs: means over finished runs; ratio right / left of geometric means, 95 % interval."
 
 
@@ -50,6 +54,8 @@ class ComparedPair:
     means: dict[str, tuple[float | None, float | None]]
     costs: tuple[CostRatio, ...]
     config: tuple[tuple[str, str, str], ...] = ()
+    look: Look | None = None
+    """What may be said after this many seeds, or worlds, however often one has looked before."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class ComparedMetric:
         for pair in self.pairs:
             sheets = [_accuracy_sheet(pair), _cost_sheet(pair), _config_sheet(pair)]
             shown = [columns(sheet, width) for sheet in sheets if sheet.rows]
+            shown[1:1] = _look_text(pair.look, width)
             parts += ["\n".join(textwrap.wrap(printable(pair.title), width)), *shown]
             hidden = len(pair.config) - SHOWN_CONFIG
             parts += [f"and {hidden} more settings differ (--json)"] if hidden > 0 else []
@@ -120,6 +127,15 @@ def _accuracy_sheet(pair: ComparedPair) -> Sheet:
     return Sheet(pair.title, [Value(name) for name in names], rows)
 
 
+def _look_text(look: Look | None, width: int) -> list[str]:
+    if look is None:
+        return []
+    low, high = (f"{signed(look.mean + half)}" for half in (-look.half_width, look.half_width))
+    where = "everything" if isinf(look.half_width) else f"{low}..{high}"
+    text = f"Looked at after each of {look.n}: {where}; {look.decision} ({LOOK_NOTE})."
+    return ["\n".join(_wrap(text, width))]
+
+
 def _cost_sheet(pair: ComparedPair) -> Sheet:
     head = [Value(name) for name in ("cost", "left", "right", "ratio", "interval")]
     rows = []
@@ -157,9 +173,17 @@ def _pair_json(pair: ComparedPair) -> dict[str, object]:
             }
             for item in pair.contrasts
         ],
+        "look": _look_json(pair.look),
         "costs": [vars(cost) for cost in pair.costs],
         "config": [dict(zip(("key", "left", "right"), row, strict=True)) for row in pair.config],
     }
+
+
+def _look_json(look: Look | None) -> dict[str, object] | None:
+    """With None for a half-width without limit, which JSON has no number for."""
+    if look is None:
+        return None
+    return asdict(look) | {"half_width": None if isinf(look.half_width) else look.half_width}
 
 
 def _number(value: float | None, digits: int) -> str:

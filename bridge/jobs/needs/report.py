@@ -156,14 +156,41 @@ def _savings(spec: RunSpec, device: Device, chosen: tuple[str, ...]) -> tuple[st
 
 def _several(wanted: RunSpec, device: Device) -> str | None:
     """How many devices hold the run, with what settings."""
-    for ranks, changes in product(_SEVERAL, _SPREADING):
+    found = _spread(wanted, device, max(_SEVERAL))
+    if found is None:
+        return None
+    spec, words = found
+    return f"{spec.training.sharding.ranks} of them with training: {{{words}}}"
+
+
+def _spread(wanted: RunSpec, device: Device, most: int) -> tuple[RunSpec, str] | None:
+    """The run on as few of several devices as hold it, and the settings for that in words."""
+    for ranks, changes in product((n for n in _SEVERAL if n <= most), _SPREADING):
         spread = _with(wanted, {"sharding": ShardingConfig(stage="zero3", ranks=ranks)})
         for _, change in changes:
             spread = _with(spread, change)
         if _accepted(spread) and predict(spread, device).fits(device):
             told = [*(words for words, _ in changes), f"sharding: {{stage: zero3, ranks: {ranks}}}"]
-            return f"{ranks} of them with training: {{{', '.join(told)}}}"
+            return spread, ", ".join(told)
     return None
+
+
+def fitted(spec: RunSpec, device: Device, most: int) -> tuple[RunSpec, str] | None:
+    """The run as it fits one device or, with all weights trained, up to ``most`` of them.
+
+    Returns:
+        It and the settings in words, none where it fits as it is; None where it does not.
+    """
+    if spec.training.sharding.ranks <= most and predict(spec, device).fits(device):
+        return spec, ""
+    smaller, cache = _smaller_evaluation(spec, device)
+    if cache and predict(smaller, device).fits(device):
+        return smaller, cache
+    found = _spread(smaller, device, most)
+    if found is None:
+        return None
+    spread, words = found
+    return spread, " and ".join([cache] * bool(cache) + [f"training: {{{words}}}"])
 
 
 def may_train_factors(spec: RunSpec) -> bool:
