@@ -16,5 +16,7 @@ fi
 pip install -r "$pins"
 # A wheel, so that the image needs no checkout; the workflow lies in it. What .dockerignore left out is no edit: without this
 # the version would call the clone dirty.
-git ls-files --deleted -z | xargs -0 --no-run-if-empty git update-index --skip-worktree
+if [ -e .git ]; then
+    git ls-files --deleted -z | xargs -0 --no-run-if-empty git update-index --skip-worktree
+fi
 pip install --no-deps --no-build-isolation .

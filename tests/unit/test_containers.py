@@ -53,29 +53,54 @@ def test_the_shell_parts_parse() -> None:
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("kind", ["laptop", "gpu", "nonsense"])
-def test_an_image_installs_pins_that_are_there(kind: str, tmp_path: Path) -> None:
+def install(kind: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """The script in a folder of its own, with a stand-in for Python that notes how it is called."""
-    (tmp_path / "envs").mkdir()
+    (folder / "envs").mkdir()
     for name in ("laptop.lock", "gpu.txt", "core.txt"):
-        shutil.copy(ROOT / "envs" / name, tmp_path / "envs")
-    venv = tmp_path / "venv"
+        shutil.copy(ROOT / "envs" / name, folder / "envs")
+    venv = folder / "venv"
     (venv / "bin").mkdir(parents=True)
-    fake = f'#!/usr/bin/env bash\necho "$*" >> {tmp_path}/calls\n[[ "$*" != *nonsense* ]]\n'
-    for program in (tmp_path / "python3", venv / "bin" / "python"):
+    fake = f'#!/usr/bin/env bash\necho "$*" >> {folder}/calls\n[[ "$*" != *nonsense* ]]\n'
+    for program in (folder / "python3", venv / "bin" / "python"):
         program.write_text(fake)
         program.chmod(0o755)
-    script = INSTALL.read_text().replace("/opt/venv", str(venv))
-    done = subprocess.run(
+    return subprocess.run(
         ["bash", "-s", kind, "https://example.org/cpu"],
-        input=script,
-        cwd=tmp_path,
-        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        input=INSTALL.read_text().replace("/opt/venv", str(venv)),
+        cwd=folder,
+        env={"PATH": f"{folder}:/usr/bin:/bin"},
         capture_output=True,
         text=True,
     )
+
+
+@pytest.mark.parametrize("kind", ["laptop", "gpu", "nonsense"])
+def test_an_image_installs_pins_that_are_there(kind: str, tmp_path: Path) -> None:
+    done = install(kind, tmp_path)
     calls = (tmp_path / "calls").read_text()
     assert (done.returncode == 0) == (kind != "nonsense"), done.stderr
     assert ("--index-url https://example.org/cpu torch==" in calls) == (kind == "laptop")
     pins = {"laptop": "envs/laptop.lock", "gpu": "envs/gpu.txt"}
     assert kind not in pins or f"install -r {pins[kind]}\n" in calls
+
+
+def test_files_that_an_image_leaves_out_make_no_edited_clone(tmp_path: Path) -> None:
+    """The version is made by git: a file that was edited still counts."""
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        return subprocess.run(
+            ["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    git("init", "--quiet")
+    for name in ("figure.png", "code.py"):
+        (tmp_path / name).write_text("1\n")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "all")
+    (tmp_path / "figure.png").unlink()
+    assert git("describe", "--always", "--dirty").endswith("-dirty")
+    assert install("laptop", tmp_path).returncode == 0
+    assert not git("describe", "--always", "--dirty").endswith("-dirty")
+    (tmp_path / "code.py").write_text("2\n")
+    assert git("describe", "--always", "--dirty").endswith("-dirty")
