@@ -48,7 +48,7 @@ class Room:
 
     def names(self) -> tuple[str, ...]:
         """Names of its files."""
-        return _names(self.package, self.marker)
+        return _names(importlib.import_module(self.package).__path__[0], self.marker)
 
     def own_module(self, name: str) -> str | None:
         """The module of a name that is the user's; None for this package's own and unknown ones.
@@ -96,14 +96,13 @@ FAMILIES = Room("problem family", "bridge.tasks", "FAMILY")
 
 
 @cache
-def _names(package: str, marker: str) -> tuple[str, ...]:
+def _names(folder: str, marker: str) -> tuple[str, ...]:
     """Told from the text: a file that is not asked for may import what is not installed here."""
     defines = re.compile(rf"^{marker}\b", re.MULTILINE)
-    folder = Path(importlib.import_module(package).__path__[0])
     return tuple(
         sorted(
             path.stem
-            for path in folder.glob("*.py")
+            for path in Path(folder).glob("*.py")
             if defines.search(path.read_text(encoding="utf-8"))
         )
     )
