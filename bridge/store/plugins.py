@@ -82,8 +82,9 @@ class Room:
         if own is None:
             points = (point.name for point in entry_points(group=self.package))
             check_known(self.what, name, {*self.names(), *points}, where)
-        module = _import_own(f"{where}{self.what} '{name}'", name, own) if own else None
-        module = module or importlib.import_module(f"{self.package}.{name}")
+            module = importlib.import_module(f"{self.package}.{name}")
+        else:
+            module = _import_own(f"{where}{self.what} '{name}'", name, own)
         if not hasattr(module, self.marker):
             raise ConfigError(
                 f"{where}{self.what} '{name}': {module.__file__} defines no {self.marker}."
