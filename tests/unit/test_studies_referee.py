@@ -24,6 +24,8 @@ from studies.referee.asymmetry import (
 from studies.referee.pair import found_gain
 from studies.referee.pair import tables as pair_tables
 from studies.referee.selection import chances, expected_test
+from studies.referee.zoo import agreement, decided
+from studies.referee.zoo import gap as zoo_gap
 from studies.worlds import over_worlds, run_accuracies
 from tests.fixtures.tidy import make_tidy, write_tidy
 
@@ -151,3 +153,23 @@ def test_the_tables_of_the_pair_come_from_tidy_tables(tmp_path: Path, root: Path
     assert f"bridge minus mixing: {gap:+.1f}" in text
     for prediction in (*predictions["pair"], *predictions["nothing"]):
         assert prediction["name"] in text
+
+
+def test_rows_of_the_zoo_are_compared_as_means_world_by_world() -> None:
+    rows = {"a": np.array([1.0, 2.0]), "b": np.array([3.0, 6.0]), "c": np.array([0.0, 9.0])}
+    assert zoo_gap(rows, ["a", "b"], ["c"]).tolist() == [2.0, -5.0]
+    # Of the three pairs, the first world turns none of b, a, c round; the second two of three.
+    assert agreement(rows, ["b", "a", "c"]).tolist() == pytest.approx([1.0, -1 / 3])
+    assert decided(["above", "undecided", "below", "above"], ["above"]) == 2
+
+
+def test_every_prediction_about_the_zoo_is_of_its_rows(root: Path) -> None:
+    plan = load_plan("zoo_tune", root=root)
+    rows = {run.label.rpartition(".t")[0] for run in plan.runs}
+    assert len(rows) == 37
+    for prediction in read_yaml(PREDICTIONS)["zoo"]:
+        named = [*prediction.get("left", []), *prediction.get("right", [])]
+        named += prediction.get("kendall_tau", [])
+        assert set(named) <= rows
+        assert named or set(prediction["decided"]) <= {"above", "below"}
+        assert 0.35 <= prediction["probability"] < 1
