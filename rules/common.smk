@@ -23,6 +23,7 @@ for variable in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
     os.environ.setdefault(variable, str(2**32))
 
 from bridge.analysis.figures.captions import CAPTIONS
+from bridge.collect.foreign import outdate_foreign
 from bridge.collect.logs import failure_text
 from bridge.store.schema import ConfigError, merge, read_yaml, typed, validate
 from bridge.plan.config import (
@@ -124,6 +125,8 @@ if not workflow.remote_exec and (stale := PLAN.rows_tuned_by_other_code()):
         f"again with suite={PLAN.suite.tuned_by.suite} to be sure.",
         file=sys.stderr,
     )
+if USER.source == "results" and not workflow.remote_exec:
+    outdate_foreign(PLAN, Path("results", PLAN.name, "tidy"))
 if (
     USER.source == "results"
     and on_processor()

@@ -7,6 +7,7 @@ collecting, tables, figures and the report are the real ones.
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
 import zipfile
@@ -258,6 +259,24 @@ def test_results_that_were_copied_are_not_made_again(finished: Workspace, tmp_pa
     for name in ("results", "figures"):
         shutil.copytree(finished.path / name, clone.path / name, dirs_exist_ok=True)
     assert clone.planned(*FEW) == {}
+    # Nor do they hide what the grid has got since, nor does asking for it make them stale.
+    with clone.edited("suites/few.yaml", "seeds: [0]", "seeds: [0, 1]"):
+        assert clone.planned(*FEW) == {"train": 3, "evaluate": 3} | SHOW
+    assert clone.planned(*FEW) == {}
+
+
+def test_tables_that_were_collected_by_hand_do_not_stand_for_missing_runs(
+    finished: Workspace, tmp_path: Path
+) -> None:
+    clone = Workspace.make(tmp_path / "clone")
+    for name in ("results", "figures"):
+        shutil.copytree(finished.path / name, clone.path / name, dirs_exist_ok=True)
+    shutil.rmtree(clone.path / "results/few/runs/tiny-qwen/chains/bridge")
+    block = {"models": ["tiny-qwen"], "datasets": ["chains"], "methods": ["sft"], "seeds": [0]}
+    fewer = json.dumps({"grid": [block]})
+    done = clone.bridge("collect", "--suite", "few", "--overrides", fewer)
+    assert done.returncode == 0, done.stderr
+    assert clone.planned(*FEW) == {"train": 1, "evaluate": 1} | SHOW
 
 
 ONE_TRAINING = {"train": 1, "evaluate": 1} | SHOW
