@@ -10,6 +10,7 @@ import sys
 import pandas as pd
 import pytest
 
+from bridge.analysis.numbers import frames
 from bridge.analysis.numbers.frames import TidyError, cautions, load_tidy
 from bridge.store.columns import NEEDED_TABLES, needed
 from bridge.store.records import file_hash
@@ -233,4 +234,11 @@ def test_flipped_bytes_are_no_traceback(cached, tmp_path, seed):
         load_tidy(folder)
     sealed_anyhow(folder)
     with contextlib.suppress(TidyError):
+        load_tidy(folder)
+
+
+def test_a_file_that_says_it_is_larger_than_any_grid_is_not_opened(tables, tmp_path, monkeypatch):
+    folder = write_tidy(tmp_path, tables)
+    monkeypatch.setattr(frames, "MOST_CELLS", 20)
+    with pytest.raises(TidyError, match=r"runs\.parquet has \d+ cells, more than the 20"):
         load_tidy(folder)

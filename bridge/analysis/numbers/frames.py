@@ -8,11 +8,12 @@ listed by `cautions` or marked in the cell.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from pyarrow.parquet import read_metadata, read_schema
 
 from bridge.analysis.numbers.palette import ordered_methods
 from bridge.analysis.numbers.shapes import impossible
@@ -20,6 +21,8 @@ from bridge.store.columns import KEY, NEEDED_TABLES, needed
 from bridge.store.records import RecordError, read_json
 
 DONE = "done"
+MOST_CELLS = 1_000_000_000
+"""Of one table: 10,000 runs of 5,000 questions have half as many."""
 UNIQUE = {
     "runs": KEY,
     "scores": (*KEY, "benchmark", "question_id"),
@@ -170,7 +173,7 @@ def _check_manifest(folder: Path) -> str | None:
 def _read(path: Path, name: str) -> pd.DataFrame:
     if not path.is_file():
         raise TidyError(f"{path} is missing; run `bridge collect` for this suite first")
-    table = _parquet(path)
+    table = read_table(path)
     if table.empty and name != "runs":
         known = list(needed(name))
         return table.reindex(columns=[*known, *table.columns.difference(known)])
@@ -188,7 +191,7 @@ def _demonstrations(folder: Path) -> dict[str, int]:
     path = folder / "contamination.parquet"
     if not path.is_file():
         return {}
-    table = _parquet(path)
+    table = read_table(path)
     absent = {"dataset", "training_set", "n_training"} - {*table.columns}
     if absent:
         raise TidyError(f"{path} lacks the column {', '.join(sorted(absent))}")
@@ -197,9 +200,26 @@ def _demonstrations(folder: Path) -> dict[str, int]:
     return {str(name): int(n) for name, n in most.items()}
 
 
-def _parquet(path: Path) -> pd.DataFrame:
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read a parquet file, or some columns of it.
+
+    Raises:
+        TidyError: it is damaged, lacks a column, or says that it has more cells than any grid. A
+            file of kilobytes can say so, and would take the machine's memory.
+    """
     try:
-        return pd.read_parquet(path)
+        about = read_metadata(path)
+        if (n_cells := about.num_rows * about.num_columns) > MOST_CELLS:
+            raise TidyError(
+                f"{path} has {n_cells:,} cells, more than the {MOST_CELLS:,} that tables may have; "
+                "collect the suite again, or split it."
+            )
+        absent = [name for name in columns or () if name not in read_schema(path).names]
+        if absent:
+            raise TidyError(f"{path} lacks the column {', '.join(absent)}")
+        return pd.read_parquet(path, columns=None if columns is None else list(columns))
+    except TidyError:
+        raise
     except Exception as error:  # a damaged file makes pyarrow raise nearly every class there is
         words = " ".join(str(error).split())[:160]
         raise TidyError(f"{path} cannot be read as parquet: {words}") from error

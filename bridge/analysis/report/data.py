@@ -17,7 +17,7 @@ import pandas as pd
 
 from bridge.analysis.figures.curves import SEEDS_FOR_BAND, with_status
 from bridge.analysis.numbers.cells import UNTRAINED
-from bridge.analysis.numbers.frames import DONE, Tidy, TidyError, block_of
+from bridge.analysis.numbers.frames import DONE, Tidy, TidyError, block_of, read_table
 from bridge.analysis.numbers.palette import benchmark_label, label, style
 from bridge.analysis.numbers.statistics import Array, t_limits
 from bridge.analysis.tables.render import INVISIBLE
@@ -118,7 +118,7 @@ def load_answers(tidy_dir: Path) -> pd.DataFrame | None:
     path = tidy_dir / "answers.parquet"
     if not path.is_file():
         return None
-    answers = pd.read_parquet(path)
+    answers = read_table(path)
     absent = [column for column in ANSWER_COLUMNS if column not in answers.columns]
     if absent:
         raise TidyError(f"{path} lacks the column {', '.join(absent)}")

@@ -14,12 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from pyarrow.parquet import read_schema
 
 from bridge.analysis.numbers.cells import Block
 from bridge.analysis.numbers.clustered import clustered_difference
-from bridge.analysis.numbers.frames import TidyError
+from bridge.analysis.numbers.frames import read_table
 from bridge.analysis.numbers.paired import Difference, Refused
 from bridge.analysis.numbers.palette import benchmark_label, label
 from bridge.analysis.numbers.statistics import Array
@@ -73,10 +71,7 @@ def load_patterns(tidy_dir: Path) -> Patterns | None:
     path = tidy_dir / "answers.parquet"
     if not path.is_file():
         return None
-    absent = set(COLUMNS) - set(read_schema(path).names)
-    if absent:
-        raise TidyError(f"{path} lacks the column {', '.join(sorted(absent))}")
-    table = pd.read_parquet(path, columns=list(COLUMNS)).astype(str).drop_duplicates()
+    table = read_table(path, COLUMNS).astype(str).drop_duplicates()
     found: Patterns = {}
     for dataset, benchmark, name, question in table.itertuples(index=False):
         found.setdefault((dataset, benchmark), {})[name] = pattern(question)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bridge.analysis.numbers.frames import TidyError
+from bridge.analysis.numbers.frames import TidyError, read_table
 from bridge.analysis.numbers.palette import benchmark_label
 from bridge.analysis.tables.render import Sheet, Value
 
@@ -42,7 +42,7 @@ def load_overlaps(tidy_dir: Path) -> pd.DataFrame | None:
     path = tidy_dir / "contamination.parquet"
     if not path.is_file():
         return None
-    table = pd.read_parquet(path)
+    table = read_table(path)
     absent = [column for column in HEAD if column not in table.columns]
     if absent:
         raise TidyError(f"{path} lacks the column {', '.join(absent)}")
