@@ -26,6 +26,7 @@ from bridge.store.records import (
     RunFolder,
     canonical_json,
     suite_folder,
+    text_without_places,
 )
 from bridge.store.shapes import (
     AnswerRow,
@@ -139,7 +140,7 @@ def _run_row(
     path = spec.folder(results).path.relative_to(suite_folder(results, spec.suite))
     return _key(spec) | {
         "status": status,
-        "reason": reason,
+        "reason": reason and text_without_places(reason),
         "spec_hash": spec.spec_hash,
         "train_hash": spec.train_hash,
         "implementation": spec.method,

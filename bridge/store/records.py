@@ -29,6 +29,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -56,6 +57,8 @@ CARD = "README.md"
 """Name of a model card; what it says changes no weight."""
 
 _LOCK_POLL_S = 0.5
+_PLACE = re.compile(r"""(?<![\w/.:])/(?:[^\s/:'",;()]+/)+([^\s/:'",;()]*)""")
+"""An absolute path of two parts at least; an address (https://...) is none."""
 
 ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds the package: of the checkout, or the one it is installed in."""
@@ -278,6 +281,11 @@ def without_places(value: Any) -> Any:
         return [without_places(inner) for inner in value]
     is_path = isinstance(value, str) and value.startswith("/") and len(Path(value).parts) > 2
     return Path(value).name if is_path else value
+
+
+def text_without_places(text: str) -> str:
+    """``text`` with the last part of each absolute path in it only, see :func:`without_places`."""
+    return _PLACE.sub(lambda found: found[1], text)
 
 
 def sync_folder(path: Path) -> None:

@@ -28,6 +28,7 @@ from bridge.store.records import (
     read_jsonl,
     run_folder,
     suite_folder,
+    text_without_places,
     without_places,
     write_json,
     write_text,
@@ -275,3 +276,10 @@ def test_folders_of_committed_files_are_no_suite_s(tmp_path: Path, name: str) ->
 def test_only_paths_lose_their_places() -> None:
     options = {"instruction": "/no_think", "answer_after": "/", "source": ["/home/me/data.jsonl"]}
     assert without_places(options) == {**options, "source": ["data.jsonl"]}
+
+
+def test_a_sentence_keeps_its_paths_last_parts_only() -> None:
+    said = "'/home/me/a.bin' (/srv/x/b.json:3): see https://a.org/b/c, 1/2, and/or /no_think."
+    left = "'a.bin' (b.json:3): see https://a.org/b/c, 1/2, and/or /no_think."
+    assert text_without_places(said) == left
+    assert text_without_places("killed by signal 9") == "killed by signal 9"
