@@ -1,8 +1,8 @@
 """``bridge push``: a published folder, checked once more, as a data set on the Hugging Face hub.
 
 Nothing leaves this machine without ``--yes``. The repository is made if it is not there, private;
-it is opened to others on its page. One that holds anything else is left alone. The token is that of
-``HF_TOKEN``, and no other place is looked at.
+it is opened to others on its page. One that holds anything but such a folder is left alone. The
+token is that of ``HF_TOKEN``, and no other place is looked at.
 """
 
 from __future__ import annotations
@@ -47,6 +47,11 @@ def push(folder: Path, repo: str, *, confirmed: bool) -> str:
         held = set(api.list_repo_files(repo, repo_type="dataset"))
         if others := sorted(held - names - {".gitattributes"}):
             raise PushError(f"{repo} holds {others[0]}, which {folder} has not; name a new one.")
+        if (there := sorted(held & names)) and SUMS not in held:
+            raise PushError(
+                f"{repo} holds {there[0]}, but no {SUMS}, so it is not such a folder; name a "
+                "new one."
+            )
         patterns = [glob.escape(name) for name in sorted(names)]
         api.upload_folder(
             repo_id=repo, folder_path=folder, repo_type="dataset", allow_patterns=patterns

@@ -407,6 +407,8 @@ def test_push_refuses(
 
     hub.files = {".gitattributes": b"", "thesis.tex": b""}
     refused("me/mine holds thesis.tex")
+    hub.files = {".gitattributes": b"", "README.md": b"mine"}
+    refused("me/mine holds README.md, but no")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     refused("the hub did not take the files (403")
     monkeypatch.delenv("HF_TOKEN")
