@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from traceback import extract_tb
 from types import ModuleType
 from typing import Any
 
@@ -118,6 +119,12 @@ def _import_own(what: str, name: str, module: str) -> ModuleType:
         raise ConfigError(
             f"{what} cannot be imported: {error}; a name with a dot is a file or module beside "
             "config.yaml, or an installed module."
+        ) from None
+    except (Exception, SystemExit) as error:
+        at = extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"{what} cannot be imported: line {at.lineno} of {at.filename} raised "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         ) from None
     if name.endswith(".py") and Path(str(found.__file__)) != Path.cwd() / name:
         raise ConfigError(f"{what}: Python finds {found.__file__} first; rename the file.")

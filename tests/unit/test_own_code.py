@@ -123,6 +123,8 @@ def test_a_base_model_is_not_warmed_up_on_a_data_set_of_ones_own(here: Path) -> 
     [
         ("my_rows.gone", None, "cannot be imported: No module named 'my_rows.gone'"),
         ("my_rows.broken", "def (:\n", "cannot be imported: invalid syntax"),
+        ("my_rows.wrong", "\nMETHOD = Method\n", "raised NameError: name 'Method' is not defined"),
+        ("my_rows.exits", "raise SystemExit('no\\nway')", "exits.py raised SystemExit: no way"),
         ("my_rows.empty", "", "empty.py defines no METHOD"),
         ("my_rows.name", "METHOD = 'half'\n", "METHOD is no subclass of Method"),
     ],
