@@ -33,6 +33,8 @@ from bridge.store.shapes import Shape, read_record
 LIMIT_BYTES = 5_000_000
 LATER_FILES = ("claims", "rates")
 """Tables that also read claims.yaml or the committed grid of learning rates."""
+ANSWERS, FROM_ANSWERS = "answers", ("clusters",)
+"""The largest table, which a copy may lack, and what is made of it."""
 
 
 def _check_run_name(name: str) -> str:
@@ -60,8 +62,12 @@ class _Manifest(Shape):
     runs: dict[RunName, _Collected]
 
 
-def cache_suite(results: Path, suite: str) -> int:
+def cache_suite(results: Path, suite: str, *, with_answers: bool = True) -> int:
     """Copy the tidy tables of a suite to its committed folder; return their size in bytes.
+
+    Args:
+        with_answers: also the texts that were answered, and so the tables and the part of the
+            report that show them.
 
     Raises:
         RecordError: a table is missing, was changed after it was collected, all of them are larger
@@ -72,11 +78,16 @@ def cache_suite(results: Path, suite: str) -> int:
     tables = sorted(shown.glob("*.*"))
     if not tables:
         raise RecordError(f"{shown} has no tables; run snakemake --cores all figures first.")
+    later = {*LATER_FILES}
+    if not with_answers:
+        manifest["tables"] = {k: v for k, v in manifest["tables"].items() if k != ANSWERS}
+        later |= {*FROM_ANSWERS}
     size = sum((tidy / f"{name}.parquet").stat().st_size for name in manifest["tables"])
     if size > LIMIT_BYTES:
+        remedy = "add --without-answers, or commit" if with_answers else "commit"
         raise RecordError(
             f"{tidy} holds {size / 1e6:.1f} MB, more than the {LIMIT_BYTES / 1e6:.0f} MB that are "
-            "committed per suite; commit it elsewhere."
+            f"committed per suite; {remedy} it elsewhere."
         )
     folder = cached_folder(results, suite)
     left = sorted({p.stem for p in folder.glob("*.parquet")} - manifest["tables"].keys())
@@ -84,7 +95,7 @@ def cache_suite(results: Path, suite: str) -> int:
         raise RecordError(
             f"{folder} holds {', '.join(left)}, which this copy has not; delete the old copy first."
         )
-    hashes = {path.name: file_hash(path) for path in tables if path.stem not in LATER_FILES}
+    hashes = {path.name: file_hash(path) for path in tables if path.stem not in later}
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name in manifest["tables"]:

@@ -148,7 +148,7 @@ def cache(args: argparse.Namespace) -> None:
     from bridge.store.records import cached_folder
 
     suite = suite_name(args)
-    size = cache_suite(args.results, suite)
+    size = cache_suite(args.results, suite, with_answers=not args.without_answers)
     print(f"{size / 1e6:.2f} MB in {cached_folder(args.results, suite)}")
 
 
@@ -402,7 +402,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("-n", "--dry-run", action="store_true", help="only print the plan")
     sub.add_argument("--verbose", action="store_true", help="show all that Snakemake says")
     sub.add_argument("snakemake", nargs="*", help="after --: more arguments for Snakemake")
-    add("cache", cache, "copy the tidy tables of a finished suite to results/cached")
+    sub = add("cache", cache, "copy the tidy tables of a finished suite to results/cached")
+    sub.add_argument("--without-answers", action="store_true", help="leave the largest table out")
     sub = add("status", status, "print what is done, running, failed and waiting")
     sub.add_argument("--watch", action="store_true", help="again and again, until all has ended")
     sub = add(

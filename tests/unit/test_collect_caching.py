@@ -122,8 +122,23 @@ def test_a_suite_that_is_too_large_is_refused(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(caching, "LIMIT_BYTES", 1000)
-    with pytest.raises(RecordError, match=r"tidy holds 0\.\d MB, more than the 0 MB"):
+    with pytest.raises(
+        RecordError, match=r"tidy holds 0\.\d MB, more than the 0 MB.*--without-answ"
+    ):
         caching.cache_suite(results, "smoke")
+
+
+def test_a_copy_without_answers_proves_what_is_not_made_of_them(
+    results: Path, tmp_path: Path
+) -> None:
+    caching.cache_suite(results, "smoke", with_answers=False)
+    copy = results / "cached" / "smoke"
+    assert not (copy / "answers.parquet").exists()
+    build_tables(copy, tmp_path / "tables")
+    shown = read_json(copy / "manifest.json")["shown"]
+    made = _hashes(tmp_path / "tables")
+    assert "main.html" in shown and made | shown == made
+    assert not any(name.startswith("clusters") for name in {*shown, *made})
 
 
 @pytest.mark.parametrize("manifest", COMMITTED, ids=lambda path: path.parent.name)
@@ -154,7 +169,7 @@ def test_planning_the_default_suite_needs_no_grader(root: Path) -> None:
     """The small environment of `make figures` plans too, and has no math-verify."""
     code = (
         "import sys; from pathlib import Path; from bridge.plan.grid import load_plan;"
-        "load_plan('laptop', root=Path());"
+        "load_plan('matrix', root=Path());"
         "assert not [m for m in sys.modules if m.startswith('bridge.grading')]"
     )
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
