@@ -1,6 +1,6 @@
 """How much of a gain is tuning asymmetry: the tables of docs/studies/referee.md.
 
-    python -m studies.referee.asymmetry results/asymmetry/tidy
+    python -m studies.referee.asymmetry results/asymmetry/tidy --figures figures/asymmetry
 
 Reads the tidy tables of suites/asymmetry.yaml: rows with equal trials in several worlds. X(b) is
 the test accuracy of the trial of row X that validation chooses among b random ones of its trials
@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
+from bridge.analysis.figures.canvas import PAGE_IN, line_keywords, look, new_figure, save
 from bridge.analysis.numbers.frames import Tidy, load_tidy
+from bridge.analysis.numbers.palette import label, style
 from bridge.plan.trials import row_of
 from bridge.store.columns import KEY
 from bridge.store.schema import read_yaml
@@ -28,6 +31,8 @@ from studies.referee.selection import expected_test
 from studies.worlds import OUTCOMES, Array, Mean, limits, over_worlds, within
 
 PREDICTIONS = Path(__file__).with_name("predictions.yaml")
+_NAME_POINTS = 1.5
+"""Height of a name in the figure, in points of accuracy."""
 
 
 @dataclass(frozen=True)
@@ -63,23 +68,23 @@ def read_trials(tidy: Tidy) -> Trials:
     seeds = sorted(int(seed) for seed in full[full == wanted].index)
     done = runs[runs["status"] == "done"].set_index(["method", "seed"]).index
     rows: dict[str, list[str]] = {}
-    for label in tidy.runs["method"].astype(str).unique():
-        row, number = row_of(label)
+    for name in tidy.runs["method"].astype(str).unique():
+        row, number = row_of(name)
         if number is not None:
-            rows.setdefault(row, []).append(label)
+            rows.setdefault(row, []).append(name)
 
     def table(values: Any, otherwise: float) -> dict[str, Array]:
         return {
             row: np.array(
                 [
                     [
-                        100 * float(values[label, seed]) if (label, seed) in done else otherwise
-                        for label in sorted(labels)
+                        100 * float(values[name, seed]) if (name, seed) in done else otherwise
+                        for name in sorted(names)
                     ]
                     for seed in seeds
                 ]
             )
-            for row, labels in rows.items()
+            for row, names in rows.items()
         }
 
     return Trials(table(judged, float("nan")), table(tested, 0.0), tuple(s // 100 for s in seeds))
@@ -181,13 +186,40 @@ def tables(trials: Trials, predictions: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def curves(trials: Trials) -> Figure:
+    """Accuracy of the chosen trial by the number of trials, mean over worlds."""
+    steps = list(range(1, trials.n_trials + 1))
+    figure = new_figure(PAGE_IN, 3.2)
+    axes = figure.add_subplot()
+    ends = []
+    for row in trials.test:
+        means = [float(trials.reached(row, b).mean()) for b in steps]
+        axes.plot(steps, means, **line_keywords(style(row)))
+        ends.append((means[-1], row))
+    height = -np.inf
+    for mean, row in sorted(ends):  # a name stands at its line's end, above the one below it
+        height = max(mean, height + _NAME_POINTS)
+        axes.text(steps[-1] * 1.05, height, label(row), color=style(row).color, va="center")
+    axes.set_xscale("log", base=2)
+    ticks = [2**power for power in range(len(steps).bit_length())]
+    axes.set_xticks(ticks, [f"{tick}" for tick in ticks])
+    axes.set_xlim(1, 1.6 * steps[-1])
+    axes.set_xlabel("trials given to the row")
+    axes.set_ylabel("accuracy of the chosen one")
+    return figure
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables and draw the figure."""
+    parser = argparse.ArgumentParser(description="What a rival's missing trials are worth.")
     parser.add_argument("tidy", type=Path)
-    arguments = parser.parse_args()
-    trials = read_trials(load_tidy(arguments.tidy))
+    parser.add_argument("--figures", type=Path)
+    chosen = parser.parse_args(arguments)
+    trials = read_trials(load_tidy(chosen.tidy))
     print(tables(trials, read_yaml(PREDICTIONS)["asymmetry"]), end="")
+    if chosen.figures:
+        with look():
+            save(curves(trials), chosen.figures, "asymmetry")
 
 
 if __name__ == "__main__":
