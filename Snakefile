@@ -38,6 +38,11 @@ localrules:
 
 
 onstart:
+    if not (workflow.non_local_exec or workflow.remote_exec):
+        # With a limit on submissions, Snakemake looks at all waiting jobs and their files again a second
+        # after each look, and every job that ends begins another such row of looks: a third of a core
+        # where 150 jobs wait. Jobs on this machine are limited by its cores.
+        workflow.scheduler.job_rate_limiter = None
     if warm_start_pays():
         warm.start()
     if USER.tracking and not workflow.remote_exec:

@@ -279,6 +279,14 @@ def test_tables_that_were_collected_by_hand_do_not_stand_for_missing_runs(
     assert clone.planned(*FEW) == {"train": 1, "evaluate": 1} | SHOW
 
 
+def test_waiting_jobs_are_looked_at_when_one_ends_and_not_every_second(tmp_path: Path) -> None:
+    space = Workspace.make(tmp_path)
+    done = space.snakemake("--cores", "1", "--verbose", "--until", "evaluate", *FEW)
+    assert done.returncode == 0, done.stderr
+    n_jobs = 1 + 3 + 3
+    assert done.stderr.count("Ready jobs: ") <= n_jobs
+
+
 ONE_TRAINING = {"train": 1, "evaluate": 1} | SHOW
 ALL_TRAINING = {"train": 3, "evaluate": 3} | SHOW
 
