@@ -182,6 +182,16 @@ class Choices:
             )
         return config.model_copy(update={"options": chosen.options, "training": chosen.training})
 
+    def anywhere(self, label: str) -> MethodConfig | None:
+        """A row with the settings that were chosen for it on some model and data set, if any."""
+        config = self._suite.methods.get(label, MethodConfig())
+        for block in self._choice.blocks.values():
+            chosen = block.rows.get(label)
+            if chosen is not None and chosen.method == (config.method or label):
+                new = {"options": chosen.options, "training": chosen.training}
+                return config.model_copy(update=new)
+        return None
+
     def code(self, label: str, model: str, dataset: str) -> str | None:
         """Fingerprint of the code that trained a row's trials; None of a row without any."""
         block = self._choice.blocks.get(f"{model}/{dataset}")

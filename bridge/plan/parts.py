@@ -83,14 +83,13 @@ class Parts:
     def __init__(self, suite: Suite, path: Path, root: Path, *, cached: bool) -> None:
         self.suite, self.path, self.root = suite, path, root
         self.options = {name: self._options(name) for name in suite.datasets}
-        labels = [*suite.methods, *(label for block in suite.grid for label in block.methods)]
-        self.rows = {
-            label: self._row(label, suite.methods.get(label, MethodConfig()))
-            for label in dict.fromkeys(labels)
-        }
         self.choices = (
             Choices(suite, path, root / "results", cached=cached) if suite.tuned_by else None
         )
+        labels = [*suite.methods, *(label for block in suite.grid for label in block.methods)]
+        self.rows = {
+            label: self._row(label, self._declared(label)) for label in dict.fromkeys(labels)
+        }
         self._own: dict[tuple[str, str, str], CheckedRow] = {}
         for name, model in suite.models.items():
             where = f"models.{name}"
@@ -137,6 +136,12 @@ class Parts:
             config = self._tuned(label, model, dataset) if tuned else plain
             self._own[key] = self._row(label, config, longest)
         return self._own[key]
+
+    def _declared(self, label: str) -> MethodConfig:
+        """A row as the suite has it; what is tuned need not be said again."""
+        config = self.suite.methods.get(label, MethodConfig())
+        tuned = self.choices.anywhere(label) if self.choices else None
+        return tuned or config
 
     def _tuned(self, label: str, model: str, dataset: str) -> MethodConfig:
         assert self.choices is not None
