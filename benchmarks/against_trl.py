@@ -3,7 +3,7 @@
     python -m pip install --no-deps --target .cache/trl trl==1.16.0
     PYTHONPATH=.cache/trl python -m benchmarks.against_trl POLICY
 
-POLICY is a checkpoint folder of a tiny model, such as ``results/laptop/models/tiny-llama`` (not
+POLICY is a checkpoint folder of a tiny model, such as ``results/matrix/models/tiny-llama`` (not
 ``tiny-qwen``: TRL looks for experts in its architecture). First both trainers take the loss and the
 gradient of one batch, which must agree; then everything is timed by turns in one process, on the
 same weights, prompts and settings. Answers end where the policy ends them (``natural``), or never

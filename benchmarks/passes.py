@@ -51,7 +51,7 @@ class Part:
 
 PARTS = {
     "floors": Part("floors", (), ("--sizes", "0.3M", "--rounds", "1")),
-    "grpo": Part("against_trl", (), ("--rounds", "1"), ("laptop", "tiny-llama")),
+    "grpo": Part("against_trl", (), ("--rounds", "1"), ("matrix", "tiny-llama")),
     "bridge": Part(
         "bridge_cost", ("--policy",), ("--repetitions", "2", "--policy"),
         ("bridge_ablation", "tiny-qwen"),

@@ -3,7 +3,7 @@
     python -m benchmarks.planning                      print; about five minutes
     python -m benchmarks.planning --checkout FOLDER    of another checkout
 
-The grids are `laptop` with 3, 42 and 417 seeds, hence 72, 1,008 and 10,008 runs, planned with
+The grids are `matrix` with 3, 42 and 417 seeds, hence 72, 1,008 and 10,008 runs, planned with
 `snakemake -n` in a temporary folder. `plan_72_long` has 100,000 steps a run instead of 40. `cell`
 is a training job of the largest grid up to its refusal of `--expect`, so imports, suite and its own
 run. `collect_10000` and `status_10000` read 10,000 finished runs of `smoke` that the tests'
@@ -42,7 +42,7 @@ GOALS_S = {
 }  # fmt: skip
 GOALS_MIB = {"plan_10008": 1000, "collect_10000": 2000}
 SEEDS = {"72": 3, "1008": 42, "10008": 417}
-"""Seeds of each grid of `laptop`."""
+"""Seeds of each grid of `matrix`."""
 FINISHED_SEEDS = 2000
 """Of `smoke`, which has five rows."""
 LONG = 100_000
@@ -111,7 +111,7 @@ def measurements(
     """Name and numbers of each measurement that starts a program."""
     bridge = ("-m", "bridge")
     plan = ("-m", "snakemake", "-n", "-s", str(checkout / "Snakefile"), "-d", ".")
-    grids = {name: make_grid(folder / name, "laptop", n) for name, n in seeds.items()}
+    grids = {name: make_grid(folder / name, "matrix", n) for name, n in seeds.items()}
     first, last = next(iter(grids.values())), list(grids.values())[-1]
     yield "help", measure((*bridge, "--help"), first, checkout, repeats=REPEATS)
     yield "status", measure((*bridge, "status"), first, checkout, repeats=REPEATS)
@@ -122,7 +122,7 @@ def measurements(
         repeats = REPEATS if seeds[name] < 100 else 1
         yield f"plan_{name}", measure(plan, grid, checkout, repeats=repeats)
     name, n = next(iter(seeds.items()))
-    long = make_grid(folder / "long", "laptop", n, steps=LONG, sft_steps=LONG, rl_steps=LONG)
+    long = make_grid(folder / "long", "matrix", n, steps=LONG, sft_steps=LONG, rl_steps=LONG)
     long_name = f"plan_{name}_long"
     yield long_name, measure(plan, long, checkout, repeats=REPEATS)
     done = make_grid(folder / "done", "smoke", finished)

@@ -241,7 +241,7 @@ def _extended(path: Path, raw: dict[str, Any], root: Path) -> dict[str, Any]:
     try:
         base_path = suite_file(check_suite_name(name), root)
     except (TypeError, ConfigError):
-        raise ConfigError(f"{path}: extends: name one other suite, for instance laptop.") from None
+        raise ConfigError(f"{path}: extends: name one other suite, for instance matrix.") from None
     base = read_yaml(base_path)
     if "extends" in base:
         raise ConfigError(

@@ -21,8 +21,8 @@ def test_every_measurement_of_a_small_grid(tmp_path: Path, monkeypatch: pytest.M
     assert set(found) == kinds
     for numbers in found.values():
         assert numbers["cpu_s"] > 0 and numbers["peak_mib"] > 5
-    assert len(load_plan("laptop", root=tmp_path / "24").runs) == 24
-    long = load_plan("laptop", root=tmp_path / "long").runs
+    assert len(load_plan("matrix", root=tmp_path / "24").runs) == 24
+    long = load_plan("matrix", root=tmp_path / "long").runs
     assert {s.method_options.get("steps", planning.LONG) for s in long} == {planning.LONG}
     assert "evaluate" in (tmp_path / "24" / "said.log").read_text()
     assert len(read_json(tmp_path / "done/results/smoke/tidy/manifest.json")["runs"]) == 5

@@ -86,7 +86,7 @@ def test_shared_texts_are_counted_per_pair_of_sets(plan: Plan) -> None:
     assert (nothing["n_exact"], nothing["n_overlapping"], nothing["overlap"]) == (0, 0, 0)
 
 
-def test_the_worlds_of_the_laptop_suite_share_no_question(root: Path) -> None:
-    rows = contamination_rows(load_plan("laptop", root=root))
+def test_the_worlds_of_the_matrix_share_no_question(root: Path) -> None:
+    rows = contamination_rows(load_plan("matrix", root=root))
     assert {row["dataset"] for row in rows} == {"chains", "equations"}
     assert all(row["n_exact"] == row["n_renamed"] == 0 for row in rows)

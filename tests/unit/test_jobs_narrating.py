@@ -105,7 +105,7 @@ def test_a_log_gets_few_lines(narrator: Narrator, capsys: pytest.CaptureFixture[
 
 
 def test_the_work_of_each_rule_is_predicted(root: Path, tmp_path: Path) -> None:
-    work = work_of(load_plan("laptop", root=root), tmp_path)
+    work = work_of(load_plan("matrix", root=root), tmp_path)
     assert work.keys() >= {"prepare", "train", "evaluate", "collect", "tables", "draw", "report"}
     assert work["prepare"] > work["train"] > work["collect"] > 0
 

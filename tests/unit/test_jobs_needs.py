@@ -88,7 +88,7 @@ def test_a_tiny_model_has_the_vocabulary_of_its_families(root: Path) -> None:
     from bridge.models.tiny import build_model, build_tokenizer
     from bridge.tasks.registry import load_family
 
-    plan = load_plan("laptop", root=root)
+    plan = load_plan("matrix", root=root)
     for model in plan.made_models.values():
         assert isinstance(model, TinyModel)
         words = [w for name in model.families for w in load_family(name).vocabulary()]  # type: ignore[attr-defined]
@@ -258,7 +258,7 @@ def test_predicting_needs_no_torch(root: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from bridge.plan.grid import load_plan\n"
         "from bridge.jobs.needs import load_devices, predict\n"
-        "for suite in ('paper', 'single_gpu', 'laptop'):\n"
+        "for suite in ('paper', 'single_gpu', 'matrix'):\n"
         "    for s in load_plan(suite, root=Path()).runs: predict(s, load_devices()['h200'])\n"
         "print([m for m in ('torch', 'numpy', 'pandas', 'transformers') if m in sys.modules])"
     )

@@ -35,7 +35,7 @@ REACHED = {
 
 @pytest.fixture
 def tuning(root: Path) -> Plan:
-    return load_plan("laptop", root=root, overrides=TUNING)
+    return load_plan("matrix", root=root, overrides=TUNING)
 
 
 def tidy_of(plan: Plan, folder: Path, statuses: dict[Any, str] | None = None) -> Tidy:
@@ -46,7 +46,7 @@ def tidy_of(plan: Plan, folder: Path, statuses: dict[Any, str] | None = None) ->
         seeds=(10_000, 10_001),
         sizes=(20,),
         n_steps=4,
-        suite="laptop",
+        suite="matrix",
         statuses=statuses,
     )
     rates = {s.label: (s.training.lr_sft, s.training.lr_rl) for s in plan.runs}
@@ -104,8 +104,8 @@ def tuned(root: Path, tuning: Plan, tmp_path: Path) -> Path:
     """A checkout with suites and a choice."""
     home = tmp_path / "home"
     (home / "suites").mkdir(parents=True)
-    (home / "suites" / "laptop.yaml").write_text((root / "suites" / "laptop.yaml").read_text())
-    folder = home / "results" / "cached" / "laptop"
+    (home / "suites" / "matrix.yaml").write_text((root / "suites" / "matrix.yaml").read_text())
+    folder = home / "results" / "cached" / "matrix"
     record = make_choice(tidy_of(tuning, tmp_path / "tidy"), tuning)
     folder.mkdir(parents=True)
     (folder / "choice.json").write_text(json.dumps(record))
@@ -114,11 +114,11 @@ def tuned(root: Path, tuning: Plan, tmp_path: Path) -> Path:
 
 def compared(home: Path, **changes: Any) -> Plan:
     overrides = {
-        "tuned_by": {"suite": "laptop"},
+        "tuned_by": {"suite": "matrix"},
         "grid": [BLOCK | {"seeds": [0], "worlds": [1, 2]}],
         **changes,
     }
-    return load_plan("laptop", root=home, overrides=overrides)
+    return load_plan("matrix", root=home, overrides=overrides)
 
 
 def test_rows_take_the_chosen_settings(tuned: Path, tuning: Plan) -> None:
@@ -127,12 +127,12 @@ def test_rows_take_the_chosen_settings(tuned: Path, tuning: Plan) -> None:
     run = plan.run("tiny-qwen", "chains", "mixing", 100)
     assert run.training == trial.training
     assert run.method_options == trial.method_options
-    untouched = load_plan("laptop", root=tuned).run("tiny-qwen", "chains", "mixing", 0)
+    untouched = load_plan("matrix", root=tuned).run("tiny-qwen", "chains", "mixing", 0)
     assert run.train_hash != untouched.train_hash
 
 
 def rewrite(home: Path, change: Any, *, seal: bool = True) -> None:
-    path = home / "results" / "cached" / "laptop" / "choice.json"
+    path = home / "results" / "cached" / "matrix" / "choice.json"
     record = json.loads(path.read_text())
     change(record)
     if seal:
@@ -185,8 +185,8 @@ def test_a_row_that_was_another_method_is_refused(tuned: Path) -> None:
 
 
 def test_a_choice_that_was_never_made_is_one_sentence(tuned: Path) -> None:
-    with pytest.raises(ConfigError, match=r"results/laptop/tidy/choice\.json is missing"):
-        compared(tuned, tuned_by={"suite": "laptop", "frozen": False})
+    with pytest.raises(ConfigError, match=r"results/matrix/tidy/choice\.json is missing"):
+        compared(tuned, tuned_by={"suite": "matrix", "frozen": False})
 
 
 @pytest.mark.slow
@@ -195,13 +195,13 @@ def test_committed_tables_need_no_tuning(
 ) -> None:
     """They hold the choice that set their rows."""
     monkeypatch.chdir(tuned)
-    Path("suites/compared.yaml").write_text(Path("suites/laptop.yaml").read_text())
-    (tidy := Path("results/laptop/tidy")).mkdir(parents=True)
-    shutil.move("results/cached/laptop/choice.json", tidy)
+    Path("suites/compared.yaml").write_text(Path("suites/matrix.yaml").read_text())
+    (tidy := Path("results/matrix/tidy")).mkdir(parents=True)
+    shutil.move("results/cached/matrix/choice.json", tidy)
 
     def planned(**where: bool) -> Plan:
         block = BLOCK | {"seeds": [0, 1], "worlds": [1]}
-        overrides = {"tuned_by": {"suite": "laptop", "frozen": False}, "grid": [block]}
+        overrides = {"tuned_by": {"suite": "matrix", "frozen": False}, "grid": [block]}
         return load_plan("compared", root=Path(), overrides=overrides, **where)
 
     plan, own = planned(), Path("results/compared")
@@ -234,7 +234,7 @@ def test_the_trials_of_a_tuned_suite_run_first(root: Path, monkeypatch: pytest.M
         "--config",
         "suite=referee_tune",
     ]
-    assert trials_first(["--cores", "2", "--config", "suite=laptop"]) is None
+    assert trials_first(["--cores", "2", "--config", "suite=matrix"]) is None
     said = ["--config", "suite=referee", "overrides=5"]
     assert trials_first(said) is None, "Snakemake says what is wrong"
     frozen = 'overrides={"tuned_by": {"frozen": true}}'

@@ -77,7 +77,7 @@ def source(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Source:
     def fresh() -> Path:
         return shutil.copytree(original, folder / str(next(numbers)))
 
-    plan = load_plan("laptop", root=root)
+    plan = load_plan("matrix", root=root)
     first_seeds = tuple(s for s in plan.runs if s.seed == 0)
     return Source(replace(plan, runs=first_seeds), original, fresh)
 

@@ -30,7 +30,7 @@ from bridge.tasks.registry import family_names, load_family
 from tests.fixtures.planning import check_differs
 from tests.fixtures.tiny_run import make_options
 
-SUITES = ("smoke", "laptop")
+SUITES = ("smoke", "matrix")
 # Of families that do not work without options.
 REQUIRED_OPTIONS = {
     "own": {
@@ -101,8 +101,8 @@ def test_smoke_is_five_methods_on_two_seeds(plan: Plan) -> None:
     assert list(plan.made_models) == ["tiny-qwen"]
 
 
-def test_laptop_is_eight_methods_on_every_model_and_dataset(root: Path) -> None:
-    plan = load_plan("laptop", root=root)
+def test_the_matrix_is_eight_methods_on_every_model_and_dataset(root: Path) -> None:
+    plan = load_plan("matrix", root=root)
     blocks = {(s.model, s.dataset) for s in plan.runs}
     methods = {s.method for s in plan.runs}
     assert blocks == {("tiny-qwen", "chains"), ("tiny-llama", "chains"), ("tiny-qwen", "equations")}
@@ -126,7 +126,7 @@ def test_a_run_is_found_by_its_names(plan: Plan) -> None:
         plan.run("tiny-qwen", "chains", "sft", 7)
 
 
-@pytest.mark.parametrize("name", ["laptop", "paper"])
+@pytest.mark.parametrize("name", ["matrix", "paper"])
 def test_a_job_reads_its_own_cell_as_the_plan_has_it(root: Path, name: str) -> None:
     rows = {(s.model, s.dataset, s.label): s for s in load_plan(name, root=root).runs}
     for spec in rows.values():
@@ -138,8 +138,8 @@ def test_a_job_reads_its_own_cell_as_the_plan_has_it(root: Path, name: str) -> N
 def test_a_job_makes_no_other_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     monkeypatch.setattr(grid, "RunSpec", lambda *names, **rest: made.append(names))
-    load_run("laptop", ("tiny-llama", "chains", "sft", 2), root=root)
-    assert made == [("laptop", "tiny-llama", "chains", "sft", 2)]
+    load_run("matrix", ("tiny-llama", "chains", "sft", 2), root=root)
+    assert made == [("matrix", "tiny-llama", "chains", "sft", 2)]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_job_makes_no_other_run(root: Path, monkeypatch: pytest.MonkeyPatch) -
 )
 def test_a_job_outside_the_grid_is_refused(root: Path, cell: tuple[str, str, str, int]) -> None:
     with pytest.raises(ConfigError, match=f"has no run {'/'.join(cell[:3])}/seed{cell[3]}; "):
-        load_run("laptop", cell, root=root)
+        load_run("matrix", cell, root=root)
 
 
 def test_settings_are_written_out_once_for_all_seeds(root: Path) -> None:
@@ -166,7 +166,7 @@ def test_planning_needs_neither_torch_nor_numpy(root: Path) -> None:
     """In a fresh interpreter, for here other tests may have imported them."""
     code = (
         "import sys; from pathlib import Path; from bridge.plan.grid import load_plan\n"
-        "load_plan('laptop', root=Path())\n"
+        "load_plan('matrix', root=Path())\n"
         "print([m for m in ('torch', 'numpy', 'pandas', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -29,7 +29,7 @@ GRID = [
 
 
 def tried(root: Path, **overrides: Any) -> Plan:
-    return load_plan("laptop", root=root, overrides={"grid": GRID, "trials": {}, **overrides})
+    return load_plan("matrix", root=root, overrides={"grid": GRID, "trials": {}, **overrides})
 
 
 def test_every_row_gets_the_same_number_of_different_trials(root: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_world_is_another_model_and_other_training_data_with_the_same_question
     root: Path,
 ) -> None:
     overrides: dict[str, Any] = {"grid": GRID}
-    plan = load_plan("laptop", root=root, overrides=overrides)
+    plan = load_plan("matrix", root=root, overrides=overrides)
     assert sorted({s.seed for s in plan.runs}) == [300, 301, 700, 701]
     assert list(plan.made_models) == ["tiny-qwen.world3", "tiny-qwen.world7"]
     third, seventh = (plan.run("tiny-qwen", "chains", "sft", seed) for seed in (300, 700))
@@ -99,7 +99,7 @@ def test_a_world_is_another_model_and_other_training_data_with_the_same_question
     first, second = ({p.question for p in family.dataset(o).train} for o in options)
     assert len(first & second) < len(first) / 2
     cell = ("tiny-qwen", "chains", "sft", 701)
-    assert load_run("laptop", cell, root=root, overrides=overrides) == plan.run(*cell)
+    assert load_run("matrix", cell, root=root, overrides=overrides) == plan.run(*cell)
 
 
 def test_other_facts_are_misconceived_in_another_world() -> None:
@@ -137,7 +137,7 @@ def test_worlds_that_cannot_be_named_are_refused(
     root: Path, change: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        load_plan("laptop", root=root, overrides={"grid": [GRID[0] | change]})
+        load_plan("matrix", root=root, overrides={"grid": [GRID[0] | change]})
 
 
 def test_a_released_model_has_one_world(root: Path) -> None:

@@ -132,7 +132,7 @@ def test_bugs_are_refused_outside_an_audit() -> None:
     root = Path(__file__).resolve().parents[2]
     bug = {"methods": {"sft": {"training": {"audit": {"accumulate": "first_only"}}}}}
     with pytest.raises(ConfigError, match=r"methods\.sft\.training\.audit: .* `audit: true`"):
-        load_plan("laptop", root=root, overrides=bug)
+        load_plan("matrix", root=root, overrides=bug)
     assert len(load_plan("audit", root=root).runs) == 80
 
 
