@@ -120,9 +120,10 @@ def on_processor():
 
 USER, PLAN = checked_plan()
 if not workflow.remote_exec and (stale := PLAN.rows_tuned_by_other_code()):
+    more = f" and {len(stale) - 3} more rows" if len(stale) > 3 else ""
     print(
-        f"bridge: the settings of {', '.join(stale)} were tuned by other code than this; tune "
-        f"again with suite={PLAN.suite.tuned_by.suite} to be sure.",
+        f"bridge: the settings of {', '.join(stale[:3])}{more} were tuned by other code than this; "
+        f"tune again with suite={PLAN.suite.tuned_by.suite} to be sure.",
         file=sys.stderr,
     )
 if USER.source == "results" and not workflow.remote_exec:
