@@ -240,7 +240,7 @@ def run_files(choices: Choices) -> None:
 
 
 def suites(choices: Choices) -> None:
-    names = ("smoke", "zoo", "tune")
+    names = ("smoke", "matrix")  # those that extend no other
     root = _folder() / "suite"
     (root / "suites").mkdir(parents=True, exist_ok=True)
     original = (ROOT / "suites" / f"{names[choices.number(len(names))]}.yaml").read_text()
