@@ -196,6 +196,8 @@ def table_names():
         names.append("contamination")
     if PLAN.suite.trials:
         names.append("trials")
+    elif PLAN.suite.tuned_by:
+        names.append("tuned")
     elif tries_rates() or (SHIPPED / "results/cached/tune/runs.parquet").is_file():
         names.append("rates")
     return names

@@ -2,7 +2,7 @@
 
 `main`, `differences`, `ranks`, `cost` and `claims` always; `sampled` where answers were sampled,
 `clusters` and `contamination` where texts were collected, `trials` of a suite that tries settings,
-else `rates` where there is a grid of learning rates.
+`tuned` of one that uses what was tried, else `rates` where there is a grid of learning rates.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bridge.analysis.claims.stating import load_claims
 from bridge.analysis.claims.table import CLAIMS_HEAD, claims_rows, claims_sheets
 from bridge.analysis.numbers.cells import build_blocks
 from bridge.analysis.numbers.frames import Tidy, load_tidy
-from bridge.analysis.tables import clusters, overlaps, rates, trials
+from bridge.analysis.tables import clusters, overlaps, rates, trials, tuned
 from bridge.analysis.tables.accuracy import (
     MAIN_HEAD,
     accuracy_rows,
@@ -100,6 +100,9 @@ def build_tables(
     if trials.has_trials(tidy):
         sheets = trials.trial_sheets(tidy)
         write_table(out_dir, "trials", sheets, trials.HEAD, trials.trial_rows(tidy))
+    elif (choice := tuned.load_choice(tidy_dir)) is not None:
+        sheets = tuned.tuned_sheets(tidy, choice)
+        write_table(out_dir, "tuned", sheets, tuned.HEAD, tuned.tuned_rows(tidy, choice))
     elif (grid := rates.load_grid(tidy, tuned_dir)) is not None:
         sheets = rates.rate_sheets(tidy, grid)
         write_table(out_dir, "rates", sheets, rates.HEAD, rates.rate_rows(grid))

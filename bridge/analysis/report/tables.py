@@ -28,6 +28,7 @@ TITLES = {
     "clusters": ("Questions of one pattern", "Clusters"),
     "rates": ("Learning rates", "Rates"),
     "trials": ("Tuning trials", "Trials"),
+    "tuned": ("Tuned settings", "Settings"),
     "contamination": ("Contamination", "Contamination"),
 }
 """Of the tables that are taken in: the title, and the short one among the links."""
