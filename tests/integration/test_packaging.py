@@ -145,7 +145,9 @@ def test_an_installed_package_plans_a_suite_in_an_empty_folder(
     assert plan.returncode == 0, plan.stderr
     here = Workspace(ROOT).snakemake("-n", "--forceall", "--config", "suite=smoke")
     assert jobs(plan.stdout + plan.stderr) == jobs(here.stdout + here.stderr)
-    assert not (folder / "results").exists()
+    assert {p.name for p in (folder / "results").rglob("*") if p.is_file()} == {"choice.json"}
+    default = run([programs / "bridge", "run", "-n"], folder)  # tuned by that choice
+    assert default.returncode == 0, default.stderr
 
 
 def jobs(text: str) -> dict[str, int]:
