@@ -242,3 +242,14 @@ def test_a_file_that_says_it_is_larger_than_any_grid_is_not_opened(tables, tmp_p
     monkeypatch.setattr(frames, "MOST_CELLS", 20)
     with pytest.raises(TidyError, match=r"runs\.parquet has \d+ cells, more than the 20"):
         load_tidy(folder)
+
+
+def test_progress_is_of_the_steps_that_a_finished_run_made(tables, tmp_path):
+    dynamics, runs = tables["dynamics"], tables["runs"]
+    dynamics["progress"] = dynamics["progress"] / 4  # a budget ended them at a quarter of the limit
+    runs.loc[runs["seed"] == 1, "status"] = "diverged"
+    tables["scores"] = tables["scores"][tables["scores"]["seed"] != 1]
+    found = load_tidy(write_tidy(tmp_path, tables)).dynamics
+    last = found[found["method"] == "sft"].groupby("seed")["progress"].max()
+    assert last[0] == 1 and last[1] == pytest.approx(0.25)
+    assert found["progress"].min() == 0

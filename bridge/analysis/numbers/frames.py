@@ -115,6 +115,7 @@ def load_tidy(folder: Path) -> Tidy:
         if (found := impossible(name, table)) is not None:
             raise TidyError(f"{folder / f'{name}.parquet'}: {found}")
     _check_specs(folder, runs, scores)
+    tables["dynamics"] = _of_steps_made(runs, tables["dynamics"])
     return Tidy(**tables, n_demonstrations=_demonstrations(folder))
 
 
@@ -198,6 +199,16 @@ def _demonstrations(folder: Path) -> dict[str, int]:
     counted = table[table["training_set"] == "demonstrations"]
     most = counted.groupby("dataset")["n_training"].max()
     return {str(name): int(n) for name, n in most.items()}
+
+
+def _of_steps_made(runs: pd.DataFrame, dynamics: pd.DataFrame) -> pd.DataFrame:
+    """Progress as a share of the steps that a finished run made: a budget ends it before the limit
+    of steps that it was recorded against."""
+    key = list(KEY)
+    last = dynamics.groupby(key, observed=True)["progress"].transform("max")
+    done = pd.MultiIndex.from_frame(runs.loc[runs["status"] == DONE, key])
+    ended = pd.MultiIndex.from_frame(dynamics[key]).isin(done) & (last > 0).to_numpy(bool)
+    return dynamics.assign(progress=dynamics["progress"].where(~ended, dynamics["progress"] / last))
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
